@@ -1,0 +1,453 @@
+"""The whole configuration: one validated schema, each default written once.
+
+Keys are dotted and kebab-case (``training.batch-size``) in a toml file, in ``--set``, in
+``[tool.flwr.app.config]`` and in ``flwr run --run-config``. Values are int, float, bool or str,
+because Flower's run configuration and the messages to hospitals take nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from federation.errors import ConfigurationError
+
+Scalar = int | float | bool | str
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Section(BaseModel):
+    """A table of the configuration."""
+
+    model_config = ConfigDict(
+        alias_generator=_kebab,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class DataSettings(Section):
+    """Which images there are."""
+
+    source: Literal["phantom", "ham10000", "isic2019", "isic2020", "folder", "huggingface"] = "phantom"
+    """Where images come from; ``phantom`` is generated and needs neither download nor patient."""
+    root: str = ""
+    """Folder that holds the images and their csv; unused for ``phantom``."""
+    classes: str = ""
+    """Class names in the order of their label, separated by commas. Empty: the source's published
+    classes (in simulation, the names found in a folder). A hospital site never infers them."""
+    split_seed: int = Field(default=0, ge=0)
+    """Key of the train / extractor / validation / test split; independent of ``seed``."""
+    phantom_images: int = Field(default=4000, ge=200, le=100_000)
+    """Number of generated images when the source is ``phantom``."""
+    csv: str = ""
+    """``folder``: csv file, relative to the root. Empty: the only csv there, or one sub-folder per class."""
+    image_column: str = "image"
+    """``folder``: csv column with the image's file name, with or without its suffix."""
+    label_column: str = "label"
+    """``folder``, ``huggingface``: column with the class name."""
+    group_column: str = ""
+    """``folder``, ``huggingface``: column with the patient or lesion. Empty: each image is its own group."""
+    site_column: str = ""
+    """``folder``, ``huggingface``: column with the hospital. Empty: one site."""
+    dataset: str = ""
+    """``huggingface``: dataset name; empty when ``data.root`` is a local ``imagefolder``."""
+    dataset_split: str = "train"
+    """``huggingface``: the split of the dataset to read."""
+    cache_dir: str = ""
+    """Where decoded images are kept, outside the run. Empty: the user's cache folder."""
+
+
+class PartitionSettings(Section):
+    """Which hospital holds which training images."""
+
+    scheme: Literal["natural", "dirichlet", "pathological", "quantity", "iid"] = "natural"
+    """``natural``: by site. ``dirichlet``: label skew. ``pathological``: a few classes each.
+    ``quantity``: size skew. ``iid``: alike."""
+    hospitals: int = Field(default=4, ge=1, le=10_000)
+    """Number of hospitals; 1 pools all images, which is centralised training."""
+    alpha: float = Field(default=0.5, gt=0, le=1e6)
+    """Concentration of ``dirichlet`` (0.1: most of a hospital's images are of one class; 100: nearly
+    alike) and of ``quantity`` (0.5: the largest hospital holds most images)."""
+    classes_per_hospital: int = Field(default=2, ge=1)
+    """``pathological``: how many classes each hospital holds."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the partition; independent of ``seed``, so that seeds are compared on the same hospitals."""
+    min_images: int = Field(default=16, ge=1)
+    """Least number of training images at a hospital."""
+
+
+class ModelSettings(Section):
+    """Which generative model is trained."""
+
+    name: Literal["stylegan2"] = "stylegan2"
+    """The generative model."""
+    conditional: bool = True
+    """Whether the model is told the diagnosis."""
+    resolution: int = Field(default=32, ge=32, le=128)
+    """Side of the images in pixels, a power of two: 32, 64 or 128."""
+    latent_size: int = Field(default=128, ge=8, le=1024)
+    """Dimension of z and of w."""
+    mapping_layers: int = Field(default=2, ge=1, le=16)
+    """Fully connected layers from z to w (2 in StyleGAN2-ADA's settings, 8 in its paper256)."""
+    channel_base: int = Field(default=2048, ge=32, le=65_536)
+    """A layer at resolution r has min(channel-base / r, channel-max) channels."""
+    channel_max: int = Field(default=64, ge=8, le=1024)
+    """Most channels of a layer."""
+
+
+class TrainingSettings(Section):
+    """What a hospital does in a round."""
+
+    local_steps: int = Field(default=20, ge=0)
+    """Training steps per round at each hospital."""
+    local_epochs: float = Field(default=0.0, ge=0, le=1000)
+    """Passes over the hospital's own images per round, in place of ``local-steps``. 0: unused."""
+    batch_size: int = Field(default=16, ge=2, le=4096)
+    """Images in a step."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """CPU threads of a hospital. It changes the last bits of the weights, so it is a setting and never
+    derived; two hospitals at one thread each are faster than one at two."""
+    loss: Literal["relativistic", "logistic"] = "relativistic"
+    """``relativistic``: relativistic pairing with R1 and R2 (R3GAN). ``logistic``: non-saturating
+    logistic with R1 (StyleGAN2)."""
+    gamma: float = Field(default=0.1, ge=0)
+    """Weight of the gradient penalties: gamma / 2 times the mean squared gradient norm."""
+    penalty_every: int = Field(default=16, ge=1)
+    """Steps from one gradient penalty to the next (lazy regularisation)."""
+    learning_rate: float = Field(default=0.002, gt=0, le=1)
+    """Adam's step size, of both networks."""
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the gradient's mean."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Adam's decay of the gradient's square."""
+    ema_half_life_images: float = Field(default=2500.0, ge=0)
+    """Half-life of the generator's running average, in images shown at one hospital."""
+    flips: bool = True
+    """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
+    fake_labels: Literal["data", "uniform"] = "data"
+    """Classes asked of the generator in training: drawn from the hospital's own images, or all alike."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the convolutions. ``auto``: bf16 where the processor has it. Weights are always fp32."""
+
+
+class StrategySettings(Section):
+    """How the hospitals' updates are combined."""
+
+    name: Literal["fedgan"] = "fedgan"
+    """``fedgan``: generator, discriminator and EMA averaged with weights by number of images."""
+
+
+class EvaluationSettings(Section):
+    """How the global generator is judged."""
+
+    every: int = Field(default=5, ge=1)
+    """Rounds from one evaluation to the next; round 0 and the last are always evaluated."""
+    images: int = Field(default=1000, ge=16, le=100_000)
+    """Most generated, and most real, images in an evaluation."""
+    extractor: Literal["auto", "inception-v3", "lesion-cnn"] = "auto"
+    """Network whose features KID and FID compare. ``auto``: Inception where its weights are on this
+    machine or may be downloaded, else a small lesion classifier trained on the extractor part."""
+    extractor_weights: str = ""
+    """Inception's weight file. Empty: torch-fidelity's usual place in the torch hub cache."""
+    allow_downloads: bool = False
+    """Whether extractor weights may be downloaded."""
+    utility: bool = True
+    """Whether a classifier is trained on synthetic images and tested on real ones at the end."""
+    utility_steps: int = Field(default=600, ge=10)
+    """Training steps of each of those classifiers."""
+    threads: int = Field(default=2, ge=1, le=256)
+    """CPU threads of the evaluation."""
+
+
+class CheckpointSettings(Section):
+    """What is kept for ``--resume``."""
+
+    every: int = Field(default=10, ge=1)
+    """Rounds from one checkpoint to the next."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept."""
+
+
+class SimulationSettings(Section):
+    """How hospitals are simulated on this machine."""
+
+    engine: Literal["ray", "in-process"] = "ray"
+    """``ray``: long-lived workers train hospitals side by side. ``in-process``: one after the other in
+    this process, where a debugger can follow. Both give the same weights."""
+    workers: int = Field(default=0, ge=0, le=4096)
+    """Ray workers. 0: processor cores / ``training.threads``, at most one per hospital."""
+    gpus_per_hospital: float = Field(default=0.0, ge=0, le=8)
+    """Share of a GPU for each worker, e.g. 0.25. 0: the GPUs found are shared by the workers alike."""
+    fail_fast: bool = True
+    """Whether the run ends when a hospital fails; otherwise the round goes on without it."""
+
+
+class ReportSettings(Section):
+    """What a run directory may show."""
+
+    show_real_images: bool = False
+    """Whether sample sheets show real images beside generated ones; phantom images are always shown."""
+
+
+class Configuration(Section):
+    """Everything that decides a run's result."""
+
+    name: str = Field(default="phantom", min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run, part of its directory's name."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, local training and evaluation."""
+    rounds: int = Field(default=40, ge=1)
+    """Rounds of the federation."""
+    run_dir: str = ""
+    """The run directory. Empty: ``runs/<utc time>-<name>``."""
+    data: DataSettings = DataSettings()
+    """Which images there are."""
+    partition: PartitionSettings = PartitionSettings()
+    """Which hospital holds which training images."""
+    model: ModelSettings = ModelSettings()
+    """Which generative model is trained."""
+    training: TrainingSettings = TrainingSettings()
+    """What a hospital does in a round."""
+    strategy: StrategySettings = StrategySettings()
+    """How the hospitals' updates are combined."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How the global generator is judged."""
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """What is kept for ``--resume``."""
+    simulation: SimulationSettings = SimulationSettings()
+    """How hospitals are simulated on this machine."""
+    report: ReportSettings = ReportSettings()
+    """What a run directory may show."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in ``data.classes``, in the order of their label."""
+        return split_class_names(self.data.classes)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return every key, dotted, with its value: what travels in a Flower record."""
+        return dict(_flatten(self.model_dump(by_alias=True)))
+
+    def to_toml(self) -> str:
+        """Return the whole configuration as toml."""
+        return tomli_w.dumps(self.model_dump(by_alias=True))
+
+    def with_values(self, values: Mapping[str, Scalar]) -> Configuration:
+        """Return a copy with some dotted keys set anew; refuses what :func:`resolve` refuses."""
+        return resolve([Layer("configuration", self.to_flat()), Layer("update", dict(values))])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place, dotted; later layers win."""
+
+    origin: str
+    """Where they come from, for error messages: a file's path, ``--set``, …"""
+    values: Mapping[str, Any]
+
+
+def split_class_names(names: str) -> tuple[str, ...]:
+    """Split a comma string into names without surrounding blanks."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def fields_by_key() -> dict[str, FieldInfo]:
+    """Return the field behind each dotted key, in the schema's order."""
+
+    def walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+        for name, field in section.model_fields.items():
+            annotation = field.annotation
+            if isinstance(annotation, type) and issubclass(annotation, Section):
+                yield from walk(annotation, f"{prefix}{_kebab(name)}.")
+            else:
+                yield f"{prefix}{_kebab(name)}", field
+
+    return dict(walk(Configuration, ""))
+
+
+def describe_allowed(field: FieldInfo) -> str:
+    """Say in words which values a field takes."""
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    if annotation is bool:
+        return "true or false"
+    if annotation is str:
+        for constraint in field.metadata:
+            if getattr(constraint, "pattern", None):
+                return "letters, digits, '.', '_' and '-', beginning with a letter or a digit"
+        return "a text"
+    words = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{words[kind]} {getattr(constraint, kind):g}"
+        for constraint in field.metadata
+        for kind in words
+        if getattr(constraint, kind, None) is not None
+    ]
+    return " ".join(["a whole number" if annotation is int else "a number", " and ".join(bounds)]).strip()
+
+
+def load_toml(path: Path) -> Layer:
+    """Read a toml file into a layer.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such file or it is not toml.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"--config {path}: cannot be read ({error.strerror}); give the path of a toml file, e.g. conf/smoke.toml"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"--config {path}: is not a text file; give a toml file") from None
+    try:
+        return Layer(str(path), dict(_flatten(tomllib.loads(text))))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"--config {path}: is not valid toml: {error}") from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> Layer:
+    """Turn ``KEY=VALUE`` texts into a layer. A value is read as toml, and as a plain text where it is not.
+
+    Raises
+    ------
+    ConfigurationError
+        If a text has no ``=``.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            problems.append(f"--set {assignment}: is not KEY=VALUE; write for example --set rounds=10")
+            continue
+        field = fields_by_key().get(key.strip())
+        if field is not None and (field.annotation is str or get_origin(field.annotation) is Literal):
+            # What must be a text is taken as it stands: data.classes=1 names a class "1".
+            values[key.strip()] = text.strip().strip("\"'") if field.annotation is str else text.strip()
+            continue
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text.strip()
+    if problems:
+        raise ConfigurationError(problems)
+    return Layer("--set", values)
+
+
+def resolve(layers: Iterable[Layer]) -> Configuration:
+    """Merge layers over the defaults and validate the whole.
+
+    Parameters
+    ----------
+    layers
+        Lowest first: a later layer's value wins.
+
+    Raises
+    ------
+    ConfigurationError
+        With every problem found: unknown keys with the nearest known one, wrong types, values out
+        of range, contradictions.
+    """
+    known = fields_by_key()
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[str] = []
+    for layer in layers:
+        for key, value in layer.values.items():
+            if key in known:
+                merged[key] = value
+                origins[key] = layer.origin
+                continue
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            problems.append(f"{key} ({layer.origin}): unknown key; the nearest known key is {nearest}")
+
+    nested: dict[str, Any] = {}
+    for key, value in merged.items():
+        table = nested
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[leaf] = value
+    try:
+        configuration = Configuration.model_validate(nested)
+    except ValidationError as error:
+        for detail in error.errors():
+            key = ".".join(_kebab(str(part)) for part in detail["loc"])
+            field = known[key]
+            problems.append(
+                f"{key} = {merged[key]!r} ({origins[key]}): allowed is {describe_allowed(field)}; "
+                f"the default is {field.default!r}"
+            )
+        raise ConfigurationError(problems) from None
+    problems += _contradictions(configuration)
+    if problems:
+        raise ConfigurationError(problems)
+    if configuration.training.local_epochs > 0 and configuration.training.local_steps != 0:
+        training = configuration.training.model_copy(update={"local_steps": 0})
+        configuration = configuration.model_copy(update={"training": training})
+    return configuration
+
+
+def _contradictions(configuration: Configuration) -> Iterator[str]:
+    """Yield a sentence for each combination of values that makes no sense."""
+    data, model, training = configuration.data, configuration.model, configuration.training
+    if not math.log2(model.resolution).is_integer():
+        yield f"model.resolution = {model.resolution}: allowed is a power of two: 32, 64 or 128"
+    default_steps = TrainingSettings.model_fields["local_steps"].default
+    if training.local_epochs > 0 and training.local_steps not in (0, default_steps):
+        yield (
+            f"training.local-steps = {training.local_steps} and training.local-epochs = {training.local_epochs:g}: "
+            "give one of them"
+        )
+    if training.local_epochs == 0 and training.local_steps == 0:
+        yield "training.local-steps = 0 and training.local-epochs = 0: give one of them, e.g. training.local-steps=20"
+    if data.source in ("ham10000", "isic2019", "isic2020", "folder") and not data.root:
+        yield f"data.root is empty: data.source = {data.source} needs a folder; set data.root=/path/to/the/images"
+    if data.source == "huggingface" and not (data.root or data.dataset):
+        yield "data.dataset and data.root are empty: data.source = huggingface needs a dataset name or a local folder"
+    names = split_class_names(data.classes)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        yield f"data.classes = {data.classes!r}: names {', '.join(repeated)} more than once; name each class once"
+
+
+def flower_table() -> str:
+    """Return the toml table ``[tool.flwr.app.config]`` that pyproject.toml must hold.
+
+    ``python -m federation.config`` prints it; a test compares the two.
+    """
+    return tomli_w.dumps({"tool": {"flwr": {"app": {"config": Configuration().model_dump(by_alias=True)}}}})
+
+
+if __name__ == "__main__":
+    print(flower_table(), end="")
