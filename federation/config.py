@@ -153,6 +153,9 @@ class StrategySettings(Section):
 
     name: Literal["fedgan"] = "fedgan"
     """``fedgan``: generator, discriminator and EMA averaged with weights by number of images."""
+    private: str = ""
+    """What stays at each hospital and is not averaged: networks or beginnings of parameter names,
+    separated by commas, e.g. ``discriminator`` or ``generator.mapping``. Empty: all is averaged."""
 
 
 class EvaluationSettings(Section):

@@ -1,0 +1,192 @@
+"""What crosses the wire: named networks to Flower records and back, and the check of what arrives.
+
+A message holds one ArrayRecord with keys ``generator.*``, ``discriminator.*``, ``generator_ema.*``,
+one ConfigRecord with the whole configuration on the way to a hospital, and one MetricRecord with
+numbers on the way back. Never an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from federation.errors import ConfigurationError, WireError
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord, Message
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+NUM_EXAMPLES = "num-examples"
+"""Key of the weight of a reply: the number of training images at the hospital."""
+SERVER_ROUND = "server-round"
+DESCRIBE = "query.describe"
+"""Message type that asks a node who it is."""
+
+# What is judged follows what is trained: an average of G is private where G is.
+_FOLLOWS = {"generator_ema": "generator"}
+
+
+class SharingPolicy:
+    """Which entries of the networks are averaged, and which stay at a hospital.
+
+    Parameters
+    ----------
+    private
+        Prefixes of entries that never leave a hospital, e.g. ``("discriminator",)`` or
+        ``("generator.mapping",)``. A part of the generator takes the same part of its running
+        average with it. Everything else is averaged, buffers such as the running mean of w
+        included, except integer buffers: those stay where they are, as a mean of counters is no counter.
+    """
+
+    def __init__(self, private: Iterable[str] = ()) -> None:
+        self.private = tuple(private)
+        for follower, leader in _FOLLOWS.items():
+            self.private += tuple(
+                follower + prefix[len(leader) :]
+                for prefix in self.private
+                if prefix == leader or prefix.startswith(leader + ".")
+            )
+
+    def is_shared(self, name: str, value: Tensor) -> bool:
+        """Whether the entry called `name` (``network.parameter``) crosses the wire."""
+        if not value.is_floating_point():
+            return False
+        return not any(name == prefix or name.startswith(prefix + ".") for prefix in self.private)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse a prefix that no entry has.
+
+        Raises
+        ------
+        ConfigurationError
+            Naming the prefix and the networks that there are.
+        """
+        names = list(names)
+        for prefix in self.private:
+            if not any(name == prefix or name.startswith(prefix + ".") for name in names):
+                networks = sorted({name.split(".")[0] for name in names})
+                raise ConfigurationError(
+                    f"strategy.private = {prefix!r}: no network or layer has this name; "
+                    f"give a network ({', '.join(networks)}) or the beginning of a parameter's name"
+                )
+
+
+def named_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return every parameter and buffer by its full name, e.g. ``generator.mapping.w_mean``, without a copy."""
+    return {
+        f"{network}.{name}": value for network, module in networks.items() for name, value in module.state_dict().items()
+    }
+
+
+def shared_tensors(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
+    """Return the entries that cross the wire, in the order of the networks."""
+    return {name: value for name, value in named_tensors(networks).items() if policy.is_shared(name, value)}
+
+
+def private_tensors(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
+    """Return the entries that stay at a hospital."""
+    return {name: value for name, value in named_tensors(networks).items() if not policy.is_shared(name, value)}
+
+
+@torch.no_grad()
+def load_tensors(networks: Mapping[str, nn.Module], values: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Copy values into the networks' own entries, in place; names must be known and shapes equal."""
+    targets = named_tensors(networks)
+    for name, value in values.items():
+        targets[name].copy_(torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+
+
+def pack_arrays(tensors: Mapping[str, Tensor | np.ndarray]) -> ArrayRecord:
+    """Turn named tensors into an ArrayRecord of fp32 arrays with the same bits."""
+    from flwr.app import Array, ArrayRecord
+
+    record = ArrayRecord()
+    for name, value in tensors.items():
+        array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
+        record[name] = Array(np.ascontiguousarray(array))
+    return record
+
+
+def unpack_arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
+    """Turn an ArrayRecord into named arrays, writable and of their own memory."""
+    return {name: np.array(array.numpy()) for name, array in record.items()}
+
+
+def check_arrays(record: ArrayRecord, expected: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:
+    """Unpack a record after checking its names, shapes, types and values.
+
+    Parameters
+    ----------
+    record
+        What arrived.
+    expected
+        Entries with the names, shapes and types that should arrive.
+
+    Returns
+    -------
+    Named arrays, in the order of `expected`.
+
+    Raises
+    ------
+    WireError
+        Naming each missing or unknown entry, each wrong shape or type, and each entry that holds a
+        value that is not finite.
+    """
+    problems = [f"{name}: missing" for name in expected if name not in record]
+    problems += [f"{name}: unknown" for name in record if name not in expected]
+    arrays: dict[str, np.ndarray] = {}
+    for name, reference in expected.items():
+        if name not in record:
+            continue
+        try:
+            array = record[name].numpy()
+        except Exception as error:  # bytes that are no array: any decoder error means the same here
+            problems.append(f"{name}: cannot be decoded ({error})")
+            continue
+        wanted_type = str(reference.dtype).removeprefix("torch.")
+        if tuple(array.shape) != tuple(reference.shape):
+            problems.append(f"{name}: shape {tuple(array.shape)}, expected {tuple(reference.shape)}")
+        elif str(array.dtype) != wanted_type:
+            problems.append(f"{name}: type {array.dtype}, expected {wanted_type}")
+        elif not np.isfinite(array).all():
+            problems.append(f"{name}: {np.count_nonzero(~np.isfinite(array))} of {array.size} values are not finite")
+        arrays[name] = array
+    if problems:
+        shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
+        raise WireError("; ".join(shown))
+    return arrays
+
+
+def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Check a hospital's reply to a training message.
+
+    Raises
+    ------
+    WireError
+        If it does not hold exactly one ArrayRecord and one MetricRecord, the weight is not a
+        positive number, a metric is not finite, or :func:`check_arrays` refuses the arrays.
+    """
+    content = reply.content
+    if set(content.array_records) != {ARRAYS} or set(content.metric_records) != {METRICS}:
+        raise WireError(
+            f"records {sorted(content)}: expected one ArrayRecord {ARRAYS!r} and one MetricRecord {METRICS!r}"
+        )
+    metrics = content.metric_records[METRICS]
+    weight = metrics.get(NUM_EXAMPLES)
+    if not isinstance(weight, int | float) or not weight > 0:
+        raise WireError(f"{NUM_EXAMPLES} = {weight!r}: expected a positive number of images")
+    for name, value in metrics.items():
+        if not np.isfinite(value).all():
+            raise WireError(f"metric {name} = {value!r}: expected a finite number")
+    check_arrays(content.array_records[ARRAYS], expected)
+
+
+def count_bytes(record: ArrayRecord) -> int:
+    """Return the bytes of a record's arrays as they cross the wire."""
+    return sum(len(array.data) for array in record.values())

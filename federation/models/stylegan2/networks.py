@@ -1,0 +1,372 @@
+"""StyleGAN2's generator and discriminator, written from the papers.
+
+Karras et al. 2019 (StyleGAN, arXiv 1812.04948), 2020a (StyleGAN2, arXiv 1912.04958) and 2020b
+(StyleGAN2-ADA, arXiv 2006.06676). Two departures, both for speed on a processor without changing
+what a layer can express: images are up-sampled bilinearly *after* a convolution and averaged
+*before* one, so that no convolution runs at the higher of its two resolutions; and the style
+scales the activations rather than the weights (StyleGAN2, Section 2.2: the two are equivalent),
+so that a batch shares one ordinary convolution.
+
+Weights are fp32. Convolutions run in `compute_dtype`; styles, demodulation, RGB and logits in fp32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEAKY_SLOPE = 0.2
+# sqrt(2) undoes what a leaky ReLU takes from the variance (StyleGAN2's equalised layers).
+ACTIVATION_GAIN = math.sqrt(2.0)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU without gain: callers fold sqrt(2) into the scale before it, as it commutes."""
+    return F.leaky_relu(x, LEAKY_SLOPE)
+
+
+class EqualizedLinear(nn.Module):
+    """Fully connected layer whose weights are scaled at run time (Karras et al. 2018, Section 4.1).
+
+    Parameters
+    ----------
+    in_features, out_features
+        Sizes of the last axis before and after.
+    bias_init
+        Initial bias; 1 for a style, so that a new layer leaves activations as they are.
+    learning_rate_multiplier
+        Learns this many times as fast as other layers (0.01 in the mapping network).
+    activate
+        Whether a leaky ReLU with gain sqrt(2) follows.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias_init: float = 0.0,
+        learning_rate_multiplier: float = 1.0,
+        activate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / learning_rate_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / learning_rate_multiplier))
+        self.weight_gain = learning_rate_multiplier / math.sqrt(in_features)
+        self.bias_gain = learning_rate_multiplier
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in_features) to (batch, out_features)."""
+        gain = ACTIVATION_GAIN if self.activate else 1.0
+        y = F.linear(x, self.weight * (self.weight_gain * gain), self.bias * (self.bias_gain * gain))
+        return leaky_relu(y) if self.activate else y
+
+
+class EqualizedConv(nn.Module):
+    """Convolution with 'same' padding whose weights are scaled at run time.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel
+        Shape of the weights.
+    bias
+        Whether a bias is added.
+    activate
+        Whether a leaky ReLU with gain sqrt(2) follows.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True, activate: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1.0 / math.sqrt(in_channels * kernel * kernel)
+        self.padding = kernel // 2
+        self.activate = activate
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width), in x's type."""
+        gain = gain * (ACTIVATION_GAIN if self.activate else 1.0)
+        weight = (self.weight * (self.weight_gain * gain)).to(x.dtype, memory_format=torch.channels_last)
+        bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
+        y = F.conv2d(x, weight, bias, padding=self.padding)
+        return leaky_relu(y) if self.activate else y
+
+
+class ModulatedConv(nn.Module):
+    """Convolution whose input channels are scaled by a style (StyleGAN2, Eq. 1 and 3).
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel
+        Shape of the weights.
+    latent_size
+        Dimension of w.
+    demodulate
+        Whether output channels are scaled back to unit variance (Eq. 3); not for ToRGB.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, latent_size: int, demodulate: bool = True
+    ) -> None:
+        super().__init__()
+        self.style = EqualizedLinear(latent_size, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight_gain = 1.0 / math.sqrt(in_channels * kernel * kernel)
+        self.padding = kernel // 2
+        self.demodulate = demodulate
+
+    def demodulation(self, style: Tensor) -> Tensor:
+        """Return 1 / norm of the modulated weights, (batch, out_channels), without `weight_gain` (Eq. 3)."""
+        squared_norms = self.weight.square().sum(dim=(2, 3))
+        # Eq. 3's epsilon is meant for scaled weights.
+        return torch.rsqrt(F.linear(style.square(), squared_norms) + 1e-8 / self.weight_gain**2)
+
+    def forward(self, x: Tensor, w: Tensor, gain: float = 1.0) -> Tensor:
+        """Convolve.
+
+        Parameters
+        ----------
+        x
+            (batch, in_channels, height, width), in the type to compute in.
+        w
+            (batch, latent_size), fp32.
+        gain
+            Factor on the result.
+
+        Returns
+        -------
+        (batch, out_channels, height, width), in x's type.
+        """
+        style = self.style(w)
+        if self.demodulate:
+            scale = self.demodulation(style) * gain
+            weight = self.weight
+        else:
+            style = style * (self.weight_gain * gain)
+            scale, weight = None, self.weight
+        y = F.conv2d(
+            x * style.to(x.dtype)[:, :, None, None],
+            weight.to(x.dtype, memory_format=torch.channels_last),
+            padding=self.padding,
+        )
+        return y if scale is None else y * scale.to(x.dtype)[:, :, None, None]
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double height and width, bilinearly."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, up-sampling where asked, per-pixel noise, bias, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, latent_size: int, up: bool) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(in_channels, out_channels, 3, latent_size=latent_size)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.up = up
+
+    def forward(self, x: Tensor, w: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Map (batch, in_channels, r, r) to (batch, out_channels, r or 2 r, ...).
+
+        `noise` draws one value for each pixel of each sample; None leaves noise out.
+        """
+        x = self.conv(x, w, gain=ACTIVATION_GAIN)
+        if self.up:
+            x = upsample(x)
+        shift = (self.bias * ACTIVATION_GAIN).to(x.dtype)[None, :, None, None]
+        if noise is not None:
+            # Drawn where the generator lives and moved: the same numbers on every device.
+            values = torch.randn(x.shape[0], 1, *x.shape[2:], generator=noise, device=noise.device).to(x.device)
+            shift = shift + (values * (self.noise_strength * ACTIVATION_GAIN)).to(x.dtype)
+        return leaky_relu(x + shift)
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """Scale each row to mean square 1."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
+
+
+class MappingNetwork(nn.Module):
+    """From z, and a class where there is one, to w.
+
+    Parameters
+    ----------
+    latent_size
+        Dimension of z and w.
+    num_classes
+        0: unconditional.
+    num_layers
+        Fully connected layers.
+    """
+
+    w_mean: Tensor
+
+    def __init__(self, *, latent_size: int, num_classes: int, num_layers: int) -> None:
+        super().__init__()
+        self.latent_size = latent_size
+        self.class_embedding = nn.Parameter(torch.randn(num_classes, latent_size)) if num_classes else None
+        first = latent_size * (2 if num_classes else 1)
+        self.layers = nn.Sequential(
+            *(
+                EqualizedLinear(
+                    first if layer == 0 else latent_size,
+                    latent_size,
+                    learning_rate_multiplier=0.01,
+                    activate=True,
+                )
+                for layer in range(num_layers)
+            )
+        )
+        # Running mean of w, towards which truncation pulls.
+        self.register_buffer("w_mean", torch.zeros(latent_size))
+
+    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Map z (batch, latent_size) and labels (batch,) or None to w (batch, latent_size)."""
+        x = normalize_second_moment(z)
+        if self.class_embedding is not None:
+            assert labels is not None, "a conditional generator needs labels"
+            x = torch.cat([x, normalize_second_moment(self.class_embedding[labels])], dim=1)
+        return self.layers(x)
+
+
+class Generator(nn.Module):
+    """StyleGAN2's generator with skip connections (StyleGAN2, Figure 7b).
+
+    Parameters
+    ----------
+    resolution
+        Side of the images, a power of two from 8.
+    latent_size
+        Dimension of z and w.
+    channels
+        Channels at 4, 8, …, resolution.
+    num_classes
+        0: unconditional.
+    mapping_layers
+        Layers of the mapping network.
+    """
+
+    def __init__(
+        self, *, resolution: int, latent_size: int, channels: Sequence[int], num_classes: int, mapping_layers: int
+    ) -> None:
+        super().__init__()
+        assert resolution == 2 ** (len(channels) + 1)
+        self.resolution = resolution
+        self.latent_size = latent_size
+        self.num_classes = num_classes
+        self.compute_dtype = torch.float32
+        self.mapping = MappingNetwork(latent_size=latent_size, num_classes=num_classes, num_layers=mapping_layers)
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        layers = [SynthesisLayer(channels[0], channels[0], latent_size=latent_size, up=False)]
+        for before, after in zip(channels[:-1], channels[1:], strict=True):
+            layers.append(SynthesisLayer(before, after, latent_size=latent_size, up=True))
+            layers.append(SynthesisLayer(after, after, latent_size=latent_size, up=False))
+        self.layers = nn.ModuleList(layers)
+        self.to_rgb = nn.ModuleList(
+            ModulatedConv(count, 3, 1, latent_size=latent_size, demodulate=False) for count in channels
+        )
+        self.rgb_bias = nn.Parameter(torch.zeros(len(channels), 3))
+
+    def synthesize(self, w: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Draw images (batch, 3, resolution, resolution), about [-1, 1], from w (batch, latent_size)."""
+        x = self.constant.to(self.compute_dtype).expand(w.shape[0], -1, -1, -1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        image: Tensor | None = None
+        for index, layer in enumerate(self.layers):
+            x = layer(x, w, noise)
+            if index % 2 == 0:  # the last layer of a resolution: 0 at 4 px, then 2, 4, …
+                level = index // 2
+                rgb = self.to_rgb[level](x, w).float() + self.rgb_bias[level][None, :, None, None]
+                image = rgb if image is None else upsample(image) + rgb
+        assert image is not None
+        return image
+
+    def forward(
+        self, z: Tensor, labels: Tensor | None, noise: torch.Generator | None, truncation: float = 1.0
+    ) -> Tensor:
+        """Generate images.
+
+        Parameters
+        ----------
+        z
+            (batch, latent_size), standard normal.
+        labels
+            (batch,) int64, or None for an unconditional generator.
+        noise
+            Draws the per-pixel noise; None: no noise.
+        truncation
+            w is pulled to its mean: 1 leaves it, 0 gives the mean image (StyleGAN, Appendix B).
+
+        Returns
+        -------
+        (batch, 3, resolution, resolution) fp32, about [-1, 1].
+        """
+        w = self.mapping(z, labels)
+        if truncation != 1.0:
+            w = self.mapping.w_mean.lerp(w, truncation)
+        return self.synthesize(w, noise)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions and a shortcut, halving the resolution (StyleGAN2, Figure 7c)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv0 = EqualizedConv(in_channels, in_channels, 3, activate=True)
+        self.conv1 = EqualizedConv(in_channels, out_channels, 3, activate=True)
+        self.shortcut = EqualizedConv(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, in_channels, r, r) to (batch, out_channels, r / 2, r / 2)."""
+        # Both branches carry 1 / sqrt(2), so that their sum keeps the variance.
+        shortcut = self.shortcut(F.avg_pool2d(x, 2), gain=math.sqrt(0.5))
+        return shortcut + self.conv1(F.avg_pool2d(self.conv0(x), 2), gain=math.sqrt(0.5))
+
+
+class Discriminator(nn.Module):
+    """StyleGAN2's residual discriminator with projection conditioning (Miyato & Koyama 2018, Eq. 3).
+
+    Parameters are those of :class:`Generator`.
+    """
+
+    def __init__(self, *, resolution: int, channels: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        assert resolution == 2 ** (len(channels) + 1)
+        self.resolution = resolution
+        self.num_classes = num_classes
+        self.compute_dtype = torch.float32
+        self.from_rgb = EqualizedConv(3, channels[-1], 1, activate=True)
+        self.blocks = nn.Sequential(
+            *(
+                DiscriminatorBlock(channels[level], channels[level - 1])
+                for level in range(len(channels) - 1, 0, -1)
+            )
+        )
+        self.conv = EqualizedConv(channels[0], channels[0], 3, activate=True)
+        self.dense = EqualizedLinear(channels[0] * 16, channels[0], activate=True)
+        self.output = EqualizedLinear(channels[0], 1)
+        self.class_projection = nn.Parameter(torch.zeros(num_classes, channels[0])) if num_classes else None
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return logits (batch,), fp32: high for real images.
+
+        `images` is (batch, 3, resolution, resolution) in [-1, 1]; `labels` (batch,) int64 or None.
+        """
+        x = images.to(self.compute_dtype, memory_format=torch.channels_last)
+        x = self.conv(self.blocks(self.from_rgb(x)))
+        features = self.dense(x.float().flatten(1))
+        logits = self.output(features).squeeze(1)
+        if self.class_projection is not None:
+            assert labels is not None, "a conditional discriminator needs labels"
+            projection = (features * self.class_projection[labels]).sum(dim=1)
+            logits = logits + projection / math.sqrt(features.shape[1])
+        return logits

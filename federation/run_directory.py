@@ -1,0 +1,187 @@
+"""Names and formats of everything that a run leaves behind.
+
+Every file is written whole or not at all, so that a reader never sees half of one::
+
+    config.toml       the resolved configuration
+    environment.json  versions, device, git commit
+    partition.json    counts and hashes; partition.png the picture
+    split.csv         image, part, hospital (simulation only)
+    metrics.jsonl     a line per evaluated round, from round 0
+    hospitals.jsonl   a line per hospital per round
+    samples/          round-0003.png, …
+    checkpoints/      round-0010/, …: what --resume needs
+    hospitals/        what the simulated hospitals keep for themselves
+    final/            generator.safetensors and model.json: enough to generate
+    summary.json      the verdict
+    tensorboard/      event files
+    log.txt           everything that was said
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from federation.errors import RunDirectoryError
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, it becomes `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with written_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Serialise to json that every reader takes: numbers that are not finite become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def default_path(name: str, now: datetime | None = None) -> Path:
+    """Return ``runs/<utc time>-<name>`` below the working directory."""
+    moment = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
+    return Path("runs") / f"{moment}-{name}"
+
+
+def check_free(path: Path) -> None:
+    """Refuse a path that holds something already.
+
+    Raises
+    ------
+    RunDirectoryError
+        With the remedy.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunDirectoryError(
+            f"run directory {path}: exists already; give another --run-dir, remove it, or continue it with --resume"
+        )
+
+
+class RunDirectory:
+    """Paths in a run directory, and the writing of its line files.
+
+    Parameters
+    ----------
+    path
+        The directory; :meth:`create` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.environment = path / "environment.json"
+        self.partition = path / "partition.json"
+        self.partition_picture = path / "partition.png"
+        self.split = path / "split.csv"
+        self.metrics = path / "metrics.jsonl"
+        self.hospitals = path / "hospitals.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.hospital_states = path / "hospitals"
+        self.final = path / "final"
+        self.summary = path / "summary.json"
+        self.tensorboard = path / "tensorboard"
+        self.log = path / "log.txt"
+
+    def create(self) -> None:
+        """Make the directory.
+
+        Raises
+        ------
+        RunDirectoryError
+            If it exists and is not empty, or cannot be made.
+        """
+        check_free(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"run directory {self.path}: cannot be made ({error.strerror}); give another --run-dir"
+            ) from None
+
+    def sample_sheet(self, server_round: int) -> Path:
+        """Return the path of a round's sample sheet."""
+        return self.samples / f"round-{server_round:04d}.png"
+
+    def append(self, path: Path, entries: list[Mapping[str, Any]]) -> None:
+        """Add lines to a line file. All lines arrive in one write, each complete."""
+        text = "".join(to_json(entry) + "\n" for entry in entries)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_rounds(self, last_round: int) -> None:
+        """Drop from the line files what happened after `last_round`, before a run is resumed there."""
+        for path in (self.metrics, self.hospitals):
+            if path.exists():
+                kept = [entry for entry in read_lines(path) if entry["round"] <= last_round]
+                write_text(path, "".join(to_json(entry) + "\n" for entry in kept))
+
+    def checkpoint(self, server_round: int) -> Path:
+        """Return the directory of a round's checkpoint."""
+        return self.checkpoints / f"round-{server_round:04d}"
+
+    def checkpoint_rounds(self) -> list[int]:
+        """Return the rounds that have a whole checkpoint, ascending."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(entry.name.removeprefix("round-")) for entry in self.checkpoints.glob("round-*"))
+
+    def write_checkpoint(self, server_round: int, keep: int, write: Callable[[Path], None]) -> Path:
+        """Write a checkpoint atomically, then remove all but the newest `keep`.
+
+        Parameters
+        ----------
+        server_round
+            The round that has just ended.
+        keep
+            Checkpoints to leave, at least 1.
+        write
+            Fills an empty directory.
+        """
+        target = self.checkpoint(server_round)
+        temporary = self.checkpoints / f".round-{server_round:04d}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        if target.exists():  # an interrupted run that was resumed at an earlier round
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        for old in self.checkpoint_rounds()[:-keep]:
+            shutil.rmtree(self.checkpoint(old))
+        return target
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a line file. A last line without its end, left by a killed run, is not read."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
