@@ -7,9 +7,12 @@ Prints one json object of balanced accuracies on held-out lesions (30 % of them)
 ``diagnosis_small_cnn``
     Four convolutions, drawing the classes equally often, with flips. Wanted: .60 to .95.
 ``site_probe``
-    Logistic regression on simple features of colour, shade and sharpness. Wanted: over .90.
+    Which site took the image, by logistic regression on simple features of colour, shade and sharpness.
+    Wanted: over .90.
 
-Run ``python -m benchmarks.phantom_difficulty``; 25 seconds on one core.
+Run ``python -m benchmarks.phantom_difficulty``; about 40 seconds on one core. It prints::
+
+    {"diagnosis_mean_colour": 0.26, "diagnosis_small_cnn": 0.863, "site_probe": 0.984}
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ def score_mean_colour(data: PhantomImages) -> float:
 
 
 def score_site_probe(data: PhantomImages) -> float:
-    """Balanced accuracy on the site of logistic regression on the skin's colour, the corners' shade and the sharpness."""
+    """Balanced accuracy on the site of logistic regression on the skin's colour, the corners' shade, the sharpness."""
     pixels = data.images / 255.0
     grey = pixels.mean(axis=-1)
     axis = np.abs(np.linspace(-1, 1, grey.shape[1]))

@@ -189,17 +189,21 @@ class ImageCache:
     ) -> dict[int, str]:
         """Write the pixels of all images that can be decoded; return row to reason for the others."""
 
-        def square(row: int) -> np.ndarray | str:
+        def square(row: int) -> np.ndarray | str | OSError:
             try:
                 return to_square(read_image(row), resolution)
             except DataError as error:
                 return str(error)
+            except OSError as error:
+                return error
 
         failures: dict[int, str] = {}
         with _temporary_file(self.folder / "pixels") as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow on odd metadata; the pixels are sound or refused
             with open(temporary, "xb") as file:
                 for row, outcome in enumerate(_in_threads(square, len(digests), "decoding images", progress)):
+                    if isinstance(outcome, OSError):  # gone since it was hashed; nothing to remember
+                        raise DataError(f"{outcome.filename}: cannot be read ({outcome.strerror}); start again")
                     if isinstance(outcome, str):
                         failures[row] = outcome
                     else:

@@ -221,6 +221,8 @@ class Configuration(Section):
     """Rounds of the federation."""
     run_dir: str = ""
     """The run directory. Empty: ``runs/<utc time>-<name>``."""
+    resume: bool = False
+    """Whether to go on from the last checkpoint in the run directory."""
     data: DataSettings = DataSettings()
     """Which images there are."""
     partition: PartitionSettings = PartitionSettings()
@@ -243,7 +245,12 @@ class Configuration(Section):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names in ``data.classes``, in the order of their label."""
-        return split_class_names(self.data.classes)
+        return split_names(self.data.classes)
+
+    @property
+    def private_prefixes(self) -> tuple[str, ...]:
+        """The names in ``strategy.private``."""
+        return split_names(self.strategy.private)
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted, with its value: what travels in a Flower record."""
@@ -267,7 +274,7 @@ class Layer:
     values: Mapping[str, Any]
 
 
-def split_class_names(names: str) -> tuple[str, ...]:
+def split_names(names: str) -> tuple[str, ...]:
     """Split a comma string into names without surrounding blanks."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
@@ -438,7 +445,7 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
         yield f"data.root is empty: data.source = {data.source} needs a folder; set data.root=/path/to/the/images"
     if data.source == "huggingface" and not (data.root or data.dataset):
         yield "data.dataset and data.root are empty: data.source = huggingface needs a dataset name or a local folder"
-    names = split_class_names(data.classes)
+    names = split_names(data.classes)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         yield f"data.classes = {data.classes!r}: names {', '.join(repeated)} more than once; name each class once"

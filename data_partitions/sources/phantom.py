@@ -17,16 +17,18 @@ import hashlib
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from data_partitions.image_index import ImageIndex
-from federation.config import DataSettings
+from federation.config import DataSettings, split_names
+from federation.errors import DataError
 from federation.seeding import numpy_stream
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 VERSION = 1
 """To be raised with every change that moves a pixel: it keys the random streams and the cache of images."""
@@ -137,14 +139,20 @@ def load_phantom(data: DataSettings, resolution: int) -> ImageIndex:
     Parameters
     ----------
     data
-        Only `phantom_images` is used. A smaller number gives the first images of a larger one.
+        `phantom_images` (a smaller number gives the first images of a larger one) and `classes` are used.
     resolution
         Side of the images, in pixels.
 
     Returns
     -------
     An index whose `read_image` draws uint8 images of shape (resolution, resolution, 3).
+
+    Raises
+    ------
+    DataError
+        If `data.classes` names other classes than the phantom's.
     """
+    classes = _class_order(data)
     images: list[tuple[Lesion, int]] = []
     for lesion in enumerate_lesions():
         images += [(lesion, view) for view in range(lesion.num_views)]
@@ -157,7 +165,7 @@ def load_phantom(data: DataSettings, resolution: int) -> ImageIndex:
         {
             "image_id": image_ids,
             "file": "",
-            "label": np.array([CLASSES.index(lesion.diagnosis) for lesion, _ in images], dtype=np.int64),
+            "label": np.array([classes.index(lesion.diagnosis) for lesion, _ in images], dtype=np.int64),
             "group": [lesion.lesion_id for lesion, _ in images],
             "site": [lesion.site for lesion, _ in images],
             "age": [lesion.age for lesion, _ in images],
@@ -166,12 +174,25 @@ def load_phantom(data: DataSettings, resolution: int) -> ImageIndex:
             "digest": [hashlib.sha256(f"phantom {VERSION} {image_id}".encode()).hexdigest() for image_id in image_ids],
         }
     )
+    return ImageIndex(
+        table=table, classes=classes, notes=(), read_image=functools.partial(_draw_row, images, resolution)
+    )
 
-    def read_image(row: int) -> npt.NDArray[np.uint8]:
-        lesion, view = images[row]
-        return draw_phantom(lesion, view, resolution)[0]
 
-    return ImageIndex(table=table, classes=CLASSES, notes=(), read_image=read_image)
+def _draw_row(images: list[tuple[Lesion, int]], resolution: int, row: int) -> npt.NDArray[np.uint8]:
+    lesion, view = images[row]
+    return draw_phantom(lesion, view, resolution)[0]
+
+
+def _class_order(data: DataSettings) -> tuple[str, ...]:
+    """Return `data.classes`, which may order the phantom's classes anew, or else `CLASSES`."""
+    names = split_names(data.classes) or CLASSES
+    if set(names) != set(CLASSES):
+        raise DataError(
+            f"data.classes = {data.classes!r}: the phantom data have the classes {', '.join(CLASSES)}; "
+            f"name these, in any order, or leave data.classes empty"
+        )
+    return names
 
 
 def draw_phantom(lesion: Lesion, view: int, resolution: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
@@ -389,7 +410,7 @@ def _outline(
 
 def _patch(rng: np.random.Generator, noise: Array, level: Array, cover: float) -> Array:
     """Return a soft-edged patch inside the lesion, where the noise is high; it covers about `cover` of it."""
-    threshold = np.float32(1.2 - 2.4 * cover)
+    threshold = 1.2 - 2.4 * cover
     return _rise(noise, threshold - 1.2, threshold + 1.4) * _rise(level, rng.uniform(-0.1, 0.1), 0.4)
 
 

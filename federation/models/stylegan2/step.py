@@ -45,6 +45,17 @@ def layer_channels(model: ModelSettings) -> list[int]:
     return [min(model.channel_base // resolution, model.channel_max) for resolution in resolutions]
 
 
+def build_generator(model: ModelSettings, *, num_classes: int) -> Generator:
+    """Build a generator with weights from the process's random numbers: fork and seed them, or load weights."""
+    return Generator(
+        resolution=model.resolution,
+        latent_size=model.latent_size,
+        channels=layer_channels(model),
+        num_classes=num_classes,
+        mapping_layers=model.mapping_layers,
+    )
+
+
 class StyleGAN2:
     """Generator, discriminator and the generator's running average, with their optimisers.
 
@@ -68,19 +79,12 @@ class StyleGAN2:
         self.settings = training
         self.num_classes = num_classes
         self.device = device
-        channels = layer_channels(model)
         # The layers draw their weights as they are built; the fork leaves the process's own stream alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.generator = Generator(
-                resolution=model.resolution,
-                latent_size=model.latent_size,
-                channels=channels,
-                num_classes=num_classes,
-                mapping_layers=model.mapping_layers,
-            ).to(device)
+            self.generator = build_generator(model, num_classes=num_classes).to(device)
             self.discriminator = Discriminator(
-                resolution=model.resolution, channels=channels, num_classes=num_classes
+                resolution=model.resolution, channels=layer_channels(model), num_classes=num_classes
             ).to(device)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.networks: dict[str, nn.Module] = {

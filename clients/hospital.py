@@ -1,0 +1,200 @@
+"""A hospital: who it is, its own images, and what stays there between rounds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from data_partitions.dataset import ImageDataset, load_images
+from data_partitions.image_index import ImageIndex
+from data_partitions.partition import Partition, partition_for_site, partition_images
+from data_partitions.sources import load_index
+from data_partitions.split import split_parts
+from federation.config import Configuration, DataSettings, PartitionSettings
+from federation.errors import ConfigurationError, DataError
+from federation.run_directory import written_atomically
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a node is.
+
+    A node of a simulation is told ``partition-id`` and ``num-partitions``; a deployed one ``site``
+    and ``data-dir`` too, and ``state-dir`` where its private state should not lie beside the images.
+    """
+
+    partition_id: int
+    num_partitions: int
+    site: str = ""
+    """Name of a deployed site; empty in simulation, where the partition names it."""
+    data_dir: str = ""
+    """The deployed site's own folder of images."""
+    state_dir: str = ""
+    """Where the site keeps its private state."""
+
+    @classmethod
+    def from_node_config(cls, node_config: Mapping[str, object]) -> Identity:
+        """Read a node's configuration.
+
+        Raises
+        ------
+        ConfigurationError
+            Naming the key that is missing.
+        """
+        missing = [key for key in ("partition-id", "num-partitions") if key not in node_config]
+        if ("site" in node_config) != ("data-dir" in node_config):
+            missing += [key for key in ("site", "data-dir") if key not in node_config]
+        if missing:
+            raise ConfigurationError(
+                f"node configuration: {' and '.join(missing)} missing; a site is started with --node-config "
+                '\'site="name" data-dir="/path/to/images" partition-id=0 num-partitions=3\''
+            )
+        return cls(
+            partition_id=int(str(node_config["partition-id"])),
+            num_partitions=int(str(node_config["num-partitions"])),
+            site=str(node_config.get("site", "")),
+            data_dir=str(node_config.get("data-dir", "")),
+            state_dir=str(node_config.get("state-dir", "")),
+        )
+
+
+class PrivateState:
+    """What a hospital keeps for itself, on disk, a file for each round.
+
+    Optimiser moments, counters and private networks never reach the server. The file of a round is
+    kept as long as a checkpoint of the run may need it.
+
+    Parameters
+    ----------
+    folder
+        The hospital's own folder.
+    checkpoint_every, checkpoint_keep
+        Which rounds the server can go back to: the multiples of the first, the newest so many of them.
+    """
+
+    def __init__(self, folder: Path, *, checkpoint_every: int, checkpoint_keep: int) -> None:
+        self.folder = folder
+        self.checkpoint_every = checkpoint_every
+        self.checkpoint_keep = checkpoint_keep
+
+    def rounds(self) -> list[int]:
+        """Return the rounds with a file, ascending."""
+        return sorted(int(path.stem.removeprefix("round-")) for path in self.folder.glob("round-*.safetensors"))
+
+    def load(self, before_round: int) -> dict[str, Tensor]:
+        """Return the newest state from before a round; empty if the hospital has not trained before it."""
+        earlier = [number for number in self.rounds() if number < before_round]
+        return safetensors.torch.load_file(self._path(earlier[-1])) if earlier else {}
+
+    def save(self, server_round: int, state: Mapping[str, Tensor]) -> None:
+        """Write the state after a round; drop files that no checkpoint needs any more."""
+        with written_atomically(self._path(server_round)) as temporary:
+            tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            safetensors.torch.save_file(tensors, temporary)
+        rounds = self.rounds()
+        for number in rounds:
+            if number > server_round:  # left by a run that was resumed from an earlier round
+                self._path(number).unlink(missing_ok=True)
+        rounds = [number for number in rounds if number <= server_round]
+        newest_checkpoint = server_round - server_round % self.checkpoint_every
+        # The previous round too: the server may be interrupted before it has saved this one.
+        needed = {server_round, server_round - 1} | {
+            newest_checkpoint - age * self.checkpoint_every for age in range(self.checkpoint_keep + 1)
+        }
+        kept = {max((number for number in rounds if number <= wanted), default=0) for wanted in needed}
+        for number in rounds:
+            if number not in kept:
+                self._path(number).unlink(missing_ok=True)
+
+    def _path(self, server_round: int) -> Path:
+        return self.folder / f"round-{server_round:04d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One hospital, as its own process sees it."""
+
+    site: str
+    dataset: ImageDataset
+    """Its training images."""
+    class_counts: tuple[int, ...]
+    """Training images of each class."""
+    private_state: PrivateState
+
+
+def load_hospital(configuration: Configuration, identity: Identity, device: torch.device) -> Hospital:
+    """Find a node's images and its private state.
+
+    Both launchers come here: a node of a simulation takes its share of the partition, a deployed
+    one all training images of its own folder.
+
+    Raises
+    ------
+    InputError
+        If the images cannot be read or the node does not fit the configuration.
+    """
+    resolution = configuration.model.resolution
+    if identity.site:
+        data = configuration.data.model_copy(update={"root": identity.data_dir})
+        if not configuration.class_names:
+            raise ConfigurationError("data.classes is empty: sites must be told the classes, so that labels agree")
+        index, parts = _indexed(data, resolution)
+        partition = partition_for_site(index, parts, identity.site, configuration.partition)
+        site = identity.site
+    else:
+        if identity.num_partitions != configuration.partition.hospitals:
+            raise ConfigurationError(
+                f"partition.hospitals = {configuration.partition.hospitals}, but there are {identity.num_partitions} "
+                f"nodes; set partition.hospitals={identity.num_partitions} or start as many nodes as hospitals"
+            )
+        index, partition = _partitioned(configuration.data, configuration.partition, resolution)
+        site = partition.name_of(identity.partition_id)
+    rows = partition.rows_of(site)
+    images = load_images(index, resolution, configuration.data.cache_dir)
+    counts = np.bincount(index.labels[rows], minlength=len(index.classes))
+    return Hospital(
+        site=site,
+        dataset=ImageDataset(images, index.labels, rows, device=device, flips=configuration.training.flips),
+        class_counts=tuple(int(count) for count in counts),
+        private_state=PrivateState(
+            _state_root(configuration, identity) / folder_name(site),
+            checkpoint_every=configuration.checkpoint.every,
+            checkpoint_keep=configuration.checkpoint.keep,
+        ),
+    )
+
+
+def _state_root(configuration: Configuration, identity: Identity) -> Path:
+    if identity.site:
+        root = Path(identity.state_dir) if identity.state_dir else Path(identity.data_dir) / ".dermafed"
+        return root / configuration.name
+    return Path(configuration.run_dir) / "hospitals"
+
+
+def folder_name(site: str) -> str:
+    """Return a folder's name for a site: what file systems refuse becomes ``_``."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", site)
+    if name in ("", ".", ".."):
+        raise DataError(f"site {site!r}: cannot name a folder; give the site a name with letters or digits")
+    return name
+
+
+# A worker trains several hospitals of one federation: the index and the partition are found once.
+@lru_cache(maxsize=2)
+def _indexed(data: DataSettings, resolution: int) -> tuple[ImageIndex, np.ndarray]:
+    index = load_index(data, resolution=resolution)
+    return index, split_parts(index.groups, data.split_seed)
+
+
+@lru_cache(maxsize=2)
+def _partitioned(data: DataSettings, settings: PartitionSettings, resolution: int) -> tuple[ImageIndex, Partition]:
+    index, parts = _indexed(data, resolution)
+    return index, partition_images(index, parts, settings)

@@ -1,0 +1,83 @@
+"""What a hospital does in a round: training steps on its own images."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_partitions.dataset import ImageDataset
+from federation.config import TrainingSettings
+from federation.errors import NotFiniteError
+from federation.models import GenerativeModel
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a hospital says about its round."""
+
+    num_steps: int
+    num_images: int
+    """Images shown, steps x batch size."""
+    seconds: float
+    losses: dict[str, float]
+    """Mean of each term over the round's steps."""
+
+
+def count_steps(settings: TrainingSettings, num_images: int) -> int:
+    """Return the steps of a round for a hospital with `num_images`, at least 1."""
+    if settings.local_epochs > 0:
+        return max(1, math.ceil(settings.local_epochs * num_images / settings.batch_size))
+    return settings.local_steps
+
+
+def train_locally(
+    model: GenerativeModel, dataset: ImageDataset, settings: TrainingSettings, stream: torch.Generator
+) -> LocalResult:
+    """Train on the hospital's own images.
+
+    Parameters
+    ----------
+    model
+        With the round's global networks and the hospital's private state loaded; changed in place.
+    dataset
+        The hospital's training images.
+    settings
+        Steps or epochs, batch size.
+    stream
+        Of this hospital and round: which images, which latents, which noise.
+
+    Raises
+    ------
+    NotFiniteError
+        Naming the first step and term of a loss that is not finite.
+    """
+    start = time.perf_counter()
+    num_steps = count_steps(settings, len(dataset))
+    terms: list[dict[str, Tensor]] = []
+    for _ in range(num_steps):
+        images, labels = dataset.sample_batch(stream, settings.batch_size)
+        terms.append(model.train_step(images, labels, stream))
+
+    # Read once per round: a look at every step would make a GPU wait for the processor.
+    losses: dict[str, float] = {}
+    for name in sorted({name for step in terms for name in step}):
+        steps = [number for number, step in enumerate(terms, start=1) if name in step]
+        values = torch.stack([terms[number - 1][name] for number in steps]).double().cpu()
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            first = int((~finite).nonzero()[0, 0])
+            raise NotFiniteError(
+                f"{name} is {values[first].item()} at local step {steps[first]} of {num_steps}; "
+                "lower training.learning-rate, raise training.gamma, or set training.precision=fp32"
+            )
+        losses[name] = values.mean().item()
+    return LocalResult(
+        num_steps=num_steps,
+        num_images=num_steps * settings.batch_size,
+        seconds=time.perf_counter() - start,
+        losses=losses,
+    )

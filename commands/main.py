@@ -1,0 +1,60 @@
+"""The command line: ``dermafed``, and ``run_simulation.py``, which is its ``simulate``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+from commands.simulate import simulate
+from federation.errors import DermafedError, InputError
+
+cli = typer.Typer(
+    name="dermafed",
+    help="Federated learning of generative models of skin lesions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@cli.callback()
+def _root() -> None:
+    """Federated learning of generative models of skin lesions."""
+
+
+cli.command("simulate")(simulate)
+
+
+def _exit_code(run: Callable[[], object]) -> int:
+    """Run a command; print what went wrong for a person, and return the exit code."""
+    errors = Console(stderr=True)
+
+    def say(text: str) -> None:
+        errors.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        run()
+    except InputError as error:
+        for problem in error.problems:
+            say(f"error: {problem}")
+        return 2
+    except DermafedError as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Entry point of ``dermafed``."""
+    sys.exit(_exit_code(lambda: cli(standalone_mode=True)))
+
+
+def run_simulation() -> None:
+    """Entry point of ``run_simulation.py``."""
+    sys.exit(_exit_code(lambda: typer.run(simulate)))

@@ -1,0 +1,116 @@
+"""``dermafed simulate``: a federation on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
+from federation.errors import RunDirectoryError
+from federation.run_directory import check_free, default_path
+
+
+def simulate(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.toml", help="A preset, e.g. conf/smoke.toml. May be repeated: the last one wins."),
+    ] = None,
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set one key, e.g. rounds=10 or partition.alpha=0.1."),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the run goes. Default: runs/<utc time>-<name>.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --run-dir, with its configuration.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the configuration, the split and the partition, and stop.")
+    ] = False,
+) -> None:
+    """Simulate hospitals that train a generative model together.
+
+    Without arguments: four hospitals with generated images (no download, no patient), a few minutes on
+    two cores. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted.
+    """
+    configuration = _configuration(config or [], set_values or [], run_dir, resume)
+    console = Console()
+    if dry_run:
+        show(configuration, console)
+        return
+    run(configuration, console)
+
+
+def _configuration(config: list[Path], assignments: list[str], run_dir: Path | None, resume: bool) -> Configuration:
+    """Resolve the layers of the command line."""
+    layers: list[Layer] = []
+    if resume:
+        if run_dir is None:
+            raise RunDirectoryError("--resume: needs to know which run; give --run-dir DIR as well")
+        saved = run_dir / "config.toml"
+        if saved.is_file():
+            layers.append(load_toml(saved))
+        elif run_dir.is_dir() and any(run_dir.iterdir()):
+            raise RunDirectoryError(f"run directory {run_dir}: has no config.toml to resume; give another --run-dir")
+        else:
+            resume = False  # nothing was saved yet: start
+    layers += [load_toml(path) for path in config]
+    layers.append(parse_assignments(assignments))
+    values: dict[str, object] = {"resume": resume}
+    if run_dir is not None:
+        values["run-dir"] = str(run_dir.absolute())
+    layers.append(Layer("command line", values))
+    configuration = resolve(layers)
+    if configuration.data.root:
+        # Workers do not share this process's working directory for ever.
+        root = str(Path(configuration.data.root).expanduser().absolute())
+        configuration = configuration.with_values({"data.root": root})
+    if not configuration.run_dir:
+        configuration = configuration.with_values({"run-dir": str(default_path(configuration.name).absolute())})
+    if not configuration.resume:
+        check_free(Path(configuration.run_dir))
+    return configuration
+
+
+def show(configuration: Configuration, console: Console) -> None:
+    """Print the resolved configuration, the split and the partition. Writes nothing but the image cache."""
+    from data_partitions.heterogeneity import partition_table
+    from data_partitions.split import split_table
+    from server.inputs import prepare_inputs
+    from server.progress import RunProgress
+
+    with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
+        inputs = prepare_inputs(configuration, progress.step)
+    console.print(inputs.configuration.to_toml(), highlight=False, markup=False)
+    for note in inputs.notes:
+        console.print(f"data: {note}", highlight=False, markup=False)
+    console.print(split_table(inputs.index, inputs.parts))
+    console.print(partition_table(inputs.partition))
+
+
+def run(configuration: Configuration, console: Console) -> Path:
+    """Run the federation; return the run directory."""
+    # Before flwr and ray are imported, which look at these.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+    from clients.app import app as client_app
+    from federation.engine import build_engine
+    from server.app import run_federation
+    from server.inputs import prepare_inputs
+    from server.progress import RunProgress
+
+    # Wrong data must end the command before workers start and before anything is written.
+    with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
+        configuration = prepare_inputs(configuration, progress.step).configuration
+    engine = build_engine(configuration, client_app)
+    try:
+        return run_federation(engine, configuration, console)
+    finally:
+        engine.close()

@@ -1,0 +1,122 @@
+"""Any folder: images beside a csv whose columns are configured, or one sub-folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from data_partitions.image_cache import Progress
+from data_partitions.image_index import ImageIndex, build_index
+from data_partitions.sources.csv_files import known_number, known_text, one_row_per_image, read_csv
+from data_partitions.sources.image_files import attach_files, find_image_files, require_folder
+from data_partitions.wording import counted, first_names
+from federation.config import DataSettings
+from federation.errors import DataError
+
+ONE_SITE = "all"
+"""The site of every image where no column names the hospital."""
+
+
+def load_folder(
+    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
+) -> ImageIndex:
+    """Read a folder of images.
+
+    With a csv (``data.csv``, else the only one in ``data.root``) each row names an image by its path
+    relative to the root or by its file name, with or without suffix; ``data.image-column``,
+    ``data.label-column``, ``data.group-column`` and ``data.site-column`` name the columns, and ``age``,
+    ``sex`` and ``localisation`` are read where they exist. Without a csv, the class of an image is the name
+    of the sub-folder of the root that holds it, at any depth.
+
+    Raises
+    ------
+    DataError
+        If the folder, the csv or a column is missing, it is unclear which csv or file is meant, a class is
+        empty, or as :func:`build_index` does.
+    """
+    root = require_folder(data.root)
+    notes: list[str] = []
+    csv = _choose_csv(root, data)
+    rows = _rows_by_sub_folder(root, notes) if csv is None else _rows_by_csv(csv, root, data, notes)
+    return build_index(
+        rows,
+        origin=str(root),
+        data=data,
+        resolution=resolution,
+        notes=notes,
+        require_every_class=require_every_class,
+        progress=progress,
+    )
+
+
+def _choose_csv(root: Path, data: DataSettings) -> Path | None:
+    if data.csv:
+        csv = root / data.csv
+        if not csv.is_file():
+            raise DataError(f"data.csv = {data.csv!r}: {csv} does not exist; give a path relative to data.root")
+        return csv
+    found = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"{root}: has several csv files ({names}); set data.csv to the one that describes the images")
+    return found[0] if found else None
+
+
+def _rows_by_csv(csv: Path, root: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
+    columns = {data.image_column: "data.image-column", data.label_column: "data.label-column"}
+    if data.group_column:
+        columns[data.group_column] = "data.group-column"
+    if data.site_column:
+        columns[data.site_column] = "data.site-column"
+    frame = one_row_per_image(read_csv(csv, columns), data.image_column, csv, notes)
+    names = frame[data.image_column].str.replace("\\", "/").str.removeprefix("./")
+    unlabelled = names[frame[data.label_column] == ""].tolist()
+    if unlabelled:
+        raise DataError(
+            f"{csv}: column {data.label_column!r} (data.label-column) is empty for "
+            f"{counted(len(unlabelled), 'image')}: {first_names(unlabelled)}; fill it in, or remove those rows"
+        )
+    rows = pd.DataFrame(
+        {
+            "image_id": names,
+            "class_name": frame[data.label_column],
+            "group": frame[data.group_column] if data.group_column else "",
+            "site": frame[data.site_column] if data.site_column else ONE_SITE,
+            "age": known_number(frame, "age"),
+            "sex": known_text(frame, "sex"),
+            "localisation": known_text(frame, "localisation", "localization"),
+        }
+    )
+    return attach_files(rows, names.tolist(), csv, root, notes, same_name_is_copy=False)
+
+
+def _rows_by_sub_folder(root: Path, notes: list[str]) -> pd.DataFrame:
+    files = find_image_files(root)
+    loose = [path for path in files if "/" not in path]
+    paths = [path for path in files if "/" in path]
+    if not paths:
+        raise DataError(
+            f"{root}: has neither a csv nor a sub-folder with images; name each image's class in a csv, "
+            "or put the images of each class into a sub-folder that bears the class's name"
+        )
+    if loose:
+        verb = "was" if len(loose) == 1 else "were"
+        notes.append(
+            f"{counted(len(loose), 'image file')} outside the classes' sub-folders {verb} left out "
+            f"({first_names(loose)})"
+        )
+    return pd.DataFrame(
+        {
+            "image_id": paths,
+            "class_name": [path.partition("/")[0] for path in paths],
+            "group": "",
+            "site": ONE_SITE,
+            "age": float("nan"),
+            "sex": "",
+            "localisation": "",
+            "file": [files[path].path for path in paths],
+            "key": [files[path].path for path in paths],
+            "stamp": [files[path].stamp for path in paths],
+        }
+    )

@@ -1,0 +1,165 @@
+"""A dataset of the Hugging Face hub, or a local folder in its ``imagefolder`` layout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from data_partitions.image_cache import ImageCache, Progress
+from data_partitions.image_index import ImageIndex, build_index, read_bytes_of_file
+from data_partitions.sources.csv_files import known_number, known_text
+from data_partitions.sources.folder import ONE_SITE
+from data_partitions.sources.image_files import require_folder, stamp_of
+from data_partitions.wording import counted, first_names
+from federation.config import DataSettings
+from federation.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_huggingface(
+    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
+) -> ImageIndex:
+    """Read a dataset through the package ``datasets``.
+
+    ``data.dataset`` names a dataset of the hub, which is downloaded once; if it is empty, ``data.root`` is a
+    local folder with a sub-folder per class or a ``metadata.csv``. ``data.image-column``,
+    ``data.label-column``, ``data.group-column`` and ``data.site-column`` name the features.
+
+    Raises
+    ------
+    DataError
+        If the dataset cannot be had, lacks a feature, or as :func:`build_index` does.
+    """
+    table = _load(data)
+    origin = data.dataset or str(Path(data.root).expanduser().absolute())
+    keys = {data.image_column: "data.image-column", data.label_column: "data.label-column"}
+    if data.group_column:
+        keys[data.group_column] = "data.group-column"
+    if data.site_column:
+        keys[data.site_column] = "data.site-column"
+    problems = [
+        f"{origin}: has no feature {column!r} ({key}); its features are {', '.join(table.column_names)}; "
+        f"set {key} to one of them"
+        for column, key in keys.items()
+        if column not in table.column_names
+    ]
+    if problems:
+        raise DataError(problems)
+
+    import datasets
+
+    if not isinstance(table.features[data.image_column], datasets.Image):
+        raise DataError(f"{origin}: feature {data.image_column!r} (data.image-column) does not hold images")
+    encoded = table.cast_column(data.image_column, datasets.Image(decode=False))[data.image_column]
+    names, files = [], []
+    for row, image in enumerate(encoded):
+        in_file = image["bytes"] is None  # otherwise the bytes lie inside the dataset's own files
+        names.append(os.path.relpath(image["path"], origin) if in_file and not data.dataset else f"{row:07d}")
+        files.append(image["path"] if in_file else "")
+    labels = _text(table, data.label_column)
+    unlabelled = [name for name, label in zip(names, labels, strict=True) if not label]
+    if unlabelled:
+        raise DataError(
+            f"{origin}: feature {data.label_column!r} (data.label-column) is empty for "
+            f"{counted(len(unlabelled), 'image')}: {first_names(unlabelled)}; choose another feature"
+        )
+    others = pd.DataFrame(
+        {
+            column: _text(table, column)
+            for column in ("age", "sex", "localisation", "localization")
+            if column in table.column_names
+        },
+        index=range(len(table)),
+    )
+    rows = pd.DataFrame(
+        {
+            "image_id": names,
+            "class_name": labels,
+            "group": _text(table, data.group_column) if data.group_column else "",
+            "site": _text(table, data.site_column) if data.site_column else ONE_SITE,
+            "age": known_number(others, "age"),
+            "sex": known_text(others, "sex"),
+            "localisation": known_text(others, "localisation", "localization"),
+            "file": files,
+            "key": [file or str(row) for row, file in enumerate(files)],
+            "stamp": [stamp_of(os.stat(file)) if file else table._fingerprint for file in files],
+        }
+    )
+
+    def read_bytes(key: str) -> bytes:
+        return encoded[int(key)]["bytes"] if key.isdecimal() else read_bytes_of_file(key)
+
+    return build_index(
+        rows,
+        origin=origin,
+        data=data,
+        resolution=resolution,
+        read_bytes=read_bytes,
+        require_every_class=require_every_class,
+        progress=progress,
+    )
+
+
+def _load(data: DataSettings) -> datasets.Dataset:
+    import datasets
+
+    cache_dir = str(ImageCache(data.cache_dir).folder / "huggingface")
+    with _no_progress_bars():
+        try:
+            if data.dataset:
+                return datasets.load_dataset(data.dataset, split=data.dataset_split, cache_dir=cache_dir)
+            root = require_folder(data.root)
+            return datasets.load_dataset(
+                "imagefolder", data_dir=str(root), split=data.dataset_split, cache_dir=cache_dir
+            )
+        except DataError:
+            raise
+        # ConnectionError, FileNotFoundError, ValueError, errors of the hub's own client, …
+        except Exception as error:
+            raise DataError(_explain(data, error)) from error
+
+
+def _explain(data: DataSettings, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not data.dataset:
+        return (
+            f"data.root = {data.root!r}: cannot be read as an imagefolder with data.dataset-split = "
+            f"{data.dataset_split!r} ({reason}); it needs a sub-folder per class, "
+            "or a metadata.csv with the column file_name"
+        )
+    return (
+        f"data.dataset = {data.dataset!r}, data.dataset-split = {data.dataset_split!r}: cannot be had ({reason}); "
+        "check both names and the connection, or download the dataset first on a machine that has one "
+        "and set data.root to it, with data.dataset empty"
+    )
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence the bars of ``datasets``, which would break into ours; as they were afterwards."""
+    import datasets
+
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _text(table: datasets.Dataset, column: str) -> list[str]:
+    """Return a feature's values as text: a class label by its name, an absent value as the empty string."""
+    import datasets
+
+    feature = table.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return ["" if value is None or value < 0 else feature.int2str(value) for value in table[column]]
+    return ["" if value is None else str(value) for value in table[column]]

@@ -1,0 +1,178 @@
+"""Image files below a folder, and which of them a csv means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from data_partitions.wording import counted, first_names
+from federation.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file that looks like an image by its name."""
+
+    path: str
+    """Absolute."""
+    stamp: str
+    """See :func:`stamp_of`."""
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Return what changes when a file does: its size in bytes and its time of change in nanoseconds."""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def require_folder(root: str) -> Path:
+    """Return ``data.root`` as an absolute path, or raise DataError unless it is a folder."""
+    path = Path(root).expanduser().absolute()
+    if not path.exists():
+        raise DataError(f"data.root = {root!r}: there is no such folder; set data.root to the folder of the images")
+    if not path.is_dir():
+        raise DataError(f"data.root = {root!r} is a file; unpack it, and set data.root to the folder of the images")
+    return path
+
+
+def find_image_files(root: Path) -> dict[str, ImageFile]:
+    """Find all image files below a folder.
+
+    Linked folders are followed, each once; hidden files and what macOS adds to archives are passed over.
+
+    Returns
+    -------
+    Path relative to the root, with forward slashes, to the file; sorted by path.
+    """
+    return dict(sorted(_walk(str(root), "", set())))
+
+
+def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, ImageFile]]:
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in visited:  # a link to a folder above, or a second link
+        return
+    visited.add((status.st_dev, status.st_ino))
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); make the folder readable") from error
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.name.lower().endswith(IMAGE_SUFFIXES):
+            if entry.is_file():  # false for a link that leads nowhere
+                yield prefix + entry.name, ImageFile(entry.path, stamp_of(entry.stat()))
+        elif entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", visited)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which file each name means."""
+
+    paths: list[str]
+    """Relative path for each name; empty where there is no file."""
+    copies: list[str]
+    """Names that several files bear; the first in the order of paths was taken."""
+    unnamed: list[str]
+    """Files that no name means."""
+
+
+def match_names(names: Sequence[str], files: dict[str, ImageFile]) -> Matches:
+    """Find the file that each name of a csv means.
+
+    A name is a path relative to the root or, in any sub-folder, a file's name; with or without suffix.
+    """
+    bearers: dict[str, list[str]] = {}
+    for path in files:
+        name = path.rpartition("/")[2]
+        for alias in {path, without_suffix(path), name, without_suffix(name)}:
+            bearers.setdefault(alias, []).append(path)
+    paths, copies, meant = [], [], set()
+    for name in names:
+        # A full path is exact, even where another folder holds the same path again below it.
+        candidates = [name] if name in files else bearers.get(name, [])
+        paths.append(candidates[0] if candidates else "")
+        meant.update(candidates)
+        if len(candidates) > 1:
+            copies.append(name)
+    return Matches(paths, copies, [path for path in files if path not in meant])
+
+
+def without_suffix(name: str) -> str:
+    """Return a name or path without the suffix of an image file; dots that are no such suffix stay."""
+    return name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix).lower() in IMAGE_SUFFIXES else name
+
+
+def attach_files(
+    rows: pd.DataFrame, names: Sequence[str], csv: Path, root: Path, notes: list[str], *, same_name_is_copy: bool
+) -> pd.DataFrame:
+    """Give each row of a csv its file, and leave out the rows that have none.
+
+    Parameters
+    ----------
+    rows
+        One row per image.
+    names
+        What the csv calls each image.
+    csv, root
+        The csv, and the folder that holds the images.
+    notes
+        Gains a sentence for what only the csv or only the folder knows, and for copies.
+    same_name_is_copy
+        Whether files of one name are one image, as ids of a published set are; otherwise they are refused.
+
+    Returns
+    -------
+    The rows that have a file, with the columns ``file``, ``key`` and ``stamp`` of the index.
+
+    Raises
+    ------
+    DataError
+        If no image is found, or it is unclear which file is meant.
+    """
+    files = find_image_files(root)
+    matches = match_names(names, files)
+    found = [bool(path) for path in matches.paths]
+    if not any(found):
+        raise DataError(
+            f"{root}: none of the {counted(len(names), 'image')} that {csv.name} names is in this folder or below it, "
+            f"e.g. {names[0]}; unpack the images there, or correct data.root"
+        )
+    problems = []
+    if matches.copies and not same_name_is_copy:
+        problems.append(
+            f"{csv}: several files have the name of {counted(len(matches.copies), 'image')}: "
+            f"{first_names(matches.copies)}; write the path of each image, relative to {root}"
+        )
+    taken = pd.Series([path for path in matches.paths if path])
+    shared = taken[taken.duplicated()].unique().tolist()
+    if shared:
+        problems.append(f"{csv}: more than one row means {first_names(shared)}; keep one row for each image")
+    if problems:
+        raise DataError(problems)
+
+    missing = [name for name, path in zip(names, matches.paths, strict=True) if not path]
+    if missing:
+        verb = "has no image file and was" if len(missing) == 1 else "have no image file and were"
+        notes.append(f"{counted(len(missing), 'row')} of {csv.name} {verb} left out ({first_names(missing)})")
+    if matches.unnamed:
+        verb = "was" if len(matches.unnamed) == 1 else "were"
+        notes.append(
+            f"{counted(len(matches.unnamed), 'image file')} that {csv.name} does not name {verb} left out "
+            f"({first_names(matches.unnamed)})"
+        )
+    if matches.copies:
+        verb = "lies" if len(matches.copies) == 1 else "lie"
+        notes.append(
+            f"{counted(len(matches.copies), 'image')} {verb} in several folders; the first was taken "
+            f"({first_names(matches.copies)})"
+        )
+    chosen = [files[path] for path in matches.paths if path]
+    paths = [file.path for file in chosen]
+    return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])

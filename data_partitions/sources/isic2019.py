@@ -1,0 +1,181 @@
+"""ISIC 2019: 25,331 dermoscopic images, of which Fed-ISIC2019 gives 23,247 to six centres.
+
+Codella et al. 2018 (MSK), Tschandl et al. 2018 (HAM10000), Combalia et al. 2019 (BCN20000); CC BY-NC 4.0.
+Centres: du Terrail et al. 2022, FLamby, https://arxiv.org/abs/2210.04620
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from data_partitions.image_cache import Progress
+from data_partitions.image_index import ImageIndex, build_index
+from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
+from data_partitions.sources.ham10000 import METADATA as HAM10000_METADATA
+from data_partitions.sources.image_files import attach_files, require_folder
+from data_partitions.wording import counted, first_names
+from federation.config import DataSettings
+from federation.errors import DataError
+
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+
+CENTRES = {
+    "0": "bcn20000_barcelona",
+    "1": "vidir_molemax",
+    "2": "vidir_modern",
+    "3": "rosendahl_queensland",
+    "4": "msk4_new_york",
+    "5": "vienna_dias",
+}
+"""Fed-ISIC2019's number of a centre to its name."""
+
+_HAM_CENTRES = {
+    "vidir_molemax": "vidir_molemax",
+    "vidir_modern": "vidir_modern",
+    "rosendahl": "rosendahl_queensland",
+    "vienna_dias": "vienna_dias",
+}
+_LESION_CENTRES = {"BCN_": "bcn20000_barcelona", "MSK4": "msk4_new_york", "HAM_": "ham10000"}
+
+_GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
+_METADATA = "ISIC_2019_Training_Metadata.csv"
+_SPLIT = ("fed_isic2019_train_test_split.csv", "train_test_split.csv", "train_test_split")
+
+
+def load_isic2019(
+    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
+) -> ImageIndex:
+    """Read ISIC 2019 as published, or as one ``labels.csv``.
+
+    ``data.root`` holds either the one-hot ground truth and the metadata of the challenge, or a
+    ``labels.csv`` (``image_id``, ``dx``, ``lesion_id``, ``center``), and an ``<image>.jpg`` for each row in
+    any sub-folders. The group is the lesion, else the image; the site is Fed-ISIC2019's centre. As published
+    the set has no centres: they come from Fed-ISIC2019's split where that csv lies in the root too, else from
+    the lesion ids and, for the parts of HAM10000, from its metadata. Rows without a centre are left out.
+
+    Raises
+    ------
+    DataError
+        If the folder, a csv or a column is missing, a one-hot row is none, or as :func:`build_index` does.
+    """
+    root = require_folder(data.root)
+    notes: list[str] = []
+    if (root / _GROUND_TRUTH).is_file():
+        csv = root / _GROUND_TRUTH
+        rows = _published_rows(csv, root, notes)
+    elif (root / "labels.csv").is_file():
+        csv = root / "labels.csv"
+        rows = _labelled_rows(csv, notes)
+    else:
+        raise DataError(
+            f"{root}: has neither {_GROUND_TRUTH} nor labels.csv; set data.root to the folder that holds "
+            "one of them beside the images"
+        )
+    rows = attach_files(rows, rows.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
+    return build_index(
+        rows,
+        origin=str(root),
+        data=data,
+        resolution=resolution,
+        published_classes=CLASSES,
+        notes=notes,
+        require_every_class=require_every_class,
+        progress=progress,
+    )
+
+
+def _labelled_rows(csv: Path, notes: list[str]) -> pd.DataFrame:
+    frame = one_row_per_image(read_csv(csv, ("image_id", "dx", "lesion_id", "center")), "image_id", csv, notes)
+    return pd.DataFrame(
+        {
+            "image_id": frame.image_id,
+            "class_name": frame.dx,
+            "group": frame.lesion_id,
+            "site": _centre_names(frame.center, csv),
+            "age": known_number(frame, "age"),
+            "sex": known_text(frame, "sex"),
+            "localisation": known_text(frame, "localization"),
+        }
+    )
+
+
+def _published_rows(csv: Path, root: Path, notes: list[str]) -> pd.DataFrame:
+    truth = one_row_per_image(read_csv(csv, ("image", *CLASSES)), "image", csv, notes)
+    truth = truth.assign(class_name=_one_hot_names(truth, csv))
+    unknown = truth.image[truth.class_name == "UNK"].tolist()
+    if unknown:
+        verb = "was" if len(unknown) == 1 else "were"
+        notes.append(f"{counted(len(unknown), 'row')} of the class UNK {verb} left out ({first_names(unknown)})")
+        truth = truth[truth.class_name != "UNK"]
+
+    if not (root / _METADATA).is_file():
+        raise DataError(f"{root}: has no {_METADATA}, which holds the lesions; put it beside {_GROUND_TRUTH}")
+    columns = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
+    metadata = one_row_per_image(read_csv(root / _METADATA, columns), "image", root / _METADATA, notes)
+    frame = truth[["image", "class_name"]].merge(metadata, how="left", on="image")
+    strangers = frame.image[frame.lesion_id.isna()].tolist()
+    if strangers:
+        raise DataError(
+            f"{root / _METADATA}: has no row for {counted(len(strangers), 'image')} of {_GROUND_TRUTH}: "
+            f"{first_names(strangers)}; use both files as they were published"
+        )
+    return pd.DataFrame(
+        {
+            "image_id": frame.image,
+            "class_name": frame.class_name,
+            "group": frame.lesion_id,
+            "site": _published_sites(frame, root, notes),
+            "age": known_number(frame, "age_approx"),
+            "sex": known_text(frame, "sex"),
+            "localisation": known_text(frame, "anatom_site_general"),
+        }
+    )
+
+
+def _one_hot_names(truth: pd.DataFrame, csv: Path) -> pd.Series:
+    """Return the one column of each row that is 1."""
+    names = [*CLASSES, "UNK"] if "UNK" in truth else list(CLASSES)
+    values = truth[names].apply(pd.to_numeric, errors="coerce")
+    wrong = truth.image[~(values.isin([0, 1]).all(axis=1) & (values.sum(axis=1) == 1))].tolist()
+    if wrong:
+        raise DataError(
+            f"{csv}: {counted(len(wrong), 'row')} without exactly one 1 among {', '.join(names)} and 0 elsewhere: "
+            f"{first_names(wrong)}; correct those rows, or remove them"
+        )
+    return values.idxmax(axis=1)
+
+
+def _centre_names(centres: pd.Series, csv: Path) -> pd.Series:
+    """Return the names of Fed-ISIC2019's numbers ("3", "3.0"); an empty one stays empty."""
+    numbers = centres.str.removesuffix(".0")
+    wrong = sorted(set(numbers) - set(CENTRES) - {""})
+    if wrong:
+        raise DataError(
+            f"{csv}: column 'center' holds {first_names(wrong)}; allowed are the numbers of Fed-ISIC2019, "
+            f"{', '.join(f'{number} ({name})' for number, name in CENTRES.items())}, or nothing"
+        )
+    return numbers.map(CENTRES).fillna("")
+
+
+def _published_sites(frame: pd.DataFrame, root: Path, notes: list[str]) -> pd.Series:
+    split = find_csv(root, _SPLIT)
+    if split is not None:
+        known = one_row_per_image(read_csv(split, ("image", "center")), "image", split, notes)
+        centres = dict(zip(known.image, _centre_names(known.center, split), strict=True))
+        notes.append(f"sites are the centres of {split.name}")
+        return frame.image.map(centres).fillna("")
+
+    sites = frame.lesion_id.str[:4].map(_LESION_CENTRES).fillna("")
+    ham10000 = find_csv(root, HAM10000_METADATA)
+    if ham10000 is None:
+        notes.append(
+            "sites come from the lesion ids, and HAM10000 counts as one site; "
+            f"to divide it into its four collections put {HAM10000_METADATA[0]} into data.root"
+        )
+        return sites
+    notes.append(f"sites come from the lesion ids and, for HAM10000, from {ham10000.name}")
+    known = one_row_per_image(read_csv(ham10000, ("image_id", "dataset")), "image_id", ham10000, notes)
+    collections = dict(zip(known.image_id, known.dataset.map(_HAM_CENTRES), strict=True))
+    return sites.where(sites != _LESION_CENTRES["HAM_"], frame.image.map(collections).fillna(""))

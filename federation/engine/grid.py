@@ -1,0 +1,102 @@
+"""What our simulation engines share: a Flower Grid over nodes of this machine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import DEFAULT_TTL, Context, Message, Metadata, RecordDict
+from flwr.serverapp import Grid
+
+# Error codes as in Flower's own ClientApp runner, which are not public.
+APP_ERROR = 2
+WORKER_DIED = 3
+
+_SERVER_NODE_ID = 1
+_RUN_ID = 1
+
+
+def simulation_nodes(num_hospitals: int) -> dict[int, dict[str, int]]:
+    """Return the configuration of each node of a simulation, by node id."""
+    return {
+        node_id: {"partition-id": node_id - 2, "num-partitions": num_hospitals}
+        for node_id in range(2, num_hospitals + 2)  # 1 is the server
+    }
+
+
+class SimulationGrid(Grid):
+    """Base of the engines: makes messages, gives them ids, keeps the nodes."""
+
+    def __init__(self, node_configs: Mapping[int, Mapping[str, int]]) -> None:
+        self.node_configs = {node_id: dict(config) for node_id, config in node_configs.items()}
+        self._run: Any = None
+        self._message_numbers = itertools.count(1)
+
+    def set_run(self, run: Any) -> None:
+        """Remember the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Any:
+        """The run given to :meth:`set_run`."""
+        return self._run
+
+    def new_context(self, node_id: int) -> Context:
+        """Return the context of a node that has not worked yet."""
+        return Context(
+            run_id=_RUN_ID,
+            node_id=node_id,
+            node_config=dict(self.node_configs[node_id]),
+            state=RecordDict(),
+            run_config={},
+        )
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message to a node, with an id; `group_id` is the round."""
+        metadata = Metadata(
+            run_id=_RUN_ID,
+            message_id=str(next(self._message_numbers)),
+            src_node_id=_SERVER_NODE_ID,
+            dst_node_id=dst_node_id,
+            reply_to_message_id="",
+            group_id=group_id,
+            created_at=time.time(),
+            ttl=DEFAULT_TTL if ttl is None else ttl,
+            message_type=message_type,
+        )
+        return Message(content=content, metadata=metadata)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes."""
+        return list(self.node_configs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; return their ids."""
+        ids = []
+        for message in messages:
+            self._enqueue(message)
+            ids.append(message.metadata.message_id)
+        return ids
+
+    @abstractmethod
+    def _enqueue(self, message: Message) -> None:
+        """Take a message that :meth:`create_message` made."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push messages and wait for their replies, or until `timeout` seconds have passed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+        return replies
+
+    def close(self) -> None:
+        """Release what the engine holds."""

@@ -1,0 +1,522 @@
+"""The ServerApp, which owns the round loop.
+
+A round: send the global networks, let hospitals train, check what comes back, combine it, evaluate,
+save. Flower's own loop (``Strategy.start``) can neither stop nor resume.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+
+from data_partitions.heterogeneity import plot_partition
+from data_partitions.partition import write_split_csv
+from federation.config import Configuration, Layer, load_toml, resolve
+from federation.errors import HospitalError, RunDirectoryError, RunError, WireError
+from federation.exchange import (
+    ARRAYS,
+    METRICS,
+    NUM_EXAMPLES,
+    SharingPolicy,
+    check_reply,
+    count_bytes,
+    load_tensors,
+    named_tensors,
+    pack_arrays,
+    shared_tensors,
+    unpack_arrays,
+)
+from federation.models import build_model
+from federation.models.final import save_final
+from federation.run_directory import RunDirectory, default_path, read_lines, to_json, write_text
+from server.evaluation.evaluator import Evaluator
+from server.inputs import RunInputs, prepare_inputs
+from server.messaging import Site, collect_replies, describe_sites
+from server.progress import RunProgress, Stopwatch
+from strategies import build_strategy
+
+app = ServerApp()
+
+# What a resumed run may change: how long it goes on and how it is run, not what is computed.
+_RESUMABLE = ("rounds", "run-dir", "resume", "simulation.", "checkpoint.")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run configuration describes."""
+    configuration = resolve([Layer("run configuration", dict(context.run_config))])
+    run_federation(grid, configuration)
+
+
+def run_federation(grid: Grid, configuration: Configuration, console: Console | None = None) -> Path:
+    """Run a federation from data to summary; return the run directory.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    configuration
+        Complete but for ``data.classes`` and ``run-dir``, which are filled in.
+    console
+        Where progress is shown.
+
+    Raises
+    ------
+    InputError
+        If the data or the run directory are not as they should be; nothing was written then.
+    RunError
+        If the run failed; the last good state is saved and can be resumed.
+    """
+    console = console or Console()
+    if not configuration.run_dir:
+        path = default_path(configuration.name).absolute()
+        configuration = configuration.with_values({"run-dir": str(path)})
+    with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
+        run = FederatedRun(grid, prepare_inputs(configuration, progress.step), progress)
+        try:
+            run.execute()
+        except BaseException as error:
+            run.stop_early(error)
+            raise
+    return run.directory.path
+
+
+@dataclass
+class RoundOutcome:
+    """What came of asking the hospitals in a round."""
+
+    accepted: list[Message] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """For hospitals.jsonl, in the order of site names."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a hospital's reply is not among the accepted, by site."""
+
+
+class FederatedRun:
+    """One run: its state, and the steps that change it.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    inputs
+        Data, partition and the complete configuration.
+    progress
+        Where a person looks.
+    """
+
+    def __init__(self, grid: Grid, inputs: RunInputs, progress: RunProgress) -> None:
+        self.started = time.perf_counter()
+        self.grid = grid
+        self.inputs = inputs
+        self.configuration = inputs.configuration
+        self.progress = progress
+        self.watch = Stopwatch()
+        self.directory = RunDirectory(Path(self.configuration.run_dir))
+        self.strategy = build_strategy(self.configuration.strategy)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = build_model(self.configuration, device=self.device)
+        self.policy = SharingPolicy(self.configuration.private_prefixes)
+        self.policy.check(named_tensors(self.model.networks))
+        # The global networks. Entries that are private to hospitals stay as they began.
+        self.arrays: dict[str, np.ndarray] = {
+            name: value.detach().cpu().numpy().copy()
+            for name, value in shared_tensors(self.model.networks, self.policy).items()
+        }
+        self.completed_rounds = 0
+        self.num_images = 0
+        self.peak_worker_bytes: dict[int, int] = {}
+        self.seconds_before = 0.0
+        self.sites: list[Site] = []
+        self.started_writing = False
+
+    # ------------------------------------------------------------------ the recipe
+
+    def execute(self) -> None:
+        """Run from the first round, or from the last checkpoint, to the summary."""
+        configuration = self.configuration
+        torch.set_num_threads(configuration.evaluation.threads)
+        if configuration.resume:
+            self._open_existing()
+        else:
+            self.directory.create()
+        self.started_writing = True
+        self._log_to_file()
+        if not configuration.resume:
+            self._write_description()
+        self.progress.say(f"run directory: {self.directory.path}")
+        for note in self.inputs.notes:
+            self.progress.say(f"data: {note}")
+
+        self.progress.activity("asking hospitals")
+        self.sites = describe_sites(self.grid, configuration)
+        self.progress.say(
+            "hospitals: " + ", ".join(f"{site.name} ({site.num_images:,} images)" for site in self.sites)
+        )
+        with self.watch.measure("evaluation"):
+            self.evaluator = Evaluator(self.inputs, self.directory, self.device, self.progress)
+
+        if configuration.resume:
+            self._load_checkpoint()
+        self.progress.start_rounds(self.completed_rounds + 1)
+        if self.completed_rounds == 0 and not self._was_evaluated(0):
+            self._evaluate(0, RoundOutcome(), 0.0)
+
+        for server_round in range(self.completed_rounds + 1, configuration.rounds + 1):
+            start = time.perf_counter()
+            # Send the global networks, let hospitals train.
+            outcome = self._ask_hospitals(server_round)
+            # Combine what came back.
+            self._combine(server_round, outcome)
+            self.completed_rounds = server_round
+            # Judge the new generator, or just say what the round was.
+            if self._is_evaluated(server_round):
+                self._evaluate(server_round, outcome, time.perf_counter() - start)
+            else:
+                self._show_round(server_round, outcome, {}, time.perf_counter() - start)
+            # Save.
+            if server_round % configuration.checkpoint.every == 0 or server_round == configuration.rounds:
+                self._save_checkpoint()
+        self._finish()
+
+    # ------------------------------------------------------------------ a round
+
+    def _ask_hospitals(self, server_round: int) -> RoundOutcome:
+        """Send the global networks to every hospital; check and describe the replies."""
+        record = pack_arrays(self.arrays)
+        config = ConfigRecord(dict(self.configuration.to_flat()))
+        messages = list(self.strategy.configure_train(server_round, record, config, self.grid))
+        down = count_bytes(record)
+        arrived = 0
+
+        def on_reply(reply: Message) -> None:
+            nonlocal arrived
+            arrived += 1
+            self.progress.reply_arrived(server_round, arrived)
+
+        with self.watch.measure("training"):
+            replies = collect_replies(self.grid, messages, on_reply)
+
+        # By the message that was answered: an error reply for a dead node comes from another one.
+        sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        by_node = {sent_to[reply.metadata.reply_to_message_id]: reply for reply in replies}
+
+        outcome = RoundOutcome()
+        # In the order of names, so that sums do not depend on who was fastest.
+        for site in self.sites:
+            reply = by_node[site.node_id]
+            line: dict[str, Any] = {"round": server_round, "site": site.name, "bytes-down": down}
+            reason = self._refusal(reply)
+            if reason is None:
+                metrics = dict(reply.content.metric_records[METRICS])
+                metrics["num-training-images"] = metrics.pop(NUM_EXAMPLES)
+                line |= {"status": "ok", "bytes-up": count_bytes(reply.content.array_records[ARRAYS]), **metrics}
+                pid = int(str(metrics["worker-pid"]))
+                self.peak_worker_bytes[pid] = int(str(metrics["peak-memory-bytes"]))
+                self.num_images += int(str(metrics["num-images"]))
+                outcome.accepted.append(reply)
+            else:
+                line |= {"status": "failed" if reply.has_error() else "refused", "reason": reason}
+                outcome.reasons[site.name] = reason
+            outcome.lines.append({key.replace("-", "_"): value for key, value in line.items()})
+        self.directory.append(self.directory.hospitals, outcome.lines)
+        return outcome
+
+    def _refusal(self, reply: Message) -> str | None:
+        """Say why a reply cannot be used; None if it can."""
+        if reply.has_error():
+            return str(reply.error.reason)
+        try:
+            check_reply(reply, self.arrays)
+        except WireError as error:
+            return str(error)
+        return None
+
+    def _combine(self, server_round: int, outcome: RoundOutcome) -> None:
+        """Replace the global networks by what the strategy makes of the accepted replies."""
+        for site, reason in outcome.reasons.items():
+            if self.configuration.simulation.fail_fast:
+                raise HospitalError(site, reason)
+            self.progress.say(f"round {server_round}: left out hospital {site!r}: {reason.strip().splitlines()[-1]}")
+            logging.getLogger("dermafed").error("round %d: hospital %s: %s", server_round, site, reason)
+        if not outcome.accepted:
+            raise RunError(
+                f"round {server_round}: no hospital's reply could be used; the reasons stand in {self.directory.hospitals}"
+            )
+        with self.watch.measure("aggregation"):
+            record, _ = self.strategy.aggregate_train(server_round, outcome.accepted)
+            assert isinstance(record, ArrayRecord)
+            self.arrays = unpack_arrays(record)
+            load_tensors(self.model.networks, self.arrays)
+
+    def _is_evaluated(self, server_round: int) -> bool:
+        return server_round % self.configuration.evaluation.every == 0 or server_round == self.configuration.rounds
+
+    def _evaluate(self, server_round: int, outcome: RoundOutcome, round_seconds: float) -> None:
+        """Judge the global generator on validation images; write and print the scores."""
+        torch.set_num_threads(self.configuration.evaluation.threads)
+        with self.watch.measure("evaluation") as lap:
+            scores = self.evaluator.evaluate(self.model, server_round)
+            self.evaluator.write_sample_sheet(self.model, server_round)
+        line = {
+            "round": server_round,
+            "images": self.num_images,
+            **{name.replace("-", "_"): value for name, value in self._mean_losses(outcome).items()},
+            **scores,
+            "evaluation_seconds": lap.seconds,
+            "seconds": self.seconds(),
+        }
+        self.directory.append(self.directory.metrics, [line])
+        self.evaluator.log_scalars(line)
+        self._show_round(server_round, outcome, scores, round_seconds)
+
+    def _show_round(self, server_round: int, outcome: RoundOutcome, scores: dict[str, Any], seconds: float) -> None:
+        self.progress.round_line(
+            server_round,
+            losses=self._mean_losses(outcome),
+            scores=scores,
+            num_images=self.num_images,
+            seconds=seconds,
+            num_replies=len(outcome.accepted) if outcome.lines else None,
+        )
+
+    def _mean_losses(self, outcome: RoundOutcome) -> dict[str, float]:
+        """Mean over the hospitals, each weighted by its number of training images."""
+        if not outcome.accepted:
+            return {}
+        records = [reply.content.metric_records[METRICS] for reply in outcome.accepted]
+        weights = np.array([float(str(record[NUM_EXAMPLES])) for record in records])
+        return {
+            name: float(np.average([float(str(record[name])) for record in records], weights=weights))
+            for name in ("loss-generator", "loss-discriminator", "logit-real", "logit-fake")
+            if all(name in record for record in records)
+        }
+
+    def _was_evaluated(self, server_round: int) -> bool:
+        path = self.directory.metrics
+        return path.exists() and any(line["round"] == server_round for line in read_lines(path))
+
+    def seconds(self) -> float:
+        """Return the run's duration so far, in all its pieces."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    # ------------------------------------------------------------------ files
+
+    def _write_description(self) -> None:
+        """Write what the run is made of, before it begins."""
+        directory, inputs = self.directory, self.inputs
+        write_text(directory.config, inputs.configuration.with_values({"resume": False}).to_toml())
+        write_text(directory.environment, to_json(describe_environment(self.device), indent=2) + "\n")
+        write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
+        plot_partition(inputs.partition, directory.partition_picture)
+        write_split_csv(inputs.index, inputs.parts, inputs.partition, directory.split)
+
+    def _open_existing(self) -> None:
+        """Check that the run directory is that of this very configuration.
+
+        Raises
+        ------
+        RunDirectoryError
+            Naming what differs.
+        """
+        directory = self.directory
+        if not directory.config.is_file():
+            raise RunDirectoryError(
+                f"run directory {directory.path}: has no config.toml to resume; leave --resume out to start a run there"
+            )
+        before = resolve([load_toml(directory.config)]).to_flat()
+        now = self.configuration.to_flat()
+        problems = [
+            f"{key}: the run was started with {before[key]!r} and cannot go on with {value!r}; set {key} back"
+            for key, value in now.items()
+            if before[key] != value and not key.startswith(_RESUMABLE)
+        ]
+        if problems:
+            raise RunDirectoryError(problems)
+
+    def _save_checkpoint(self) -> None:
+        """Write all that is needed to go on after the last completed round."""
+        state = {
+            "round": self.completed_rounds,
+            "num_images": self.num_images,
+            "seconds": self.seconds(),
+            "strategy": self.strategy.state_dict(),
+        }
+
+        def write(folder: Path) -> None:
+            safetensors.numpy.save_file(self.arrays, folder / "global.safetensors")
+            (folder / "state.json").write_text(to_json(state, indent=2) + "\n", encoding="utf-8")
+
+        self.directory.write_checkpoint(self.completed_rounds, self.configuration.checkpoint.keep, write)
+
+    def _load_checkpoint(self) -> None:
+        """Go back to the newest checkpoint, or to the beginning where there is none."""
+        rounds = self.directory.checkpoint_rounds()
+        if rounds:
+            folder = self.directory.checkpoint(rounds[-1])
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            self.arrays = safetensors.numpy.load_file(folder / "global.safetensors")
+            load_tensors(self.model.networks, self.arrays)
+            self.strategy.load_state_dict(state["strategy"])
+            self.completed_rounds = state["round"]
+            self.num_images = state["num_images"]
+            self.seconds_before = state["seconds"]
+        self.directory.keep_rounds(self.completed_rounds if rounds else -1)
+        self.progress.say(f"resumed after round {self.completed_rounds}")
+
+    def _finish(self) -> None:
+        """Export the generator, judge it once on test images, sum up."""
+        save_final(self.directory.final, self.model, self.configuration)
+        self.progress.activity("final evaluation on test images")
+        torch.set_num_threads(self.configuration.evaluation.threads)
+        with self.watch.measure("evaluation"):
+            final = self.evaluator.final_evaluation(self.model)
+        summary = self._summary("done") | final
+        write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
+        self.evaluator.close()
+        self._say_summary(summary)
+
+    def stop_early(self, error: BaseException) -> None:
+        """Leave a readable run directory that can be resumed, whatever ended the run."""
+        if not self.started_writing:
+            return
+        if self.completed_rounds and self.completed_rounds not in self.directory.checkpoint_rounds():
+            self._save_checkpoint()
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
+        write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
+        logging.getLogger("dermafed").error("run %s after round %d", status, self.completed_rounds, exc_info=error)
+        self.progress.say(
+            f"{status} after round {self.completed_rounds}; go on with --resume --run-dir {self.directory.path}"
+        )
+
+    def _summary(self, status: str) -> dict[str, Any]:
+        lines = read_lines(self.directory.metrics) if self.directory.metrics.exists() else []
+        seconds = self.seconds()
+        training = self.watch.seconds.get("training", 0.0)
+        driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        workers = {pid: size for pid, size in self.peak_worker_bytes.items() if pid != os.getpid()}
+        summary: dict[str, Any] = {
+            "status": status,
+            "rounds": self.completed_rounds,
+            "images": self.num_images,
+            "seconds": seconds,
+            "seconds_by_work": self.watch.seconds,
+            "images_per_second": self.num_images / training if training else None,
+            "peak_memory_bytes": {"server": driver, "workers": sorted(workers.values(), reverse=True)},
+        }
+        if lines:
+            judged = [line for line in lines if line.get("kid") is not None]
+            best = min(judged, key=lambda line: line["kid"], default=None)
+            summary |= {
+                "extractor": lines[-1].get("extractor"),
+                "kid_round_0": lines[0].get("kid"),
+                "kid": lines[-1].get("kid"),
+                "kid_sd": lines[-1].get("kid_sd"),
+                "fid": lines[-1].get("fid"),
+                "best_round": best["round"] if best else None,
+                "best_kid": best["kid"] if best else None,
+            }
+        if hasattr(self, "evaluator"):
+            summary |= self.evaluator.yardsticks
+        return summary
+
+    def _say_summary(self, summary: dict[str, Any]) -> None:
+        say = self.progress.say
+        memory = summary["peak_memory_bytes"]
+        say("")
+        say(f"done: {summary['rounds']} rounds, {summary['images']:,} images in {summary['seconds']:.0f} s")
+        say(
+            f"KID on validation images: {summary['kid_round_0']:.4f} at round 0, {summary['kid']:.4f} now "
+            f"(real halves {summary['kid_floor']:.4f}, PCA Gaussian {summary['kid_pca_gaussian']:.4f}, "
+            f"mean image {summary['kid_mean_image']:.4f}; {summary['extractor']})"
+        )
+        utility = summary.get("utility")
+        if utility and "synthetic" in utility:
+            say(
+                f"classifier tested on {utility['num_test']:,} real test images: balanced accuracy "
+                f"{utility['synthetic']['balanced_accuracy']:.3f} trained on synthetic, "
+                f"{utility['real']['balanced_accuracy']:.3f} on real; macro AUROC "
+                f"{utility['synthetic']['macro_auroc']:.3f} and {utility['real']['macro_auroc']:.3f}"
+            )
+        elif utility:
+            say(f"classifier: {utility['not_measured']}")
+        if summary["images_per_second"]:
+            say(
+                f"training: {summary['images_per_second']:.0f} images/s; peak memory "
+                f"{memory['server'] / 2**20:,.0f} MiB at the server"
+                + "".join(f", {size / 2**20:,.0f} MiB at a worker" for size in memory["workers"])
+            )
+        for label, path in (
+            ("samples", self.directory.sample_sheet(summary["rounds"])),
+            ("generator", self.directory.final),
+            ("summary", self.directory.summary),
+        ):
+            say(f"{label}: {path}")
+
+    def _log_to_file(self) -> None:
+        """Send what libraries and the run log to a file; the screen shows progress alone."""
+        handler = logging.FileHandler(self.directory.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        for name in ("flwr", "dermafed"):
+            logger = logging.getLogger(name)
+            for old in list(logger.handlers):
+                logger.removeHandler(old)
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, device and git commit: what a reader needs to repeat a run."""
+    packages = ("torch", "torchvision", "numpy", "flwr", "flwr-datasets", "torch-fidelity", "torchmetrics", "pillow")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dermafed": version("dermafed"),
+        "git_commit": _git_commit(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git on this machine
+        return None
+    return answer.stdout.strip() or None
+
+
+def _processor_name() -> str:
+    try:
+        lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+

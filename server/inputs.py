@@ -1,0 +1,60 @@
+"""Everything a run needs before its first round, checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_partitions.dataset import load_images
+from data_partitions.image_index import ImageIndex
+from data_partitions.partition import Partition, partition_images
+from data_partitions.sources import load_index
+from data_partitions.split import check_split, split_parts
+from federation.config import Configuration
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """The images of a run, who holds them, and the configuration made complete by them."""
+
+    configuration: Configuration
+    """With ``data.classes`` filled in."""
+    index: ImageIndex
+    parts: np.ndarray
+    """The part of each row: train, extractor, validation or test."""
+    partition: Partition
+    images: np.ndarray
+    """uint8 (n, resolution, resolution, 3), a memory map."""
+    notes: tuple[str, ...]
+    """What a user should know about these data."""
+
+    def rows(self, part: str) -> np.ndarray:
+        """Return the rows of a part, ascending."""
+        return np.flatnonzero(self.parts == part)
+
+
+def prepare_inputs(configuration: Configuration, progress: Callable[[str, int, int], None] | None = None) -> RunInputs:
+    """Read, split and partition the images.
+
+    Parameters
+    ----------
+    configuration
+        May leave ``data.classes`` empty.
+    progress
+        Called with what is being done, how much is done, and of how much.
+
+    Raises
+    ------
+    InputError
+        If the data, the split or the partition are not possible.
+    """
+    data, resolution = configuration.data, configuration.model.resolution
+    index = load_index(data, resolution=resolution, progress=progress)
+    configuration = configuration.with_values({"data.classes": ",".join(index.classes)})
+    parts = split_parts(index.groups, data.split_seed)
+    split_notes = check_split(index, parts)
+    partition = partition_images(index, parts, configuration.partition)
+    images = load_images(index, resolution, data.cache_dir, progress)
+    return RunInputs(configuration, index, parts, partition, images, (*index.notes, *split_notes))
