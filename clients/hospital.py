@@ -146,7 +146,7 @@ def load_hospital(configuration: Configuration, identity: Identity, device: torc
         data = configuration.data.model_copy(update={"root": identity.data_dir})
         if not configuration.class_names:
             raise ConfigurationError("data.classes is empty: sites must be told the classes, so that labels agree")
-        index, parts = _indexed(data, resolution)
+        index, parts = _indexed(data, resolution, require_every_class=False)
         partition = partition_for_site(index, parts, identity.site, configuration.partition)
         site = identity.site
     else:
@@ -189,8 +189,10 @@ def folder_name(site: str) -> str:
 
 # A worker trains several hospitals of one federation: the index and the partition are found once.
 @lru_cache(maxsize=2)
-def _indexed(data: DataSettings, resolution: int) -> tuple[ImageIndex, np.ndarray]:
-    index = load_index(data, resolution=resolution)
+def _indexed(
+    data: DataSettings, resolution: int, *, require_every_class: bool = True
+) -> tuple[ImageIndex, np.ndarray]:
+    index = load_index(data, resolution=resolution, require_every_class=require_every_class)
     return index, split_parts(index.groups, data.split_seed)
 
 

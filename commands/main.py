@@ -27,6 +27,9 @@ def _root() -> None:
 
 cli.command("simulate")(simulate)
 
+_script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_script.command()(simulate)
+
 
 def _exit_code(run: Callable[[], object]) -> int:
     """Run a command; print what went wrong for a person, and return the exit code."""
@@ -52,9 +55,9 @@ def _exit_code(run: Callable[[], object]) -> int:
 
 def main() -> None:
     """Entry point of ``dermafed``."""
-    sys.exit(_exit_code(lambda: cli(standalone_mode=True)))
+    sys.exit(_exit_code(cli))
 
 
 def run_simulation() -> None:
     """Entry point of ``run_simulation.py``."""
-    sys.exit(_exit_code(lambda: typer.run(simulate)))
+    sys.exit(_exit_code(_script))

@@ -40,6 +40,8 @@ def simulate(
     """
     configuration = _configuration(config or [], set_values or [], run_dir, resume)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has no width; tables need one
     if dry_run:
         show(configuration, console)
         return

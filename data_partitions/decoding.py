@@ -49,8 +49,9 @@ def decode_image(encoded: bytes) -> np.ndarray:
 
 
 def to_square(image: np.ndarray, resolution: int) -> np.ndarray:
-    """Crop the centre square and resample it with Pillow's Lanczos filter, which widens its support
-    when it shrinks (so it is antialiased) and works on the 8-bit values as they are.
+    """Crop the centre square and resample it with Pillow's Lanczos filter.
+
+    The filter widens when it shrinks an image, so it is antialiased; it works on the 8-bit values as they are.
 
     Parameters
     ----------

@@ -121,8 +121,9 @@ class ImageCache:
         resolution: int,
         progress: Progress | None = None,
     ) -> dict[str, str]:
-        """Find the images that cannot be decoded: by decoding all of them once, and keeping the pixels of
-        the others for :meth:`pixels`.
+        """Find the images that cannot be decoded.
+
+        All are decoded once for that, and the pixels of the others are kept for :meth:`pixels`.
 
         Parameters
         ----------
@@ -200,7 +201,7 @@ class ImageCache:
         failures: dict[int, str] = {}
         with _temporary_file(self.folder / "pixels") as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow on odd metadata; the pixels are sound or refused
-            with open(temporary, "xb") as file:
+            with temporary.open("xb") as file:
                 for row, outcome in enumerate(_in_threads(square, len(digests), "decoding images", progress)):
                     if isinstance(outcome, OSError):  # gone since it was hashed; nothing to remember
                         raise DataError(f"{outcome.filename}: cannot be read ({outcome.strerror}); start again")
@@ -209,13 +210,13 @@ class ImageCache:
                     else:
                         file.write(outcome.tobytes())
             decoded = [digest for row, digest in enumerate(digests) if row not in failures]
-            os.replace(temporary, self._pixel_path(decoded, resolution))
+            temporary.replace(self._pixel_path(decoded, resolution))
         return failures
 
     def _write_json(self, path: Path, content: dict) -> None:
         with _temporary_file(path.parent) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(temporary, path)
+            temporary.replace(path)
 
 
 def _hash(parts: Iterable[str]) -> str:
@@ -249,8 +250,10 @@ def _temporary_file(folder: Path) -> Iterator[Path]:
 def _in_threads(
     function: Callable[[int], _Result], count: int, description: str, progress: Progress | None
 ) -> Iterator[_Result]:
-    """Yield function(0), function(1), … in order, computed by a few threads (Pillow and hashlib let go of
-    the interpreter lock)."""
+    """Yield function(0), function(1), … in order.
+
+    A few threads compute them: Pillow and hashlib let go of the interpreter lock.
+    """
     num_threads = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="images") as pool:
         queued = deque(pool.submit(function, row) for row in range(min(count, _QUEUED)))

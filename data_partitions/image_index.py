@@ -41,7 +41,8 @@ class ImageIndex:
 
     def __post_init__(self) -> None:
         assert tuple(self.table.columns) == COLUMNS
-        assert self.table.image_id.is_monotonic_increasing and self.table.image_id.is_unique
+        assert self.table.image_id.is_monotonic_increasing
+        assert self.table.image_id.is_unique
 
     def __len__(self) -> int:
         return len(self.table)

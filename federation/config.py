@@ -66,7 +66,7 @@ class DataSettings(Section):
     group_column: str = ""
     """``folder``, ``huggingface``: column with the patient or lesion. Empty: each image is its own group."""
     site_column: str = ""
-    """``folder``, ``huggingface``: column with the hospital. Empty: one site."""
+    """``folder``, ``huggingface``, ``isic2020``: column with the hospital. Empty: one site."""
     dataset: str = ""
     """``huggingface``: dataset name; empty when ``data.root`` is a local ``imagefolder``."""
     dataset_split: str = "train"

@@ -109,7 +109,7 @@ def pack_arrays(tensors: Mapping[str, Tensor | np.ndarray]) -> ArrayRecord:
     record = ArrayRecord()
     for name, value in tensors.items():
         array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
-        record[name] = Array(np.ascontiguousarray(array))
+        record[name] = Array(np.asarray(array, order="C"))  # not ascontiguousarray, which gives a scalar an axis
     return record
 
 

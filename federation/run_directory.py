@@ -8,6 +8,7 @@ Every file is written whole or not at all, so that a reader never sees half of o
     split.csv         image, part, hospital (simulation only)
     metrics.jsonl     a line per evaluated round, from round 0
     hospitals.jsonl   a line per hospital per round
+    extractor/        the network whose features were compared, where it was trained for this run
     samples/          round-0003.png, …
     checkpoints/      round-0010/, …: what --resume needs
     hospitals/        what the simulated hospitals keep for themselves
@@ -108,6 +109,7 @@ class RunDirectory:
         self.hospital_states = path / "hospitals"
         self.final = path / "final"
         self.summary = path / "summary.json"
+        self.extractor = path / "extractor"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
 

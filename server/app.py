@@ -453,7 +453,7 @@ class FederatedRun:
         utility = summary.get("utility")
         if utility and "synthetic" in utility:
             say(
-                f"classifier tested on {utility['num_test']:,} real test images: balanced accuracy "
+                f"classifier tested on {utility['num_test_images']:,} real test images: balanced accuracy "
                 f"{utility['synthetic']['balanced_accuracy']:.3f} trained on synthetic, "
                 f"{utility['real']['balanced_accuracy']:.3f} on real; macro AUROC "
                 f"{utility['synthetic']['macro_auroc']:.3f} and {utility['real']['macro_auroc']:.3f}"

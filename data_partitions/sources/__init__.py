@@ -19,7 +19,9 @@ class Source(Protocol):
 
     def __call__(
         self, data: DataSettings, resolution: int, *, require_every_class: bool, progress: Progress | None
-    ) -> ImageIndex: ...
+    ) -> ImageIndex:
+        """Do so; see :func:`load_index`."""
+        ...
 
 
 def load_index(
@@ -55,14 +57,15 @@ def load_index(
 
 
 def _build_source(name: str) -> Source:
-    return {
+    sources: dict[str, Source] = {
         "phantom": _load_phantom,
         "ham10000": load_ham10000,
         "isic2019": load_isic2019,
         "isic2020": load_isic2020,
         "folder": load_folder,
         "huggingface": load_huggingface,
-    }[name]
+    }
+    return sources[name]
 
 
 def _load_phantom(

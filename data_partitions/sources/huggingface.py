@@ -89,7 +89,7 @@ def load_huggingface(
             "localisation": known_text(others, "localisation", "localization"),
             "file": files,
             "key": [file or str(row) for row, file in enumerate(files)],
-            "stamp": [stamp_of(os.stat(file)) if file else table._fingerprint for file in files],
+            "stamp": [stamp_of(Path(file).stat()) if file else table._fingerprint for file in files],
         }
     )
 
@@ -143,7 +143,7 @@ def _explain(data: DataSettings, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Silence the bars of ``datasets``, which would break into ours; as they were afterwards."""
+    """Silence the bars of ``datasets``, which would break into ours, and leave them as they were."""
     import datasets
 
     shown = datasets.are_progress_bars_disabled() is False

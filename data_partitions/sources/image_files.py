@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -53,7 +53,7 @@ def find_image_files(root: Path) -> dict[str, ImageFile]:
 
 
 def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, ImageFile]]:
-    status = os.stat(folder)
+    status = Path(folder).stat()
     if (status.st_dev, status.st_ino) in visited:  # a link to a folder above, or a second link
         return
     visited.add((status.st_dev, status.st_ino))
@@ -90,8 +90,8 @@ def match_names(names: Sequence[str], files: dict[str, ImageFile]) -> Matches:
     """
     bearers: dict[str, list[str]] = {}
     for path in files:
-        name = path.rpartition("/")[2]
-        for alias in {path, without_suffix(path), name, without_suffix(name)}:
+        stem = without_suffix(path)
+        for alias in {path, stem, path.rpartition("/")[2], stem.rpartition("/")[2]}:
             bearers.setdefault(alias, []).append(path)
     paths, copies, meant = [], [], set()
     for name in names:
@@ -106,7 +106,8 @@ def match_names(names: Sequence[str], files: dict[str, ImageFile]) -> Matches:
 
 def without_suffix(name: str) -> str:
     """Return a name or path without the suffix of an image file; dots that are no such suffix stay."""
-    return name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix).lower() in IMAGE_SUFFIXES else name
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def attach_files(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from federation.metrics.features import build_extractor
+from federation.metrics.features import LesionCNNExtractor, build_extractor
 from federation.metrics.fidelity import fid, kid
 from federation.models import GenerativeModel
 from federation.run_directory import RunDirectory
@@ -65,6 +65,9 @@ class Evaluator:
             progress=progress.step,
         )
         progress.say(f"extractor: {sentence}")
+        if isinstance(self.extractor, LesionCNNExtractor):
+            # A figure can be computed again only with the network that gave it.
+            self.extractor.save(directory.extractor)
 
         progress.activity("features of real images")
         rows = self._choose("validation", settings.images)

@@ -59,7 +59,8 @@ def test_only_the_given_rows_are_held() -> None:
     images = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
     data = ImageDataset(images, np.array([5, 6, 7, 8]), np.array([3, 1]))
     np.testing.assert_array_equal(data.images.numpy(), images[[3, 1]])
-    assert data.labels.tolist() == [8, 6] and len(data) == 2
+    assert data.labels.tolist() == [8, 6]
+    assert len(data) == 2
 
 
 def test_a_dataset_needs_an_image() -> None:
@@ -73,7 +74,8 @@ def test_floats_span_minus_one_to_one_and_are_channels_last() -> None:
     torch.testing.assert_close(
         floats, torch.tensor([[[[-1.0], [0.2]], [[-0.6], [0.6]], [[-0.2], [1.0]]]]), rtol=0, atol=1e-6
     )
-    assert floats.min() == -1 and floats.max() == 1
+    assert floats.min() == -1
+    assert floats.max() == 1
     assert dataset(9).sample_batch(torch_stream(0, "x"), 5)[0].is_contiguous(memory_format=torch.channels_last)
 
 

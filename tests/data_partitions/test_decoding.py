@@ -31,9 +31,7 @@ def png_of_16_bit_colour(pixels: np.ndarray) -> bytes:
 
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 8, 7], [200, 100, 50], [0, 0, 0]]], dtype=np.uint8)
@@ -62,6 +60,7 @@ def test_exif_orientation_is_applied(orientation: int, expected: np.ndarray) -> 
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(COLOURS), "png", exif=exif)), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as the cache does while it decodes
 def test_broken_exif_does_not_cost_the_image() -> None:
     encoded = encode(Image.new("RGB", (8, 8), (10, 20, 30)), "jpeg", quality=100, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert np.abs(decode_image(encoded).astype(int) - [10, 20, 30]).max() <= 2
@@ -154,7 +153,7 @@ def test_the_centre_square_is_kept() -> None:
 def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((128, 128, 3), dtype=np.uint8)
     stripes[:, ::2] = 200
-    assert np.abs(to_square(stripes, 32).astype(int) - 100).max() <= 3
+    assert np.abs(to_square(stripes, 32)[:, 2:-2].astype(int) - 100).max() <= 1
 
 
 def test_resampling_is_pillows_lanczos_of_the_crop() -> None:

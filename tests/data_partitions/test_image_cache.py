@@ -23,7 +23,8 @@ class Reader:
     """Counts what it reads."""
 
     def __init__(self, content: dict[str, bytes]) -> None:
-        self.content, self.read = dict(content), []
+        self.content = dict(content)
+        self.read: list[str] = []
 
     def __call__(self, key: str) -> bytes:
         self.read.append(key)
@@ -34,7 +35,8 @@ def test_only_new_and_changed_images_are_hashed(tmp_path: Path) -> None:
     cache, reader = ImageCache(str(tmp_path)), Reader(CONTENT)
     first = cache.digests("folder", list("abc"), ["1", "1", "1"], reader)
     assert sorted(reader.read) == ["a", "b", "c"]
-    assert first[0] == first[2] != first[1] and all(len(digest) == 32 for digest in first)
+    assert first[0] == first[2] != first[1]
+    assert all(len(digest) == 32 for digest in first)
 
     reader.read.clear()
     assert cache.digests("folder", list("abc"), ["1", "1", "1"], reader) == first
@@ -207,7 +209,8 @@ def test_two_processes_at_the_same_time(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     for process in processes:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
