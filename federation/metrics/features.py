@@ -174,7 +174,9 @@ class LesionCNNExtractor:
                 num_sites=description["num_sites"],
                 stream=None,
             )
-            weights = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+            weights = {
+                name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
+            }
             network.load_state_dict(weights)
             known = ("format", "name", "blake2b", "resolution", "num_classes", "num_sites")
             about = {name: value for name, value in description.items() if name not in known}
@@ -359,9 +361,7 @@ def _download_inception_weights(path: Path, *, show_progress: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Verifies the hash before the file gets its name.
-        torch.hub.download_url_to_file(
-            INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=show_progress
-        )
+        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=show_progress)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"evaluation.extractor: Inception's weights cannot be downloaded from {INCEPTION_URL} ({error}); put the "

@@ -89,9 +89,7 @@ def blurred(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     )
 
 
-def pca_gaussian(
-    images: NDArray[np.uint8], count: int, *, seed: int, num_components: int = 64
-) -> NDArray[np.uint8]:
+def pca_gaussian(images: NDArray[np.uint8], count: int, *, seed: int, num_components: int = 64) -> NDArray[np.uint8]:
     """Draw images from a Gaussian on the principal components of pixels.
 
     Parameters

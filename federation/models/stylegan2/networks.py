@@ -285,7 +285,7 @@ class Generator(nn.Module):
             x = layer(x, w, noise)
             if index % 2 == 0:  # the last layer of a resolution: 0 at 4 px, then 2, 4, …
                 level = index // 2
-                rgb = self.to_rgb[level](x, w).float() + self.rgb_bias[level][None, :, None, None]
+                rgb = self.to_rgb[level](x, w).to(w.dtype) + self.rgb_bias[level][None, :, None, None]
                 image = rgb if image is None else upsample(image) + rgb
         assert image is not None
         return image
@@ -363,7 +363,7 @@ class Discriminator(nn.Module):
         """
         x = images.to(self.compute_dtype, memory_format=torch.channels_last)
         x = self.conv(self.blocks(self.from_rgb(x)))
-        features = self.dense(x.float().flatten(1))
+        features = self.dense(x.to(self.dense.weight.dtype).flatten(1))
         logits = self.output(features).squeeze(1)
         if self.class_projection is not None:
             assert labels is not None, "a conditional discriminator needs labels"

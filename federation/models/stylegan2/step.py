@@ -123,7 +123,7 @@ class StyleGAN2:
         with_penalty = self.num_steps % settings.penalty_every == 0 and settings.gamma > 0
 
         # Draw fakes.
-        z = torch.randn(batch, self.generator.latent_size, generator=stream, device=stream.device).to(self.device)
+        z = self._latents(self.generator, batch, stream)
         real_labels, fake_labels = self._labels(labels, stream)
         w = self.generator.mapping(z, fake_labels)
         fakes = self.generator.synthesize(w, stream)
@@ -177,6 +177,12 @@ class StyleGAN2:
             terms[name] = penalty.detach()
         return terms
 
+    @staticmethod
+    def _latents(generator: Generator, count: int, stream: torch.Generator) -> Tensor:
+        """Draw z where the stream lives, in fp32, and give it the generator's device and type."""
+        z = torch.randn(count, generator.latent_size, generator=stream, device=stream.device, dtype=torch.float32)
+        return z.to(generator.constant)
+
     def _labels(self, labels: Tensor, stream: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
         """Return the classes of the real images and the classes to ask of the generator."""
         if self.num_classes == 0:
@@ -217,7 +223,7 @@ class StyleGAN2:
         -------
         uint8 (count, resolution, resolution, 3), on the model's device.
         """
-        z = torch.randn(count, self.generator_ema.latent_size, generator=stream, device=stream.device).to(self.device)
+        z = self._latents(self.generator_ema, count, stream)
         images = self.generator_ema(z, None if labels is None else labels.to(self.device), stream, truncation)
         return to_uint8(images)
 
@@ -262,7 +268,9 @@ class StyleGAN2:
 
 def _set_gradients(network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-        parameter.grad = gradient
+        # Adam's fused kernel walks through memory: a gradient laid out channels-last beside a weight that
+        # is not would move the wrong entries.
+        parameter.grad = gradient.contiguous()
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -1,0 +1,126 @@
+"""Wrong input: exit code 2, one clear message with the remedy, no traceback, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands.main import _exit_code, _script
+from federation.config import Configuration
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run the command in this process: everything here must end before workers start."""
+    try:
+        code = _exit_code(lambda: _script(list(arguments)))
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images of two classes with a csv."""
+    root = tmp_path / "images"
+    root.mkdir()
+    rows = ["image,label,patient"]
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"i{number}.png")
+        rows.append(f"i{number}.png,{'nv' if number % 2 else 'mel'},p{number // 2}")
+    (root / "list.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
+    code, errors = run("--set", "modle.name=x", "--set", "rounds=zero", capsys=capsys)
+    assert (code, errors) == (
+        2,
+        "error: modle.name (--set): unknown key; the nearest known key is model.name\n"
+        "error: rounds = 'zero' (--set): allowed is a whole number >= 1; the default is 40\n",
+    )
+
+
+def test_missing_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    code, errors = run("--config", "nowhere.toml", capsys=capsys)
+    assert code == 2
+    assert errors.startswith("error: --config nowhere.toml: cannot be read")
+
+
+def test_resolution_that_is_no_power_of_two(capsys: pytest.CaptureFixture[str]) -> None:
+    code, errors = run("--set", "model.resolution=48", capsys=capsys)
+    assert (code, errors) == (2, "error: model.resolution = 48: allowed is a power of two: 32, 64 or 128\n")
+
+
+def test_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    code, errors = run(
+        "--set", "data.source=ham10000", "--set", f"data.root={tmp_path / 'no'}", "--run-dir", str(run_dir), capsys=capsys
+    )
+    assert code == 2
+    assert str(tmp_path / "no") in errors
+    assert errors.count("error:") == 1
+    assert not run_dir.exists()
+
+
+def test_csv_without_the_column(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, errors = run(
+        "--set", "data.source=folder", "--set", f"data.root={folder}", "--set", "data.label-column=diagnosis",
+        "--run-dir", str(tmp_path / "run"), capsys=capsys,
+    )  # fmt: skip
+    assert code == 2
+    assert "diagnosis" in errors
+    assert "label" in errors  # the columns that there are
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_without_images(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, errors = run(
+        "--set", "data.source=folder", "--set", f"data.root={folder}", "--set", "data.classes=mel,nv,bcc",
+        "--run-dir", str(tmp_path / "run"), capsys=capsys,
+    )  # fmt: skip
+    assert code == 2
+    assert "bcc" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_hospitals_than_groups(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, errors = run(
+        "--set", "data.source=folder", "--set", f"data.root={folder}", "--set", "data.group-column=patient",
+        "--set", "partition.scheme=iid", "--set", "partition.hospitals=50", "--set", "partition.min-images=1",
+        "--run-dir", str(tmp_path / "run"), capsys=capsys,
+    )  # fmt: skip
+    assert code == 2
+    assert "partition.hospitals" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_existing_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.toml").write_text(Configuration().to_toml())
+    code, errors = run("--run-dir", str(tmp_path), capsys=capsys)
+    assert (code, errors) == (
+        2,
+        f"error: run directory {tmp_path}: exists already; give another --run-dir, remove it, or continue it with "
+        "--resume\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_resume_without_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    code, errors = run("--resume", capsys=capsys)
+    assert code == 2
+    assert "give --run-dir DIR as well" in errors
+
+
+def test_resume_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    code, errors = run("--resume", "--run-dir", str(tmp_path), capsys=capsys)
+    assert code == 2
+    assert "has no config.toml to resume" in errors
+
+
+def test_wrong_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--rounds", "3", capsys=capsys)[0] == 2

@@ -1,0 +1,276 @@
+"""The command line in real processes: what a person types, sees and finds on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from federation.models.final import load_final
+from federation.run_directory import read_lines
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Small enough for seconds, real all the same: hospitals, networks, evaluation.
+TINY = [
+    "--set=rounds=2",
+    "--set=data.phantom-images=400",
+    "--set=partition.min-images=1",
+    "--set=model.channel-max=16",
+    "--set=model.latent-size=16",
+    "--set=training.local-steps=2",
+    "--set=training.batch-size=4",
+    "--set=evaluation.every=1",
+    "--set=evaluation.images=40",
+    "--set=evaluation.utility-steps=10",
+    "--set=checkpoint.every=1",
+]
+
+
+def command(*arguments: str, cache_dir: str) -> list[str]:
+    return [sys.executable, "run_simulation.py", f"--set=data.cache-dir={cache_dir}", *arguments]
+
+
+def simulate(*arguments: str, cache_dir: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, cache_dir=cache_dir),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def final_bytes(run_dir: Path) -> str:
+    return hashlib.sha256((run_dir / "final" / "generator.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> tuple[Path, str]:
+    """One in-process run and what it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "in-process"
+    process = simulate(*TINY, "--set=simulation.engine=in-process", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    assert process.returncode == 0, process.stderr
+    return run_dir, process.stdout
+
+
+def test_what_a_run_prints(finished: tuple[Path, str]) -> None:
+    run_dir, printed = finished
+    lines = printed.splitlines()
+    assert lines[0] == f"run directory: {run_dir}"
+    header = next(number for number, line in enumerate(lines) if line.split()[:1] == ["round"])
+    assert [line.split()[0] for line in lines[header + 1 : header + 4]] == ["0/2", "1/2", "2/2"]
+    assert len({len(line) for line in lines[header : header + 4]}) == 1  # aligned
+    assert lines[header + 3].split()[-1] == "4/4"
+    assert "done: 2 rounds, 64 images" in printed
+    assert f"summary: {run_dir / 'summary.json'}" in printed
+
+
+def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
+    run_dir, _ = finished
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "environment.json",
+        "extractor",
+        "final",
+        "hospitals",
+        "hospitals.jsonl",
+        "log.txt",
+        "metrics.jsonl",
+        "partition.json",
+        "partition.png",
+        "samples",
+        "split.csv",
+        "summary.json",
+        "tensorboard",
+    ]
+    metrics = read_lines(run_dir / "metrics.jsonl")
+    assert [line["round"] for line in metrics] == [0, 1, 2]
+    assert [line["images"] for line in metrics] == [0, 32, 64]
+    assert all(line["extractor"].startswith("lesion-cnn-32@") for line in metrics)
+    assert len({line["kid"] for line in metrics}) == 3
+
+    hospitals = read_lines(run_dir / "hospitals.jsonl")
+    names = ["coast-practice", "north-clinic", "slide-archive", "university-hospital"]
+    assert [line["site"] for line in hospitals] == names * 2
+    assert {line["status"] for line in hospitals} == {"ok"}
+    assert len({line["worker_pid"] for line in hospitals}) == 1
+    assert all(line["bytes_up"] == line["bytes_down"] > 10_000 for line in hospitals)
+    partition = json.loads((run_dir / "partition.json").read_text())
+    assert "ph" not in json.dumps(partition.get("hash", ""))
+
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert summary["kid"] == metrics[-1]["kid"]
+    assert summary["kid_floor"] < summary["kid_pca_gaussian"] < summary["kid_mean_image"]
+    assert 0 <= summary["utility"]["real"]["balanced_accuracy"] <= 1
+    for number in range(3):
+        with Image.open(run_dir / "samples" / f"round-{number:04d}.png") as sheet:
+            assert sheet.size[0] > 12 * 64
+    final = load_final(run_dir / "final")
+    assert final.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_same_bytes(
+    finished: tuple[Path, str], workers: int, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "ray"
+    process = simulate(*TINY, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    assert process.returncode == 0, process.stderr
+    assert final_bytes(run_dir) == final_bytes(finished[0])
+    pids = {line["worker_pid"] for line in read_lines(run_dir / "hospitals.jsonl")}
+    assert len(pids) == workers
+    kids = [[line["kid"] for line in read_lines(path / "metrics.jsonl")] for path in (run_dir, finished[0])]
+    assert kids[0] == kids[1]
+    assert not ray_processes(run_dir)
+
+
+def ray_processes(marker: Path) -> list[int]:
+    """Processes of Ray that belong to a run: those that know its cache or directory, still alive."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+            name = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"ray" in name and str(marker).encode() in environment:
+            found.append(int(entry.name))
+    return found
+
+
+def test_another_seed_differs(finished: tuple[Path, str], tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "seed"
+    process = simulate(
+        *TINY, "--set=seed=1", "--set=simulation.engine=in-process", f"--run-dir={run_dir}", cache_dir=cache_dir
+    )
+    assert process.returncode == 0, process.stderr
+    assert final_bytes(run_dir) != final_bytes(finished[0])
+    # The split, the extractor and so the yardsticks stay: seeds are compared on the same ground.
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (run_dir, finished[0])]
+    assert summaries[0]["kid_mean_image"] == summaries[1]["kid_mean_image"]
+    assert summaries[0]["extractor"] == summaries[1]["extractor"]
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(
+    finished: tuple[Path, str], tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "killed"
+    arguments = command(*TINY, "--set=simulation.engine=in-process", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not (run_dir / "checkpoints" / "round-0001").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (run_dir / "final").exists()
+    resumed = simulate("--resume", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after round" in resumed.stdout
+    assert final_bytes(run_dir) == final_bytes(finished[0])
+    before, after = (read_lines(path / "metrics.jsonl") for path in (finished[0], run_dir))
+    assert [line["kid"] for line in before] == [line["kid"] for line in after]
+
+
+def test_resume_refuses_another_configuration(finished: tuple[Path, str], cache_dir: str) -> None:
+    process = simulate("--resume", f"--run-dir={finished[0]}", "--set=training.gamma=9", cache_dir=cache_dir)
+    assert process.returncode == 2
+    assert "training.gamma: the run was started with 0.1 and cannot go on with 9.0" in process.stderr
+
+
+def test_ctrl_c_ends_cleanly(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "interrupted"
+    arguments = command(*TINY, "--set=rounds=500", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    environment = {**os.environ, "DERMAFED_TEST_MARKER": str(run_dir)}
+    process = subprocess.Popen(
+        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 200
+    while not (run_dir / "checkpoints" / "round-0002").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert ray_processes(run_dir)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert f"go on with --resume --run-dir {run_dir}" in printed
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert (run_dir / "checkpoints" / f"round-{summary['rounds']:04d}" / "global.safetensors").exists()
+    time.sleep(1.0)
+    assert not ray_processes(run_dir)
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "dry"
+    process = simulate(*TINY, "--dry-run", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    assert process.returncode == 0, process.stderr
+    assert not run_dir.exists()
+    for text in ('classes = "akiec,bcc,bkl,df,mel,nv,vasc"', "extractor", "validation", "university-hospital", "JSD"):
+        assert text in process.stdout
+
+
+def test_unconditional_runs_and_says_what_is_not_measured(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "unconditional"
+    process = simulate(
+        *TINY,
+        "--set=rounds=1",
+        "--set=model.conditional=false",
+        "--set=strategy.private=discriminator",
+        "--set=simulation.engine=in-process",
+        f"--run-dir={run_dir}",
+        cache_dir=cache_dir,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "an unconditional generator gives no labels" in process.stdout
+    assert load_final(run_dir / "final").classes == ()
+    line = read_lines(run_dir / "hospitals.jsonl")[0]
+    assert 0 < line["bytes_up"] < 600_000  # the discriminator stayed
+
+
+@pytest.mark.parametrize("scheme", ["dirichlet", "pathological", "quantity", "iid"])
+def test_every_scheme_runs(scheme: str, tmp_path: Path, cache_dir: str) -> None:
+    process = simulate(
+        *TINY,
+        "--set=rounds=1",
+        f"--set=partition.scheme={scheme}",
+        "--set=partition.hospitals=3",
+        "--set=partition.classes-per-hospital=3",
+        "--set=evaluation.utility=false",
+        "--set=simulation.engine=in-process",
+        f"--run-dir={tmp_path / 'run'}",
+        cache_dir=cache_dir,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "hospitals: hospital-0" in process.stdout
+
+
+def test_one_hospital_pools_all_images(tmp_path: Path, cache_dir: str) -> None:
+    process = simulate(
+        *TINY,
+        "--set=rounds=1",
+        "--set=partition.hospitals=1",
+        "--set=evaluation.utility=false",
+        "--set=simulation.engine=in-process",
+        f"--run-dir={tmp_path / 'run'}",
+        cache_dir=cache_dir,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "hospitals: all (" in process.stdout

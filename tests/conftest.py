@@ -1,0 +1,31 @@
+"""Shared by all tests: real images beside the checkout, and a cache that tests may fill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Set before flwr or ray are imported by a test.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_IMAGES = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One image cache for the whole session: phantom images are drawn once."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def ham10000() -> Path:
+    """The folder of real HAM10000 images; skips where it is absent."""
+    folder = REAL_IMAGES / "ham10000-128"
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}")
+    return folder

@@ -1,0 +1,108 @@
+"""The schema, its layers and its error messages."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.config import Configuration, Layer, flower_table, load_toml, parse_assignments, resolve
+from federation.errors import ConfigurationError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def problems_of(*assignments: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve([parse_assignments(assignments)])
+    return caught.value.problems
+
+
+def test_pyproject_holds_the_generated_table() -> None:
+    pyproject = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    generated = tomllib.loads(flower_table())
+    assert pyproject["tool"]["flwr"]["app"]["config"] == generated["tool"]["flwr"]["app"]["config"]
+
+
+def test_flat_and_toml_round_trip(tmp_path: Path) -> None:
+    configuration = resolve([parse_assignments(["training.batch-size=8", "data.classes=a,b", "partition.alpha=1"])])
+    assert resolve([Layer("flat", configuration.to_flat())]) == configuration
+    path = tmp_path / "config.toml"
+    path.write_text(configuration.to_toml(), encoding="utf-8")
+    assert resolve([load_toml(path)]) == configuration
+    assert configuration.class_names == ("a", "b")
+    assert configuration.partition.alpha == 1.0
+
+
+def test_flat_values_are_what_flower_takes() -> None:
+    assert {type(value) for value in Configuration().to_flat().values()} <= {int, float, bool, str}
+
+
+def test_later_layers_win() -> None:
+    configuration = resolve([Layer("file", {"rounds": 3, "seed": 5}), Layer("--set", {"rounds": 7})])
+    assert (configuration.rounds, configuration.seed) == (7, 5)
+
+
+def test_all_problems_are_given_at_once_with_remedy() -> None:
+    assert problems_of(
+        "modle.resolution=3", "seed=-1", "data.source=ham", "rounds=2.5", "training.flips=1", "training.batch-size=x"
+    ) == (
+        "modle.resolution (--set): unknown key; the nearest known key is model.resolution",
+        "seed = -1 (--set): allowed is a whole number >= 0; the default is 0",
+        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 40",
+        "data.source = 'ham' (--set): allowed is one of phantom, ham10000, isic2019, isic2020, folder, huggingface; "
+        "the default is 'phantom'",
+        "training.batch-size = 'x' (--set): allowed is a whole number >= 2 and <= 4096; the default is 16",
+        "training.flips = 1 (--set): allowed is true or false; the default is True",
+    )
+
+
+def test_contradictions() -> None:
+    assert problems_of(
+        "model.resolution=48", "training.local-epochs=1", "training.local-steps=3", "data.source=folder"
+    ) == (
+        "model.resolution = 48: allowed is a power of two: 32, 64 or 128",
+        "training.local-steps = 3 and training.local-epochs = 1: give one of them",
+        "data.root is empty: data.source = folder needs a folder; set data.root=/path/to/the/images",
+    )
+
+
+def test_local_epochs_replace_local_steps() -> None:
+    training = resolve([parse_assignments(["training.local-epochs=0.5"])]).training
+    assert (training.local_epochs, training.local_steps) == (0.5, 0)
+
+
+def test_an_assignment_without_a_value_is_refused() -> None:
+    assert problems_of("rounds")[0] == "--set rounds: is not KEY=VALUE; write for example --set rounds=10"
+
+
+def test_a_text_key_takes_what_looks_like_a_number() -> None:
+    configuration = resolve([parse_assignments(["data.classes=1,2", "name=3"])])
+    assert (configuration.data.classes, configuration.name) == ("1,2", "3")
+
+
+@pytest.mark.parametrize("content", [b"rounds = = 3", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="broken.toml: is not"):
+        load_toml(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none.toml: cannot be read \(No such file or directory\)"):
+        load_toml(tmp_path / "none.toml")
+
+
+@given(st.text(min_size=1).filter(lambda key: key not in Configuration().to_flat()))
+def test_no_unknown_key_passes(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="unknown key; the nearest known key is"):
+        resolve([Layer("test", {key: 1})])
+
+
+@pytest.mark.parametrize("preset", sorted((REPOSITORY / "conf").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_resolves(preset: Path) -> None:
+    resolve([load_toml(preset), Layer("test", {"data.root": "somewhere"})])
