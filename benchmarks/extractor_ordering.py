@@ -9,7 +9,14 @@ Run ``python -m benchmarks.extractor_ordering`` (phantom data), or with sources 
 
     python -m benchmarks.extractor_ordering phantom ham10000=FOLDER isic2019=FOLDER
 
-It prints a line per source, after about a minute each on one core.
+It prints a line per source, after about a minute each on one core::
+
+    source     extractor          images seconds         floor    blurred_16     blurred_8  pca_gaussian    mean_image
+    phantom    lesion-cnn-32@23fe    567    23.5        0.0063        0.0951        0.6099        0.7347        3.1126
+    ham10000   lesion-cnn-32@7155   1537    20.8        0.0097        0.1630        0.9107        0.6547       11.6489
+    isic2019   lesion-cnn-32@cb70   3585    22.7        0.0043        0.0958        0.5383        1.2296        8.1946
+
+Over three sets of initial weights the Gaussian moves from .60 to .74 on HAM10000, the mean image from 12 to 19.
 """
 
 from __future__ import annotations

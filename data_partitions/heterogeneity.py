@@ -6,7 +6,6 @@ training images together, the hospital's own among them: a hospital that holds n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from rich.table import Table
 from scipy.special import entr, rel_entr
 
 from data_partitions.partition import Partition
+from federation.run_directory import written_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,35 +98,35 @@ def measure_heterogeneity(partition: Partition) -> pd.DataFrame:
 
 
 def partition_table(partition: Partition) -> Table:
-    """Lay out the training images of each class at each hospital, with all measures, for ``--dry-run``."""
+    """Lay out the training images of each class at each hospital, with sizes and divergences, for ``--dry-run``."""
     measures = measure_heterogeneity(partition)
     table = Table(
         title="Training images by hospital and class",
-        caption="JSD, TV: divergence of the classes from the whole, 0 alike to 1; eff.: effective number of classes",
+        caption="JSD: Jensen-Shannon divergence from all, 0 (alike) to 1\n"
+        "eff.: effective number of classes\n"
+        "all hospitals: JSD is the mean by size",
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
-    table.add_column("hospital")
-    for name in (*partition.classes, "images", "share", "JSD", "TV", "eff."):
-        table.add_column(name, justify="right")
+    # Six hospitals with eight classes fit into 80 columns. Where it is too narrow, digits fold: none is lost.
+    table.add_column("hospital", overflow="fold")
+    for name in (*partition.classes, "images", "JSD", "eff."):
+        table.add_column(name, justify="right", overflow="fold")
     for counts, row in zip(partition.counts, measures.itertuples(), strict=True):
         table.add_row(
             str(row.Index),
-            *(f"{count:,}" if count else "·" for count in counts),
-            f"{row.images:,}",
-            f"{row.share:.1%}",
+            *(str(count) if count else "·" for count in counts),
+            str(row.images),
             f"{row.jensen_shannon:.3f}",
-            f"{row.total_variation:.3f}",
             f"{row.effective_classes:.2f}",
         )
     table.add_section()
     whole = partition.counts.sum(axis=0, keepdims=True)
-    means = np.average(measures[["jensen_shannon", "total_variation"]], axis=0, weights=measures["share"])
     table.add_row(
-        "whole; mean*" if len(partition.hospitals) > 1 else "whole",
-        *(f"{count:,}" for count in (*whole[0], whole.sum())),
-        "100.0%",
-        *(f"{mean:.3f}" for mean in means),
+        "all hospitals",
+        *(str(count) for count in (*whole[0], whole.sum())),
+        f"{np.average(measures['jensen_shannon'], weights=measures['share']):.3f}",
         f"{effective_classes(whole)[0]:.2f}",
     )
     return table
@@ -152,8 +152,9 @@ def plot_partition(partition: Partition, path: Path) -> None:
 
         percent = 100 * _histograms(counts)
         left = np.zeros(len(names))
-        for label, name in enumerate(partition.classes):
-            mixture.barh(
+        handles = []
+        for label in range(len(partition.classes)):
+            bars = mixture.barh(
                 positions,
                 percent[:, label],
                 left=left,
@@ -162,13 +163,12 @@ def plot_partition(partition: Partition, path: Path) -> None:
                 hatch=_HATCHES[label // len(_COLOURS) % len(_HATCHES)],
                 edgecolor="white",
                 linewidth=0.6 if is_named else 0,
-                label=name,
             )
+            handles.append(bars[0])
             left += percent[:, label]
         mixture.set(xlim=(0, 100), xlabel="share of the hospital's training images (%)")
         mixture.set_ylim(positions[-1] + 0.6, -0.6)
         mixture.set_yticks(positions if is_named else [], names if is_named else [])
-        mixture.tick_params(axis="y", length=0)
 
         images = measures["images"].to_numpy()
         size.barh(positions[1:], images, height=0.8 if is_named else 1.0, color="#4D4D4D")
@@ -177,12 +177,16 @@ def plot_partition(partition: Partition, path: Path) -> None:
                 text = f" {row.images:,}  ({row.jensen_shannon:.2f})"
                 size.text(row.images, position, text, va="center", fontsize=8)
             size.text(0, positions[0], f" {images.sum():,}", va="center", fontsize=8)
-        size.set(xlim=(0, 1.6 * images.max() if is_named else None), xlabel="images (Jensen-Shannon divergence)")
+            size.set(xlim=(0, 1.6 * images.max()), xlabel="images (Jensen-Shannon divergence)")
+        else:
+            size.set(xlabel="images")
+            mixture.set(ylabel=f"{len(partition.hospitals):,} hospitals, below the whole")
         size.locator_params(axis="x", nbins=4)
+        size.xaxis.set_major_formatter("{x:,.0f}")
         for axes in (mixture, size):
+            axes.tick_params(axis="y", length=0)
             axes.spines[["top", "right", "left"]].set_visible(False)
 
-        figure.legend(loc="outside upper center", ncols=min(len(partition.classes), 10), frameon=False)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        figure.savefig(unfinished, dpi=120, format="png")
-    os.replace(unfinished, path)
+        figure.legend(handles, partition.classes, loc="outside upper center", ncols=min(len(partition.classes), 10), frameon=False)
+        with written_atomically(path) as unfinished:
+            figure.savefig(unfinished, dpi=120, format="png")

@@ -8,7 +8,6 @@ then shuffled with ``partition.seed`` first, and what would drop a class is refu
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from data_partitions.image_index import ImageIndex
+from data_partitions.wording import counted
 from federation.config import PartitionSettings
 from federation.errors import PartitionError
+from federation.run_directory import written_atomically
 from federation.seeding import derive_seed, numpy_stream
 
 if TYPE_CHECKING:
@@ -150,9 +151,7 @@ def partition_images(index: ImageIndex, parts: NDArray[np.str_], settings: Parti
     return _describe(index, rows, settings)
 
 
-def partition_for_site(
-    index: ImageIndex, parts: NDArray[np.str_], site: str, settings: PartitionSettings
-) -> Partition:
+def partition_for_site(index: ImageIndex, parts: NDArray[np.str_], site: str, settings: PartitionSettings) -> Partition:
     """Give all training images to one named hospital: a real site that holds nothing but its own.
 
     Raises
@@ -175,14 +174,11 @@ def write_split_csv(index: ImageIndex, parts: NDArray[np.str_], partition: Parti
     for name, rows in partition.rows.items():
         hospitals[rows] = name
     table = pd.DataFrame({"image_id": index.table["image_id"], "part": parts, "hospital": hospitals})
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    table.to_csv(unfinished, index=False, lineterminator="\n")
-    os.replace(unfinished, path)
+    with written_atomically(path) as unfinished:
+        table.to_csv(unfinished, index=False, lineterminator="\n")
 
 
-def _describe(
-    index: ImageIndex, rows: Mapping[str, NDArray[np.int64]], settings: PartitionSettings
-) -> Partition:
+def _describe(index: ImageIndex, rows: Mapping[str, NDArray[np.int64]], settings: PartitionSettings) -> Partition:
     """Count and hash an assignment."""
     image_ids = index.table["image_id"].to_numpy(dtype=object)
     digest = hashlib.blake2b(digest_size=16)
@@ -232,8 +228,8 @@ def _by_site(groups: pd.DataFrame, settings: PartitionSettings, sites: tuple[str
             else f"set partition.hospitals={len(sites)}, or 1 to pool them"
         )
         raise PartitionError(
-            f"partition.hospitals = {settings.hospitals}: the data has {len(sites)} site{'s'[: len(sites) != 1]} "
-            f"({named} training images); {remedy}"
+            f"partition.hospitals = {settings.hospitals}: the data has {counted(len(sites), 'site')} ({named} training "
+            f"images); {remedy}"
         )
     return holders
 
@@ -283,7 +279,7 @@ def _pathological(groups: pd.DataFrame, settings: PartitionSettings, classes: tu
     Classes in a random order are laid around a circle; hospital 0 takes the first k, hospital 1 the next k, and
     so on. Each class is cut into equal pieces, one for each hospital that takes it. For flwr-datasets these are
     hospitals * k partitions of one class each: its own assignments of several classes drop some where there are
-    enough places for all.
+    enough places for all. Where k divides the number of classes, hospitals a full turn apart hold the same classes.
     """
     from flwr_datasets.partitioner import PathologicalPartitioner
 

@@ -138,8 +138,11 @@ class TrainingSettings(Section):
     """Adam's decay of the gradient's mean."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the gradient's square."""
-    ema_half_life_images: float = Field(default=2500.0, ge=0)
+    ema_half_life_images: float = Field(default=5000.0, ge=0)
     """Half-life of the generator's running average, in images shown at one hospital."""
+    ema_ramp: float = Field(default=0.1, gt=0, le=1)
+    """The half-life is at most this share of the images shown so far, so that early rounds are not judged
+    on initial weights (0.05 in StyleGAN2-ADA, for runs a thousand times as long)."""
     flips: bool = True
     """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
     fake_labels: Literal["data", "uniform"] = "data"

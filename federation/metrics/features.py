@@ -421,7 +421,7 @@ def _training_key(
     }
     hasher = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     for array in (images, np.asarray(labels, dtype=np.int64), np.asarray(sites, dtype=np.int64)):
-        hasher.update(np.ascontiguousarray(array))
+        hasher.update(np.ascontiguousarray(array).data)
     return hasher.hexdigest()
 
 
@@ -429,7 +429,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         hasher.update(name.encode())
-        hasher.update(np.ascontiguousarray(tensors[name].numpy()))
+        hasher.update(np.ascontiguousarray(tensors[name].numpy()).data)
     return hasher.hexdigest()
 
 

@@ -23,11 +23,11 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve images of two classes with a csv."""
+    """Eighty images of two classes with a csv; two images of each patient."""
     root = tmp_path / "images"
     root.mkdir()
     rows = ["image,label,patient"]
-    for number in range(12):
+    for number in range(80):
         pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"i{number}.png")
         rows.append(f"i{number}.png,{'nv' if number % 2 else 'mel'},p{number // 2}")

@@ -133,11 +133,10 @@ def test_ray_gives_the_same_bytes(
     assert len(pids) == workers
     kids = [[line["kid"] for line in read_lines(path / "metrics.jsonl")] for path in (run_dir, finished[0])]
     assert kids[0] == kids[1]
-    assert not ray_processes(run_dir)
 
 
 def ray_processes(marker: Path) -> list[int]:
-    """Processes of Ray that belong to a run: those that know its cache or directory, still alive."""
+    """Return the ids of living Ray processes whose environment holds the marker."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

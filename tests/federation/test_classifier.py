@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,15 @@ from federation.models.classifier import (
     train_classifier,
 )
 from federation.seeding import numpy_stream, torch_stream
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread: the same bits everywhere, and no threads that wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def draw_discs_and_rings(count: int, seed: int, resolution: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +73,10 @@ def test_jitter_is_one_gain_and_one_offset_per_channel_within_bounds() -> None:
     darkest, lightest = jittered.amin((2, 3)), jittered.amax((2, 3))
     gain, offset = (lightest - darkest) / 2, (lightest + darkest) / 2
     assert torch.allclose(gain, gain[:, :1].expand(-1, 3), atol=1e-6)
-    assert 0.8 <= gain.min() < 0.81 and 1.19 < gain.max() <= 1.2
-    assert -0.2 <= offset.min() < -0.19 and 0.19 < offset.max() <= 0.2
+    assert 0.8 <= gain.min() < 0.81
+    assert 1.19 < gain.max() <= 1.2
+    assert -0.2 <= offset.min() < -0.19
+    assert 0.19 < offset.max() <= 0.2
     assert np.abs(np.corrcoef(offset.T)[np.triu_indices(3, 1)]).max() < 0.1
 
 
@@ -78,9 +91,12 @@ def test_input_spans_minus_one_to_one_with_channels_last() -> None:
 def test_blocks_go_down_to_four_pixels(resolution: int) -> None:
     network = SmallCNN(resolution=resolution, num_classes=7, num_sites=4, stream=torch_stream(0, "weights")).eval()
     activations = network.activations(torch.zeros(1, 3, resolution, resolution))
-    assert activations[0].shape[-1] == resolution and activations[-1].shape[-1] == 4
+    assert activations[0].shape[-1] == resolution
+    assert activations[-1].shape[-1] == 4
     diagnosis, site = network(torch.zeros(1, 3, resolution, resolution))
-    assert site is not None and diagnosis.shape == (1, 7) and site.shape == (1, 4)
+    assert site is not None
+    assert diagnosis.shape == (1, 7)
+    assert site.shape == (1, 4)
 
 
 def test_learns_a_shape_that_colours_do_not_tell() -> None:
@@ -95,7 +111,7 @@ def test_learns_a_shape_that_colours_do_not_tell() -> None:
 
 def test_same_stream_same_bits_and_global_generators_untouched() -> None:
     images, labels = draw_discs_and_rings(64, seed=0)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
 
     def train(seed: int) -> dict[str, torch.Tensor]:
         stream = torch_stream(seed, "train")
@@ -105,7 +121,7 @@ def test_same_stream_same_bits_and_global_generators_untouched() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["diagnosis.weight"], other["diagnosis.weight"])
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
 
 
 @pytest.mark.parametrize(("balanced", "share"), [(True, 0.5), (False, 0.1)])
@@ -125,7 +141,8 @@ def test_sites_are_learnt_where_there_are_two() -> None:
     images[sites == 1] //= 2
     classifier = train_classifier(images, labels, num_classes=2, steps=40, sites=sites, stream=torch_stream(0, "train"))
     _, site_logits = classifier(to_input(torch.from_numpy(images)))
-    assert site_logits is not None and (site_logits.argmax(1).numpy() == sites).mean() > 0.95
+    assert site_logits is not None
+    assert (site_logits.argmax(1).numpy() == sites).mean() > 0.95
     one_site = train_classifier(
         images, labels, num_classes=2, steps=2, sites=np.zeros(100, dtype=np.int64), stream=torch_stream(0, "train")
     )

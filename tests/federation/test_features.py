@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,10 @@ from federation.metrics.fidelity import fid, kid
 from federation.seeding import numpy_stream
 from server.evaluation.yardsticks import blurred, measure_yardsticks
 
-HAM10000 = Path(__file__).resolve().parents[2] / "../shared/data/ham10000-128"
-
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _one_thread() -> Iterator[None]:
+    """One thread: the same bits everywhere, and no threads that wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,7 +55,8 @@ def test_features_are_white_on_the_images_they_were_fitted_to() -> None:
     images, labels, sites = draw_part()
     extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
     rows = extractor.features(images)
-    assert rows.shape == (160, 64) and rows.dtype == np.float64
+    assert rows.shape == (160, 64)
+    assert rows.dtype == np.float64
     np.testing.assert_allclose(rows.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(rows.T @ rows / len(rows), np.eye(64), atol=1e-5)
 
@@ -74,13 +75,14 @@ def test_each_row_depends_on_its_image_alone() -> None:
 @pytest.mark.usefixtures("few_steps")
 def test_name_follows_the_weights_and_global_generators_are_untouched() -> None:
     images, labels, sites = draw_part()
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first, again, other = (
         train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=seed) for seed in (0, 0, 1)
     )
     assert first.name == again.name == f"lesion-cnn-32@{first.digest[:4]}"
     assert first.digest == again.digest != other.digest
-    assert torch.equal(torch.get_rng_state(), state[0]) and np.array_equal(np.random.get_state()[1], state[1])
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -90,7 +92,8 @@ def test_saved_and_loaded_are_the_same_and_damage_is_refused(tmp_path: Path) -> 
     extractor.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lesion-cnn.json", "lesion-cnn.safetensors"]
     loaded = LesionCNNExtractor.load(tmp_path)
-    assert loaded.name == extractor.name and loaded.about["num_images"] == 160
+    assert loaded.name == extractor.name
+    assert loaded.about["num_images"] == 160
     assert np.array_equal(loaded.features(images), extractor.features(images))
     loaded.save(tmp_path, "copy")
     for suffix in ("json", "safetensors"):
@@ -127,13 +130,18 @@ def test_trained_once_for_the_same_images(tmp_path: Path) -> None:
         )
 
     first = obtain()
-    assert steps == [1, 2, 3, 4] and first.features(images).shape == (40, 20)
-    assert obtain().digest == first.digest and steps == []
-    assert obtain(split_seed=1).digest != first.digest and steps
-    assert obtain(labels=labels[::-1].copy()).digest != first.digest and steps
+    assert steps == [1, 2, 3, 4]
+    assert first.features(images).shape == (40, 20)
+    assert obtain().digest == first.digest
+    assert steps == []
+    assert obtain(split_seed=1).digest != first.digest
+    assert steps
+    assert obtain(labels=labels[::-1].copy()).digest != first.digest
+    assert steps
     for path in (tmp_path / "extractors").glob("*.safetensors"):
         path.write_bytes(b"")
-    assert obtain().digest == first.digest and steps == [1, 2, 3, 4]
+    assert obtain().digest == first.digest
+    assert steps == [1, 2, 3, 4]
 
 
 def build(settings: EvaluationSettings, tmp_path: Path, count: int = 40):
@@ -160,7 +168,8 @@ def test_auto_falls_back_and_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
         "and evaluation.allow-downloads is false"
     )
     asked, reason = build(EvaluationSettings(extractor="lesion-cnn", allow_downloads=True), tmp_path)
-    assert asked.name == extractor.name and reason.endswith("since evaluation.extractor asks for it")
+    assert asked.name == extractor.name
+    assert reason.endswith("since evaluation.extractor asks for it")
 
 
 @pytest.mark.parametrize("extractor", ["auto", "inception-v3"])
@@ -179,7 +188,7 @@ def test_weights_that_are_asked_for_are_used_or_refused(tmp_path: Path, extracto
 
 def test_inception_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match="weights-inception-2015-12-05-6726825d.pth: cannot be read"):
+    with pytest.raises(InputError, match=r"weights-inception-2015-12-05-6726825d\.pth: cannot be read"):
         build(EvaluationSettings(extractor="inception-v3"), tmp_path)
 
 
@@ -190,29 +199,30 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
         build(EvaluationSettings(extractor="lesion-cnn"), tmp_path, count=15)
 
 
-def read_real_images(rows: list[dict[str, str]]) -> np.ndarray:
+def read_real_images(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
     return np.stack(
-        [np.asarray(Image.open(HAM10000 / "images" / f"{row['image_id']}.jpg").resize((32, 32))) for row in rows]
+        [np.asarray(Image.open(folder / "images" / f"{row['image_id']}.jpg").resize((32, 32))) for row in rows]
     )
 
 
-def test_orders_real_dermoscopy_rightly() -> None:
-    if not HAM10000.exists():
-        pytest.skip("the HAM10000 images do not lie beside this checkout")
-    with (HAM10000 / "labels.csv").open() as file:
+def test_orders_real_dermoscopy_rightly(ham10000: Path) -> None:
+    with (ham10000 / "labels.csv").open() as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["lesion_id"])[::3]
     # Rows are sorted by lesion: three runs of them share at most the lesion on the border.
     train, part, validation = rows[:1500], rows[1500:2300], rows[2300:3000]
     classes, sites = sorted({row["dx"] for row in rows}), sorted({row["dataset"] for row in rows})
     extractor = train_lesion_cnn(
-        read_real_images(part),
+        read_real_images(ham10000, part),
         np.array([classes.index(row["dx"]) for row in part]),
         np.array([sites.index(row["dataset"]) for row in part]),
         num_classes=len(classes),
         split_seed=0,
     )
     found = measure_yardsticks(
-        extractor, validation_images=read_real_images(validation), train_images=read_real_images(train), seed=0
+        extractor,
+        validation_images=read_real_images(ham10000, validation),
+        train_images=read_real_images(ham10000, train),
+        seed=0,
     )
     assert abs(found["kid_floor"]) < 0.03
     assert 3 * abs(found["kid_floor"]) < found["kid_blurred_16"] < found["kid_blurred_8"] / 2

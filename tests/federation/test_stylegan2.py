@@ -223,7 +223,7 @@ def test_a_step_is_that_of_the_equations_in_fp64(loss: str) -> None:
 
 
 def test_the_running_average_is_literal() -> None:
-    model = build_model(small("training.ema-half-life-images=0.2"))
+    model = build_model(small("training.ema-half-life-images=0.2", "training.ema-ramp=0.05"))
     assert isinstance(model, StyleGAN2)
     old = model.generator_ema.constant.clone()
     model.train_step(*batch(), torch_stream(0, "test"))

@@ -15,9 +15,6 @@ from federation.models.stylegan2.networks import Discriminator, Generator
 
 # w_mean follows the mean of w over about 200 batches (Karras et al. 2019, Appendix B).
 W_MEAN_DECAY = 0.995
-# The running average reaches back at most this share of all images shown, so that early rounds are
-# not judged on initial weights (StyleGAN2-ADA's ramp).
-EMA_RAMP = 0.05
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -196,7 +193,7 @@ class StyleGAN2:
     @torch.no_grad()
     def _update_ema(self, batch: int) -> None:
         images_shown = self.num_steps * batch
-        half_life = min(self.settings.ema_half_life_images, EMA_RAMP * images_shown)
+        half_life = min(self.settings.ema_half_life_images, self.settings.ema_ramp * images_shown)
         decay = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
         torch._foreach_lerp_(
             list(self.generator_ema.parameters()), [p.detach() for p in self.generator.parameters()], 1 - decay

@@ -1,0 +1,137 @@
+"""Who a node is, and what a hospital keeps for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clients.hospital import Identity, PrivateState, folder_name, load_hospital
+from clients.local_training import count_steps, train_locally
+from data_partitions.dataset import ImageDataset
+from federation.config import Configuration, TrainingSettings, parse_assignments, resolve
+from federation.errors import ConfigurationError, DataError, NotFiniteError
+from federation.seeding import torch_stream
+
+
+def configuration(cache_dir: str, tmp_path: Path, *assignments: str) -> Configuration:
+    return resolve(
+        [
+            parse_assignments(
+                [
+                    f"data.cache-dir={cache_dir}",
+                    f"run-dir={tmp_path}",
+                    "data.phantom-images=400",
+                    "partition.min-images=1",
+                    *assignments,
+                ]
+            )
+        ]
+    )
+
+
+def test_identity_of_a_simulated_and_of_a_deployed_node() -> None:
+    assert Identity.from_node_config({"partition-id": 2, "num-partitions": 4}) == Identity(2, 4)
+    deployed = {"partition-id": 0, "num-partitions": 3, "site": "a", "data-dir": "/images"}
+    assert Identity.from_node_config(deployed) == Identity(0, 3, "a", "/images", "")
+    with pytest.raises(ConfigurationError, match="partition-id and num-partitions missing"):
+        Identity.from_node_config({})
+    with pytest.raises(ConfigurationError, match="data-dir missing; a site is started with"):
+        Identity.from_node_config({"partition-id": 0, "num-partitions": 3, "site": "a"})
+
+
+def test_simulated_hospitals_hold_disjoint_images(cache_dir: str, tmp_path: Path) -> None:
+    settings = configuration(cache_dir, tmp_path)
+    hospitals = [load_hospital(settings, Identity(number, 4), torch.device("cpu")) for number in range(4)]
+    assert [hospital.site for hospital in hospitals] == [
+        "coast-practice",
+        "north-clinic",
+        "slide-archive",
+        "university-hospital",
+    ]
+    images = [bytes(image.numpy().tobytes()) for hospital in hospitals for image in hospital.dataset.images]
+    assert len(set(images)) == len(images)
+    for hospital in hospitals:
+        assert sum(hospital.class_counts) == len(hospital.dataset)
+
+
+def test_a_site_holds_the_training_images_of_its_own_folder(
+    cache_dir: str, tmp_path: Path, ham10000: Path
+) -> None:
+    """A deployed site computes the split that the pooled simulation computes."""
+    common = ["data.source=ham10000", f"data.root={ham10000}", "data.classes=akiec,bcc,bkl,df,mel,nv,vasc"]
+    pooled = load_hospital(
+        configuration(cache_dir, tmp_path, *common, "partition.hospitals=1"), Identity(0, 1), torch.device("cpu")
+    )
+    alone = load_hospital(
+        configuration(cache_dir, tmp_path, *common, "data.root=/elsewhere"),
+        Identity(0, 3, "vienna", str(ham10000), str(tmp_path / "state")),
+        torch.device("cpu"),
+    )
+    assert alone.site == "vienna"
+    assert torch.equal(alone.dataset.images, pooled.dataset.images)
+    assert alone.private_state.folder == tmp_path / "state" / "phantom" / "vienna"
+
+
+def test_a_site_is_told_the_classes(cache_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="data.classes is empty: sites must be told the classes"):
+        load_hospital(configuration(cache_dir, tmp_path), Identity(0, 3, "a", "/images"), torch.device("cpu"))
+
+
+def test_a_node_count_other_than_the_hospitals_is_an_error(cache_dir: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="partition.hospitals = 4, but there are 7 nodes"):
+        load_hospital(configuration(cache_dir, tmp_path), Identity(0, 7), torch.device("cpu"))
+
+
+def test_private_state_goes_back_to_every_kept_checkpoint(tmp_path: Path) -> None:
+    state = PrivateState(tmp_path, checkpoint_every=10, checkpoint_keep=2)
+    assert state.load(before_round=1) == {}
+    for number in range(1, 36):
+        assert state.load(before_round=number).get("round", torch.tensor(0)).item() == number - 1
+        state.save(number, {"round": torch.tensor(number)})
+    assert state.rounds() == [10, 20, 30, 34, 35]
+    # A run resumed after its checkpoint of round 20 trains round 21 from there.
+    assert state.load(before_round=21)["round"].item() == 20
+    state.save(21, {"round": torch.tensor(210)})
+    assert state.rounds() == [10, 20, 21]
+
+
+def test_private_state_of_a_hospital_that_missed_rounds(tmp_path: Path) -> None:
+    state = PrivateState(tmp_path, checkpoint_every=10, checkpoint_keep=1)
+    for number in (7, 13, 19, 25):
+        state.save(number, {"round": torch.tensor(number)})
+    # Round 20's checkpoint needs what the hospital had then: its state of round 19.
+    assert state.load(before_round=21)["round"].item() == 19
+
+
+def test_folder_names() -> None:
+    assert folder_name("Klinik für Haut/Wien") == "Klinik_f_r_Haut_Wien"
+    with pytest.raises(DataError, match="cannot name a folder"):
+        folder_name("..")
+
+
+def test_steps_of_a_round() -> None:
+    assert count_steps(TrainingSettings(), 1000) == 20
+    epochs = TrainingSettings(local_epochs=0.5, local_steps=0, batch_size=16)
+    assert [count_steps(epochs, size) for size in (1, 32, 33, 1000)] == [1, 1, 2, 32]
+
+
+class FailingModel:
+    """Gives a loss that is not finite at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.remaining = step
+
+    def train_step(
+        self, images: torch.Tensor, labels: torch.Tensor, stream: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        self.remaining -= 1
+        return {"loss-generator": torch.tensor(1.0), "penalty-real": torch.tensor(1.0 if self.remaining else torch.inf)}
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step() -> None:
+    images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8).numpy()
+    data = ImageDataset(images, torch.zeros(4, dtype=torch.int64).numpy(), torch.arange(4).numpy())
+    with pytest.raises(NotFiniteError, match="penalty-real is inf at local step 3 of 20"):
+        train_locally(FailingModel(3), data, TrainingSettings(), torch_stream(0, "test"))  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""Both engines run the same app, survive what it does, and end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from federation.config import parse_assignments, resolve
+from federation.engine import count_workers
+from federation.engine.grid import APP_ERROR, WORKER_DIED, SimulationGrid, simulation_nodes
+from federation.engine.in_process import InProcessGrid
+from federation.engine.ray import RayGrid
+
+
+def build_app() -> ClientApp:
+    """Count the calls of each node in its state; fail or die where it is told to."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        config = message.content.config_records["config"]
+        partition = int(str(context.node_config["partition-id"]))
+        if partition == config.get("raise-at"):
+            raise ValueError(f"hospital {partition} has no images")
+        if partition == config.get("die-at"):
+            os._exit(1)
+        calls = context.state.metric_records.get("calls", MetricRecord({"count": 0}))
+        context.state["calls"] = MetricRecord({"count": int(str(calls["count"])) + 1})
+        answer = {"partition": partition, "calls": context.state.metric_records["calls"]["count"], "pid": os.getpid()}
+        return Message(RecordDict({"answer": MetricRecord(answer)}), reply_to=message)
+
+    return app
+
+
+@pytest.fixture(params=["in-process", "ray"])
+def grid(request: pytest.FixtureRequest) -> Iterator[SimulationGrid]:
+    if request.param == "in-process":
+        engine: SimulationGrid = InProcessGrid(build_app(), simulation_nodes(5))
+    else:
+        engine = RayGrid(build_app(), simulation_nodes(5), num_workers=2)
+    yield engine
+    engine.close()
+
+
+def ask(grid: SimulationGrid, config: dict[str, int]) -> dict[int, Message]:
+    content = RecordDict({"config": ConfigRecord(config)})  # type: ignore[arg-type]
+    messages = [grid.create_message(content, "train", node_id, "1") for node_id in grid.get_node_ids()]
+    replies = list(grid.send_and_receive(messages))
+    assert len(replies) == len(messages)
+    return {reply.metadata.src_node_id: reply for reply in replies}
+
+
+def test_every_node_answers_and_keeps_its_state(grid: SimulationGrid) -> None:
+    assert list(grid.get_node_ids()) == [2, 3, 4, 5, 6]
+    for count in (1, 2, 3):
+        replies = ask(grid, {})
+        answers = {node: reply.content.metric_records["answer"] for node, reply in replies.items()}
+        assert {node: answer["partition"] for node, answer in answers.items()} == {2: 0, 3: 1, 4: 2, 5: 3, 6: 4}
+        # Whichever worker a node's turn fell to, its own state came along.
+        assert [answer["calls"] for answer in answers.values()] == [count] * 5
+    processes = {answer["pid"] for answer in answers.values()}
+    assert len(processes) == (1 if isinstance(grid, InProcessGrid) else 2)
+    assert (os.getpid() in processes) is isinstance(grid, InProcessGrid)
+
+
+def test_an_exception_becomes_an_error_reply_with_its_traceback(grid: SimulationGrid) -> None:
+    replies = ask(grid, {"raise-at": 1})
+    failed = [node for node, reply in replies.items() if reply.has_error()]
+    assert failed == [3]
+    assert replies[3].error.code == APP_ERROR
+    assert "Traceback (most recent call last)" in str(replies[3].error.reason)
+    assert "ValueError: hospital 1 has no images" in str(replies[3].error.reason)
+    assert not any(reply.has_error() for reply in ask(grid, {}).values())
+
+
+def test_a_dead_worker_is_replaced() -> None:
+    grid = RayGrid(build_app(), simulation_nodes(5), num_workers=2)
+    try:
+        replies = ask(grid, {"die-at": 2})
+        assert [node for node, reply in replies.items() if reply.has_error()] == [4]
+        assert replies[4].error.code == WORKER_DIED
+        answers = [reply.content.metric_records["answer"] for reply in ask(grid, {}).values()]
+        assert sorted(answer["calls"] for answer in answers) == [1, 2, 2, 2, 2]
+        assert len({answer["pid"] for answer in answers}) == 2
+    finally:
+        grid.close()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["simulation.workers=3"], lambda cores: 3),
+        (["simulation.workers=9", "partition.hospitals=5"], lambda cores: 5),
+        (["partition.hospitals=10000"], lambda cores: cores),
+        (["partition.hospitals=10000", "training.threads=256"], lambda cores: max(1, cores // 256)),
+    ],
+)
+def test_number_of_workers(assignments: list[str], expected: Callable[[int], int]) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert count_workers(resolve([parse_assignments(assignments)])) == expected(cores)

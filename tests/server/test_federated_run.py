@@ -1,0 +1,173 @@
+"""The round loop against hospitals that fail, lie or are missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from rich.console import Console
+
+from clients.app import app as client_app
+from federation.config import Configuration, parse_assignments, resolve
+from federation.engine.grid import simulation_nodes
+from federation.engine.in_process import InProcessGrid
+from federation.errors import ConfigurationError, HospitalError, RunError
+from federation.exchange import ARRAYS, METRICS, pack_arrays, unpack_arrays
+from federation.run_directory import read_lines
+from server.app import run_federation
+
+
+def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
+    return resolve(
+        [
+            parse_assignments(
+                [
+                    f"run-dir={run_dir}",
+                    f"data.cache-dir={cache_dir}",
+                    "data.phantom-images=400",
+                    "partition.min-images=1",
+                    "rounds=2",
+                    "model.channel-max=16",
+                    "model.latent-size=16",
+                    "training.local-steps=1",
+                    "training.batch-size=2",
+                    "evaluation.images=20",
+                    "evaluation.utility=false",
+                    "checkpoint.every=1",
+                    *assignments,
+                ]
+            )
+        ]
+    )
+
+
+class Sabotage:
+    """The real ClientApp, but for what one hospital does in one round."""
+
+    def __init__(self, partition: int, server_round: int, kind: str) -> None:
+        self.partition, self.server_round, self.kind = partition, server_round, kind
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        hit = (
+            message.metadata.message_type == "train"
+            and message.metadata.group_id == str(self.server_round)
+            and (self.partition == -1 or context.node_config["partition-id"] == self.partition)
+        )
+        if hit and self.kind == "raise":
+            raise ValueError("the images of this hospital are gone")
+        reply = client_app(message, context)
+        if hit and self.kind == "nan":
+            arrays = unpack_arrays(reply.content.array_records[ARRAYS])
+            arrays["generator.constant"][0, 0, 0, 0] = np.nan
+            reply.content[ARRAYS] = pack_arrays(arrays)
+        if hit and self.kind == "weight":
+            reply.content.metric_records[METRICS]["num-examples"] = -5
+        return reply
+
+
+def run(settings: Configuration, app: ClientApp | Sabotage) -> str:
+    printed = io.StringIO()
+    grid = InProcessGrid(app, simulation_nodes(settings.partition.hospitals))  # type: ignore[arg-type]
+    run_federation(grid, settings, Console(file=printed, width=200))
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason"),
+    [
+        ("raise", "failed", "ValueError: the images of this hospital are gone"),
+        ("nan", "refused", "generator.constant: 1 of 256 values are not finite"),
+        ("weight", "refused", "num-examples = -5: expected a positive number of images"),
+    ],
+)
+def test_a_round_goes_on_without_a_hospital(
+    kind: str, status: str, reason: str, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "run"
+    printed = run(configuration(run_dir, cache_dir, "simulation.fail-fast=false"), Sabotage(1, 2, kind))
+    assert f"round 2: left out hospital 'north-clinic': {reason}" in printed
+    lines = [line for line in read_lines(run_dir / "hospitals.jsonl") if line["round"] == 2]
+    assert [(line["site"], line["status"]) for line in lines] == [
+        ("coast-practice", "ok"),
+        ("north-clinic", status),
+        ("slide-archive", "ok"),
+        ("university-hospital", "ok"),
+    ]
+    assert reason in lines[1]["reason"]
+    assert printed.split("2/2", 1)[1].split()[6] == "3/4"
+    assert json.loads((run_dir / "summary.json").read_text())["status"] == "done"
+
+
+def test_fail_fast_shows_the_hospitals_traceback_and_saves(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(HospitalError) as caught:
+        run(configuration(run_dir, cache_dir), Sabotage(2, 2, "raise"))
+    assert str(caught.value).startswith("hospital 'slide-archive' failed:\nTraceback (most recent call last)")
+    assert "ValueError: the images of this hospital are gone" in str(caught.value)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["status"], summary["rounds"]) == ("failed", 1)
+    assert (run_dir / "checkpoints" / "round-0001" / "global.safetensors").exists()
+    # Mended, the run goes on from there and ends as one that never failed.
+    run(configuration(run_dir, cache_dir, "resume=true"), client_app)
+    run(configuration(tmp_path / "straight", cache_dir), client_app)
+    bytes_of = [(path / "final" / "generator.safetensors").read_bytes() for path in (run_dir, tmp_path / "straight")]
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_a_round_without_any_reply_fails_the_run(tmp_path: Path, cache_dir: str) -> None:
+    settings = configuration(tmp_path / "run", cache_dir, "simulation.fail-fast=false")
+    with pytest.raises(RunError, match="round 1: no hospital's reply could be used"):
+        run(settings, Sabotage(-1, 1, "raise"))
+
+
+def test_a_private_network_never_arrives_at_the_server(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "run"
+    run(configuration(run_dir, cache_dir, "strategy.private=discriminator"), client_app)
+    from safetensors.numpy import load_file
+
+    names = load_file(run_dir / "checkpoints" / "round-0002" / "global.safetensors")
+    assert {name.split(".")[0] for name in names} == {"generator", "generator_ema"}
+    states = [
+        load_file(folder / "round-0002.safetensors")["network.discriminator.from_rgb.weight"]
+        for folder in sorted((run_dir / "hospitals").iterdir())
+    ]
+    assert len({state.tobytes() for state in states}) == 4  # each hospital has its own
+
+
+def test_a_policy_about_nothing_is_refused_before_anything_is_written(tmp_path: Path, cache_dir: str) -> None:
+    settings = configuration(tmp_path / "run", cache_dir, "strategy.private=discriminater")
+    with pytest.raises(ConfigurationError, match="strategy.private = 'discriminater'"):
+        run(settings, client_app)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_hospital_equals_training_without_a_federation(tmp_path: Path, cache_dir: str) -> None:
+    """Centralised training by hand, no Flower in between: the same bits."""
+    import torch
+
+    from data_partitions.dataset import ImageDataset
+    from federation.models import build_model
+    from federation.seeding import torch_stream
+    from server.inputs import prepare_inputs
+
+    settings = configuration(tmp_path / "run", cache_dir, "partition.hospitals=1", "training.local-steps=3")
+    run(settings, client_app)
+
+    torch.set_num_threads(settings.training.threads)
+    inputs = prepare_inputs(settings)
+    model = build_model(inputs.configuration)
+    data = ImageDataset(inputs.images, inputs.index.labels, inputs.rows("train"), flips=True)
+    for server_round in (1, 2):
+        stream = torch_stream(0, "local training", server_round=server_round, site="all")
+        for _ in range(3):
+            model.train_step(*data.sample_batch(stream, 2), stream)
+    from safetensors.torch import load_file
+
+    final = load_file(tmp_path / "run" / "final" / "generator.safetensors")
+    for name, value in model.networks["generator_ema"].state_dict().items():
+        assert torch.equal(value, final[name]), name

@@ -1,0 +1,93 @@
+"""FedGAN on three-number models against literal values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.config import StrategySettings
+from federation.engine.grid import simulation_nodes
+from federation.engine.in_process import InProcessGrid
+from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays, unpack_arrays
+from strategies import build_strategy
+
+
+def grid(num_hospitals: int) -> InProcessGrid:
+    return InProcessGrid(lambda message, context: message, simulation_nodes(num_hospitals))
+
+
+def replies(weights: list[list[float]], num_examples: list[int]) -> list[Message]:
+    engine = grid(len(weights))
+    messages = build_strategy(StrategySettings()).configure_train(1, ArrayRecord(), ConfigRecord(), engine)
+    answers = []
+    for message, values, count in zip(messages, weights, num_examples, strict=True):
+        arrays = {
+            "generator.w": np.array(values, dtype=np.float32),
+            "generator_ema.w": np.array(values, dtype=np.float32) * 10,
+        }
+        metrics = MetricRecord({NUM_EXAMPLES: count, "loss-generator": values[0]})
+        answers.append(Message(RecordDict({ARRAYS: pack_arrays(arrays), METRICS: metrics}), reply_to=message))
+    return answers
+
+
+def aggregate(weights: list[list[float]], num_examples: list[int]) -> dict[str, np.ndarray]:
+    record, _ = build_strategy(StrategySettings()).aggregate_train(1, replies(weights, num_examples))
+    assert record is not None
+    return unpack_arrays(record)
+
+
+def test_weights_are_by_number_of_images() -> None:
+    arrays = aggregate([[1, 2, 3], [5, 6, 7]], [30, 10])
+    assert arrays["generator.w"].tolist() == [2.0, 3.0, 4.0]  # 3/4 and 1/4
+    assert arrays["generator_ema.w"].tolist() == [20.0, 30.0, 40.0]
+    assert arrays["generator.w"].dtype == np.float32
+
+
+def test_metrics_are_averaged_by_the_same_weights() -> None:
+    _, metrics = build_strategy(StrategySettings()).aggregate_train(1, replies([[1, 0, 0], [5, 0, 0]], [30, 10]))
+    assert metrics is not None
+    assert metrics["loss-generator"] == 2.0
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), st.integers(1, 10**6))
+def test_one_hospital_is_the_identity(values: list[float], num_examples: int) -> None:
+    assert aggregate([values], [num_examples])["generator.w"].tobytes() == np.array(values, np.float32).tobytes()
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), st.integers(1, 999)),
+        min_size=2,
+        max_size=6,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_permuting_hospitals_changes_rounding_at_most(
+    hospitals: list[tuple[list[float], int]], random: object
+) -> None:
+    shuffled = list(hospitals)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    first = aggregate([values for values, _ in hospitals], [count for _, count in hospitals])
+    second = aggregate([values for values, _ in shuffled], [count for _, count in shuffled])
+    np.testing.assert_allclose(first["generator.w"], second["generator.w"], rtol=1e-4, atol=1e-4)
+
+
+def test_equal_hospitals_give_that_hospital() -> None:
+    np.testing.assert_allclose(aggregate([[0.1, 7, -3]] * 3, [5, 1, 9])["generator.w"], [0.1, 7, -3], rtol=1e-6)
+
+
+def test_every_node_gets_the_round_and_one_content() -> None:
+    config = ConfigRecord({"rounds": 3})
+    messages = list(build_strategy(StrategySettings()).configure_train(7, ArrayRecord(), config, grid(3)))
+    assert [message.metadata.dst_node_id for message in messages] == [2, 3, 4]
+    assert len({id(message.content) for message in messages}) == 1
+    assert messages[0].content.config_records["config"]["server-round"] == 7
+    assert "server-round" not in config
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ValueError, match="strategy.name = 'fedsgd': choose one of fedgan"):
+        build_strategy(StrategySettings.model_construct(name="fedsgd"))
