@@ -189,9 +189,7 @@ def folder_name(site: str) -> str:
 
 # A worker trains several hospitals of one federation: the index and the partition are found once.
 @lru_cache(maxsize=2)
-def _indexed(
-    data: DataSettings, resolution: int, *, require_every_class: bool = True
-) -> tuple[ImageIndex, np.ndarray]:
+def _indexed(data: DataSettings, resolution: int, *, require_every_class: bool = True) -> tuple[ImageIndex, np.ndarray]:
     index = load_index(data, resolution=resolution, require_every_class=require_every_class)
     return index, split_parts(index.groups, data.split_seed)
 

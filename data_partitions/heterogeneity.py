@@ -187,6 +187,8 @@ def plot_partition(partition: Partition, path: Path) -> None:
             axes.tick_params(axis="y", length=0)
             axes.spines[["top", "right", "left"]].set_visible(False)
 
-        figure.legend(handles, partition.classes, loc="outside upper center", ncols=min(len(partition.classes), 10), frameon=False)
+        figure.legend(
+            handles, partition.classes, loc="outside upper center", ncols=min(len(partition.classes), 10), frameon=False
+        )
         with written_atomically(path) as unfinished:
             figure.savefig(unfinished, dpi=120, format="png")

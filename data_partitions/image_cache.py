@@ -31,6 +31,7 @@ import numpy as np
 
 from data_partitions.decoding import PREPROCESSING, to_square
 from data_partitions.wording import counted, first_names
+from federation.cache import cache_folder
 from federation.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -38,11 +39,6 @@ Progress = Callable[[str, int, int], None]
 
 _Result = TypeVar("_Result")
 _QUEUED = 64  # images read ahead of the writer; bounds memory, and the wait after Ctrl-C
-
-
-def default_cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/dermafed``, else ``~/.cache/dermafed``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermafed"
 
 
 class ImageCache:
@@ -55,7 +51,7 @@ class ImageCache:
     """
 
     def __init__(self, folder: str = "") -> None:
-        self.folder = Path(folder).expanduser() if folder else default_cache_folder()
+        self.folder = cache_folder(folder)
 
     def digests(
         self,

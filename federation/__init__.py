@@ -1,0 +1,1 @@
+"""What server and hospitals must agree on."""

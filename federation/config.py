@@ -116,12 +116,13 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """What a hospital does in a round."""
 
-    local_steps: int = Field(default=20, ge=0)
+    local_steps: int = Field(default=40, ge=0)
     """Training steps per round at each hospital."""
     local_epochs: float = Field(default=0.0, ge=0, le=1000)
     """Passes over the hospital's own images per round, in place of ``local-steps``. 0: unused."""
-    batch_size: int = Field(default=16, ge=2, le=4096)
-    """Images in a step."""
+    batch_size: int = Field(default=8, ge=2, le=4096)
+    """Images in a step at one hospital. Small: averaged steps see hospitals x batch-size images, and on a
+    processor quality follows the number of steps more than the number of images."""
     threads: int = Field(default=1, ge=1, le=256)
     """CPU threads of a hospital. It changes the last bits of the weights, so it is a setting and never
     derived; two hospitals at one thread each are faster than one at two."""
@@ -164,7 +165,7 @@ class StrategySettings(Section):
 class EvaluationSettings(Section):
     """How the global generator is judged."""
 
-    every: int = Field(default=5, ge=1)
+    every: int = Field(default=4, ge=1)
     """Rounds from one evaluation to the next; round 0 and the last are always evaluated."""
     images: int = Field(default=1000, ge=16, le=100_000)
     """Most generated, and most real, images in an evaluation."""
@@ -220,7 +221,7 @@ class Configuration(Section):
     """Name of the run, part of its directory's name."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, local training and evaluation."""
-    rounds: int = Field(default=40, ge=1)
+    rounds: int = Field(default=24, ge=1)
     """Rounds of the federation."""
     run_dir: str = ""
     """The run directory. Empty: ``runs/<utc time>-<name>``."""
@@ -443,7 +444,7 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
             "give one of them"
         )
     if training.local_epochs == 0 and training.local_steps == 0:
-        yield "training.local-steps = 0 and training.local-epochs = 0: give one of them, e.g. training.local-steps=20"
+        yield "training.local-steps = 0 and training.local-epochs = 0: give one of them, e.g. training.local-steps=40"
     if data.source in ("ham10000", "isic2019", "isic2020", "folder") and not data.root:
         yield f"data.root is empty: data.source = {data.source} needs a folder; set data.root=/path/to/the/images"
     if data.source == "huggingface" and not (data.root or data.dataset):

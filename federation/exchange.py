@@ -80,7 +80,9 @@ class SharingPolicy:
 def named_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return every parameter and buffer by its full name, e.g. ``generator.mapping.w_mean``, without a copy."""
     return {
-        f"{network}.{name}": value for network, module in networks.items() for name, value in module.state_dict().items()
+        f"{network}.{name}": value
+        for network, module in networks.items()
+        for name, value in module.state_dict().items()
     }
 
 

@@ -24,7 +24,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -133,7 +133,7 @@ class RunDirectory:
         """Return the path of a round's sample sheet."""
         return self.samples / f"round-{server_round:04d}.png"
 
-    def append(self, path: Path, entries: list[Mapping[str, Any]]) -> None:
+    def append(self, path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to a line file. All lines arrive in one write, each complete."""
         text = "".join(to_json(entry) + "\n" for entry in entries)
         with path.open("a", encoding="utf-8") as file:
@@ -177,7 +177,7 @@ class RunDirectory:
         write(temporary)
         if target.exists():  # an interrupted run that was resumed at an earlier round
             shutil.rmtree(target)
-        os.replace(temporary, target)
+        temporary.replace(target)
         for old in self.checkpoint_rounds()[:-keep]:
             shutil.rmtree(self.checkpoint(old))
         return target

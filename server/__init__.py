@@ -1,0 +1,1 @@
+"""The coordinator: its ServerApp and the round loop."""

@@ -169,9 +169,7 @@ class FederatedRun:
 
         self.progress.activity("asking hospitals")
         self.sites = describe_sites(self.grid, configuration)
-        self.progress.say(
-            "hospitals: " + ", ".join(f"{site.name} ({site.num_images:,} images)" for site in self.sites)
-        )
+        self.progress.say("hospitals: " + ", ".join(f"{site.name} ({site.num_images:,} images)" for site in self.sites))
         with self.watch.measure("evaluation"):
             self.evaluator = Evaluator(self.inputs, self.directory, self.device, self.progress)
 
@@ -260,7 +258,8 @@ class FederatedRun:
             logging.getLogger("dermafed").error("round %d: hospital %s: %s", server_round, site, reason)
         if not outcome.accepted:
             raise RunError(
-                f"round {server_round}: no hospital's reply could be used; the reasons stand in {self.directory.hospitals}"
+                f"round {server_round}: no hospital's reply could be used; "
+                f"the reasons stand in {self.directory.hospitals}"
             )
         with self.watch.measure("aggregation"):
             record, _ = self.strategy.aggregate_train(server_round, outcome.accepted)
@@ -519,4 +518,3 @@ def _processor_name() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-

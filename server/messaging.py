@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -99,7 +100,7 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
             )
         )
     sites.sort(key=lambda site: site.name)
-    for before, after in zip(sites[:-1], sites[1:], strict=True):
+    for before, after in pairwise(sites):
         if before.name == after.name:
             raise ConfigurationError(f"two nodes are called {after.name!r}; give each site a name of its own")
     return sites

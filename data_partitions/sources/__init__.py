@@ -11,6 +11,7 @@ from data_partitions.sources.ham10000 import load_ham10000
 from data_partitions.sources.huggingface import load_huggingface
 from data_partitions.sources.isic2019 import load_isic2019
 from data_partitions.sources.isic2020 import load_isic2020
+from data_partitions.sources.phantom import load_phantom
 from federation.config import DataSettings
 
 
@@ -72,6 +73,4 @@ def _load_phantom(
     data: DataSettings, resolution: int, *, require_every_class: bool, progress: Progress | None
 ) -> ImageIndex:
     """Phantom images hold every class, and are drawn only when they are asked for."""
-    from data_partitions.sources.phantom import load_phantom  # draws its textures at import
-
     return load_phantom(data, resolution)

@@ -48,5 +48,3 @@ def call_client_app(client_app: ClientApp, message: Message, context: Context) -
         return client_app(message, context)
     except Exception:  # whatever a hospital raises is reported, and must not end the others
         return Message(Error(code=APP_ERROR, reason=traceback.format_exc()), reply_to=message)
-
-

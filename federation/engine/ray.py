@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -12,7 +13,7 @@ from typing import Any
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
-from federation.engine.grid import APP_ERROR, WORKER_DIED, SimulationGrid
+from federation.engine.grid import APP_ERROR, WORKER_DIED, SimulationGrid, assemble_message
 from federation.engine.in_process import call_client_app
 
 # A worker allocates and frees the same large tensors at every step; giving them back to the system in
@@ -34,7 +35,7 @@ class _Worker:
 
     def handle(self, metadata: Metadata, content: RecordDict, context: Context) -> tuple[Message, RecordDict]:
         """Return the reply and the node's state after it."""
-        reply = call_client_app(self.client_app, Message(content=content, metadata=metadata), context)
+        reply = call_client_app(self.client_app, assemble_message(content, metadata), context)
         return reply, context.state
 
 
@@ -87,7 +88,7 @@ class RayGrid(SimulationGrid):
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": environment},
         )
         self._actor_class = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0)(_Worker)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +29,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from federation.cache import cache_folder
 from federation.config import EvaluationSettings
 from federation.errors import InputError
 from federation.models.classifier import Progress, SmallCNN, to_input, train_classifier
@@ -234,7 +234,7 @@ def load_or_train_lesion_cnn(
             f"the extractor part has {len(images)} images and the lesion classifier needs at least {_MIN_IMAGES}: "
             "give more images, or set evaluation.extractor=inception-v3"
         )
-    folder = (Path(cache_dir).expanduser() if cache_dir else _default_cache_folder()) / "extractors"
+    folder = cache_folder(cache_dir) / "extractors"
     key = _training_key(images, labels, sites, num_classes, split_seed, torch.device(device))
     try:
         return LesionCNNExtractor.load(folder, key, device=device)
@@ -431,8 +431,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         hasher.update(name.encode())
         hasher.update(np.ascontiguousarray(tensors[name].numpy()).data)
     return hasher.hexdigest()
-
-
-def _default_cache_folder() -> Path:
-    """The folder in which decoded images are kept, too."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermafed"

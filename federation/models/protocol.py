@@ -15,8 +15,11 @@ class GenerativeModel(Protocol):
     The names in `networks` are the prefixes of what crosses the wire (``generator.…``).
     """
 
-    networks: Mapping[str, nn.Module]
-    """Everything the federation may exchange, by name, in a fixed order."""
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Everything the federation may exchange, by name, in a fixed order."""
+        ...
+
     num_classes: int
     """Classes the model is told; 0 for an unconditional model."""
     device: torch.device

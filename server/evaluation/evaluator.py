@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from federation.metrics.features import LesionCNNExtractor, build_extractor
-from federation.metrics.fidelity import fid, kid
+from federation.metrics.fidelity import fid, fid_caveat, kid
 from federation.models import GenerativeModel
 from federation.run_directory import RunDirectory
 from federation.seeding import numpy_stream, torch_stream
@@ -41,9 +41,7 @@ class Evaluator:
         Where a person looks.
     """
 
-    def __init__(
-        self, inputs: RunInputs, directory: RunDirectory, device: torch.device, progress: RunProgress
-    ) -> None:
+    def __init__(self, inputs: RunInputs, directory: RunDirectory, device: torch.device, progress: RunProgress) -> None:
         self.inputs = inputs
         self.configuration = inputs.configuration
         self.directory = directory
@@ -73,6 +71,9 @@ class Evaluator:
         rows = self._choose("validation", settings.images)
         self.validation_labels = inputs.index.labels[rows]
         self.validation_features = self.extractor.features(inputs.images[rows])
+        caveat = fid_caveat(len(rows), len(rows), self.validation_features.shape[1])
+        if caveat:
+            progress.say(caveat)
         progress.activity("yardsticks")
         self.yardsticks: dict[str, Any] = measure_yardsticks(
             self.extractor,

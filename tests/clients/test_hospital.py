@@ -56,9 +56,7 @@ def test_simulated_hospitals_hold_disjoint_images(cache_dir: str, tmp_path: Path
         assert sum(hospital.class_counts) == len(hospital.dataset)
 
 
-def test_a_site_holds_the_training_images_of_its_own_folder(
-    cache_dir: str, tmp_path: Path, ham10000: Path
-) -> None:
+def test_a_site_holds_the_training_images_of_its_own_folder(cache_dir: str, tmp_path: Path, ham10000: Path) -> None:
     """A deployed site computes the split that the pooled simulation computes."""
     common = ["data.source=ham10000", f"data.root={ham10000}", "data.classes=akiec,bcc,bkl,df,mel,nv,vasc"]
     pooled = load_hospital(
@@ -112,7 +110,7 @@ def test_folder_names() -> None:
 
 
 def test_steps_of_a_round() -> None:
-    assert count_steps(TrainingSettings(), 1000) == 20
+    assert count_steps(TrainingSettings(local_steps=20), 1000) == 20
     epochs = TrainingSettings(local_epochs=0.5, local_steps=0, batch_size=16)
     assert [count_steps(epochs, size) for size in (1, 32, 33, 1000)] == [1, 1, 2, 32]
 
@@ -134,4 +132,4 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step() -> None:
     images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8).numpy()
     data = ImageDataset(images, torch.zeros(4, dtype=torch.int64).numpy(), torch.arange(4).numpy())
     with pytest.raises(NotFiniteError, match="penalty-real is inf at local step 3 of 20"):
-        train_locally(FailingModel(3), data, TrainingSettings(), torch_stream(0, "test"))  # type: ignore[arg-type]
+        train_locally(FailingModel(3), data, TrainingSettings(local_steps=20), torch_stream(0, "test"))  # type: ignore[arg-type]

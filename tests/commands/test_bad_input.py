@@ -40,7 +40,7 @@ def test_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, errors) == (
         2,
         "error: modle.name (--set): unknown key; the nearest known key is model.name\n"
-        "error: rounds = 'zero' (--set): allowed is a whole number >= 1; the default is 40\n",
+        "error: rounds = 'zero' (--set): allowed is a whole number >= 1; the default is 24\n",
     )
 
 
@@ -58,7 +58,13 @@ def test_resolution_that_is_no_power_of_two(capsys: pytest.CaptureFixture[str]) 
 def test_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = tmp_path / "run"
     code, errors = run(
-        "--set", "data.source=ham10000", "--set", f"data.root={tmp_path / 'no'}", "--run-dir", str(run_dir), capsys=capsys
+        "--set",
+        "data.source=ham10000",
+        "--set",
+        f"data.root={tmp_path / 'no'}",
+        "--run-dir",
+        str(run_dir),
+        capsys=capsys,
     )
     assert code == 2
     assert str(tmp_path / "no") in errors

@@ -122,9 +122,7 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_gives_the_same_bytes(
-    finished: tuple[Path, str], workers: int, tmp_path: Path, cache_dir: str
-) -> None:
+def test_ray_gives_the_same_bytes(finished: tuple[Path, str], workers: int, tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "ray"
     process = simulate(*TINY, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}", cache_dir=cache_dir)
     assert process.returncode == 0, process.stderr

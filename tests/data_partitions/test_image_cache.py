@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_partitions.image_cache import ImageCache, default_cache_folder
+from data_partitions.image_cache import ImageCache
+from federation.cache import cache_folder
 from federation.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -174,10 +175,10 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_the_default_folder_follows_the_users_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert ImageCache("").folder == default_cache_folder() == tmp_path / "dermafed"
+    assert ImageCache("").folder == cache_folder() == tmp_path / "dermafed"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_folder() == tmp_path / ".cache" / "dermafed"
+    assert cache_folder() == tmp_path / ".cache" / "dermafed"
 
 
 SCRIPT = """

@@ -52,10 +52,10 @@ def test_all_problems_are_given_at_once_with_remedy() -> None:
     ) == (
         "modle.resolution (--set): unknown key; the nearest known key is model.resolution",
         "seed = -1 (--set): allowed is a whole number >= 0; the default is 0",
-        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 40",
+        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 24",
         "data.source = 'ham' (--set): allowed is one of phantom, ham10000, isic2019, isic2020, folder, huggingface; "
         "the default is 'phantom'",
-        "training.batch-size = 'x' (--set): allowed is a whole number >= 2 and <= 4096; the default is 16",
+        "training.batch-size = 'x' (--set): allowed is a whole number >= 2 and <= 4096; the default is 8",
         "training.flips = 1 (--set): allowed is true or false; the default is True",
     )
 

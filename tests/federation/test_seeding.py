@@ -29,4 +29,3 @@ def test_the_global_streams_are_left_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first, torch.randn(3, generator=torch_stream(3, "purpose")))
     assert numpy_stream(3, "purpose").random() == numpy_stream(3, "purpose").random()
-

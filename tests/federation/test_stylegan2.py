@@ -58,9 +58,7 @@ def test_demodulated_weights_have_unit_norm() -> None:
         # Eq. 1 and 3 of StyleGAN2, weight by weight.
         modulated = conv.weight * conv.weight_gain * style[sample][None, :, None, None]
         demodulated = modulated * norm[sample][:, None, None, None] / conv.weight_gain
-        assert torch.allclose(
-            demodulated.square().sum(dim=(1, 2, 3)), torch.ones(7, dtype=torch.float64), atol=1e-6
-        )
+        assert torch.allclose(demodulated.square().sum(dim=(1, 2, 3)), torch.ones(7, dtype=torch.float64), atol=1e-6)
 
 
 def test_scaled_activations_equal_scaled_weights() -> None:
@@ -217,9 +215,7 @@ def test_a_step_is_that_of_the_equations_in_fp64(loss: str) -> None:
     # Adam's first step with beta1 = 0 moves every weight by the learning rate against its gradient's sign.
     for parameter, old, gradient in zip(model.generator.parameters(), before, expected_g, strict=True):
         moved = gradient.abs() > 1e-4
-        assert torch.allclose(
-            (old - parameter.detach())[moved], 0.002 * gradient.sign()[moved], rtol=1e-3, atol=1e-7
-        )
+        assert torch.allclose((old - parameter.detach())[moved], 0.002 * gradient.sign()[moved], rtol=1e-3, atol=1e-7)
 
 
 def test_the_running_average_is_literal() -> None:

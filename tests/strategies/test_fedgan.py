@@ -65,9 +65,7 @@ def test_one_hospital_is_the_identity(values: list[float], num_examples: int) ->
     ),
     st.randoms(use_true_random=False),
 )
-def test_permuting_hospitals_changes_rounding_at_most(
-    hospitals: list[tuple[list[float], int]], random: object
-) -> None:
+def test_permuting_hospitals_changes_rounding_at_most(hospitals: list[tuple[list[float], int]], random: object) -> None:
     shuffled = list(hospitals)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     first = aggregate([values for values, _ in hospitals], [count for _, count in hospitals])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -267,7 +268,7 @@ class Generator(nn.Module):
         self.mapping = MappingNetwork(latent_size=latent_size, num_classes=num_classes, num_layers=mapping_layers)
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         layers = [SynthesisLayer(channels[0], channels[0], latent_size=latent_size, up=False)]
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in pairwise(channels):
             layers.append(SynthesisLayer(before, after, latent_size=latent_size, up=True))
             layers.append(SynthesisLayer(after, after, latent_size=latent_size, up=False))
         self.layers = nn.ModuleList(layers)
@@ -346,10 +347,7 @@ class Discriminator(nn.Module):
         self.compute_dtype = torch.float32
         self.from_rgb = EqualizedConv(3, channels[-1], 1, activate=True)
         self.blocks = nn.Sequential(
-            *(
-                DiscriminatorBlock(channels[level], channels[level - 1])
-                for level in range(len(channels) - 1, 0, -1)
-            )
+            *(DiscriminatorBlock(channels[level], channels[level - 1]) for level in range(len(channels) - 1, 0, -1))
         )
         self.conv = EqualizedConv(channels[0], channels[0], 3, activate=True)
         self.dense = EqualizedLinear(channels[0] * 16, channels[0], activate=True)

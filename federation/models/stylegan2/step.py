@@ -135,9 +135,7 @@ class StyleGAN2:
             generator_loss = losses.relativistic_generator_loss(real_logits.detach(), fake_logits)
             discriminator_loss = losses.relativistic_discriminator_loss(real_logits, fake_logits)
             if with_penalty:
-                penalties = losses.gradient_penalties(
-                    torch.cat([real_logits, fake_logits]), [real_images, fake_images]
-                )
+                penalties = losses.gradient_penalties(torch.cat([real_logits, fake_logits]), [real_images, fake_images])
         else:
             generator_loss = losses.logistic_generator_loss(fake_logits)
             discriminator_loss = losses.logistic_discriminator_loss(real_logits, fake_logits)
@@ -150,9 +148,7 @@ class StyleGAN2:
         objective = discriminator_loss
         if penalties:
             objective = objective + (settings.gamma / 2) * settings.penalty_every * torch.stack(penalties).sum()
-        _set_gradients(
-            self.discriminator, torch.autograd.grad(objective, list(self.discriminator.parameters()))
-        )
+        _set_gradients(self.discriminator, torch.autograd.grad(objective, list(self.discriminator.parameters())))
 
         # Update the generator, then the discriminator.
         self.optimizers["generator"].step()
