@@ -367,7 +367,7 @@ def parse_assignments(assignments: Sequence[str]) -> Layer:
         field = fields_by_key().get(key.strip())
         if field is not None and (field.annotation is str or get_origin(field.annotation) is Literal):
             # What must be a text is taken as it stands: data.classes=1 names a class "1".
-            values[key.strip()] = text.strip().strip("\"'") if field.annotation is str else text.strip()
+            values[key.strip()] = text.strip().strip("\"'")
             continue
         try:
             values[key.strip()] = tomllib.loads(f"value = {text}")["value"]

@@ -56,6 +56,7 @@ from strategies import build_strategy
 
 app = ServerApp()
 
+_LOGGERS = ("flwr", "dermafed")
 # What a resumed run may change: how long it goes on and how it is run, not what is computed.
 _RESUMABLE = ("rounds", "run-dir", "resume", "simulation.", "checkpoint.")
 
@@ -97,6 +98,8 @@ def run_federation(grid: Grid, configuration: Configuration, console: Console | 
         except BaseException as error:
             run.stop_early(error)
             raise
+        finally:
+            run.close()
     return run.directory.path
 
 
@@ -148,6 +151,7 @@ class FederatedRun:
         self.seconds_before = 0.0
         self.sites: list[Site] = []
         self.started_writing = False
+        self.log_handler: logging.Handler | None = None
 
     # ------------------------------------------------------------------ the recipe
 
@@ -391,7 +395,6 @@ class FederatedRun:
             final = self.evaluator.final_evaluation(self.model)
         summary = self._summary("done") | final
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
-        self.evaluator.close()
         self._say_summary(summary)
 
     def stop_early(self, error: BaseException) -> None:
@@ -474,15 +477,24 @@ class FederatedRun:
 
     def _log_to_file(self) -> None:
         """Send what libraries and the run log to a file; the screen shows progress alone."""
-        handler = logging.FileHandler(self.directory.log, encoding="utf-8")
+        self.log_handler = handler = logging.FileHandler(self.directory.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        for name in ("flwr", "dermafed"):
+        for name in _LOGGERS:
             logger = logging.getLogger(name)
             for old in list(logger.handlers):
                 logger.removeHandler(old)
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False
+
+    def close(self) -> None:
+        """Close the log file and the event files."""
+        if self.log_handler is not None:
+            for name in _LOGGERS:
+                logging.getLogger(name).removeHandler(self.log_handler)
+            self.log_handler.close()
+        if hasattr(self, "evaluator"):
+            self.evaluator.close()
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -106,8 +106,12 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert {line["status"] for line in hospitals} == {"ok"}
     assert len({line["worker_pid"] for line in hospitals}) == 1
     assert all(line["bytes_up"] == line["bytes_down"] > 10_000 for line in hospitals)
-    partition = json.loads((run_dir / "partition.json").read_text())
-    assert "ph" not in json.dumps(partition.get("hash", ""))
+    partition = (run_dir / "partition.json").read_text()
+    split = (run_dir / "split.csv").read_text().splitlines()
+    assert split[0] == "image_id,part,hospital"
+    assert len(split) == 1 + 400
+    assert not any(line.split(",")[0] in partition for line in split[1:])  # ids in split.csv alone
+    assert json.loads(partition)["images"] == sum(",train," in line for line in split)
 
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["status"] == "done"
