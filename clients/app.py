@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from functools import lru_cache
+from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -17,6 +18,7 @@ from clients.local_training import train_locally
 from federation.config import Configuration, Layer, resolve
 from federation.exchange import (
     ARRAYS,
+    CHECKPOINT_ROUNDS,
     CONFIG,
     METRICS,
     NUM_EXAMPLES,
@@ -38,16 +40,10 @@ _NETWORK = "network."
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say who this node is and how many training images of each class it holds. No image leaves."""
-    configuration, _ = _unpack_config(message)
+    """Say who this node is and how many training images it holds."""
+    configuration, _, _ = _unpack_config(message)
     hospital = _load_hospital(configuration, Identity.from_node_config(context.node_config))
-    record = ConfigRecord(
-        {
-            "site": hospital.site,
-            NUM_EXAMPLES: len(hospital.dataset),
-            "class-counts": list(hospital.class_counts),
-        }
-    )
+    record = ConfigRecord({"site": hospital.site, NUM_EXAMPLES: len(hospital.dataset)})
     return Message(RecordDict({CONFIG: record}), reply_to=message)
 
 
@@ -55,7 +51,7 @@ def describe(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the global networks on this hospital's images for a round."""
     start = time.perf_counter()
-    configuration, server_round = _unpack_config(message)
+    configuration, server_round, checkpoint_rounds = _unpack_config(message)
     # Set here, by every launcher: the number of threads changes the last bits.
     torch.set_num_threads(configuration.training.threads)
     hospital = _load_hospital(configuration, Identity.from_node_config(context.node_config))
@@ -75,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
 
     # Keep what is private, send the rest.
     private = {_NETWORK + name: value for name, value in private_tensors(model.networks, policy).items()}
-    hospital.private_state.save(server_round, model.private_state() | private)
+    hospital.private_state.save(server_round, model.private_state() | private, checkpoint_rounds)
     metrics = MetricRecord(
         {
             NUM_EXAMPLES: len(hospital.dataset),
@@ -93,10 +89,11 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-def _unpack_config(message: Message) -> tuple[Configuration, int]:
-    record = dict(message.content.config_records[CONFIG])
-    server_round = int(record.pop(SERVER_ROUND, 0))  # type: ignore[arg-type]
-    return resolve([Layer("server", record)]), server_round
+def _unpack_config(message: Message) -> tuple[Configuration, int, list[int]]:
+    """Return the configuration, the round, and the rounds that the server can go back to."""
+    record: dict[str, Any] = dict(message.content.config_records[CONFIG])
+    server_round, checkpoint_rounds = record.pop(SERVER_ROUND, 0), record.pop(CHECKPOINT_ROUNDS, [])
+    return resolve([Layer("server", record)]), server_round, checkpoint_rounds
 
 
 def _device() -> torch.device:

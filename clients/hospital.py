@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from data_partitions.partition import Partition, partition_for_site, partition_i
 from data_partitions.sources import load_index
 from data_partitions.split import split_parts
 from federation.config import Configuration, DataSettings, PartitionSettings
-from federation.errors import ConfigurationError, DataError
+from federation.errors import ConfigurationError
 from federation.run_directory import written_atomically
 
 
@@ -70,20 +71,16 @@ class PrivateState:
     """What a hospital keeps for itself, on disk, a file for each round.
 
     Optimiser moments, counters and private networks never reach the server. The file of a round is
-    kept as long as a checkpoint of the run may need it.
+    kept as long as the server may go back to it.
 
     Parameters
     ----------
     folder
         The hospital's own folder.
-    checkpoint_every, checkpoint_keep
-        Which rounds the server can go back to: the multiples of the first, the newest so many of them.
     """
 
-    def __init__(self, folder: Path, *, checkpoint_every: int, checkpoint_keep: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.checkpoint_every = checkpoint_every
-        self.checkpoint_keep = checkpoint_keep
 
     def rounds(self) -> list[int]:
         """Return the rounds with a file, ascending."""
@@ -94,8 +91,11 @@ class PrivateState:
         earlier = [number for number in self.rounds() if number < before_round]
         return safetensors.torch.load_file(self._path(earlier[-1])) if earlier else {}
 
-    def save(self, server_round: int, state: Mapping[str, Tensor]) -> None:
-        """Write the state after a round; drop files that no checkpoint needs any more."""
+    def save(self, server_round: int, state: Mapping[str, Tensor], checkpoint_rounds: Iterable[int]) -> None:
+        """Write the state after a round; drop files that no checkpoint needs any more.
+
+        `checkpoint_rounds` are those that the server can go back to.
+        """
         with written_atomically(self._path(server_round)) as temporary:
             tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             safetensors.torch.save_file(tensors, temporary)
@@ -104,11 +104,9 @@ class PrivateState:
             if number > server_round:  # left by a run that was resumed from an earlier round
                 self._path(number).unlink(missing_ok=True)
         rounds = [number for number in rounds if number <= server_round]
-        newest_checkpoint = server_round - server_round % self.checkpoint_every
-        # The previous round too: the server may be interrupted before it has saved this one.
-        needed = {server_round, server_round - 1} | {
-            newest_checkpoint - age * self.checkpoint_every for age in range(self.checkpoint_keep + 1)
-        }
+        # The previous round too: the server may be interrupted before it has saved this one. Of a round that
+        # this hospital missed, the one before it.
+        needed = {server_round, server_round - 1, *checkpoint_rounds}
         kept = {max((number for number in rounds if number <= wanted), default=0) for wanted in needed}
         for number in rounds:
             if number not in kept:
@@ -125,8 +123,6 @@ class Hospital:
     site: str
     dataset: ImageDataset
     """Its training images."""
-    class_counts: tuple[int, ...]
-    """Training images of each class."""
     private_state: PrivateState
 
 
@@ -159,32 +155,24 @@ def load_hospital(configuration: Configuration, identity: Identity, device: torc
         site = partition.name_of(identity.partition_id)
     rows = partition.rows_of(site)
     images = load_images(index, resolution, configuration.data.cache_dir)
-    counts = np.bincount(index.labels[rows], minlength=len(index.classes))
     return Hospital(
         site=site,
         dataset=ImageDataset(images, index.labels, rows, device=device, flips=configuration.training.flips),
-        class_counts=tuple(int(count) for count in counts),
-        private_state=PrivateState(
-            _state_root(configuration, identity) / folder_name(site),
-            checkpoint_every=configuration.checkpoint.every,
-            checkpoint_keep=configuration.checkpoint.keep,
-        ),
+        private_state=PrivateState(_state_root(configuration, identity) / folder_name(site)),
     )
 
 
 def _state_root(configuration: Configuration, identity: Identity) -> Path:
     if identity.site:
         root = Path(identity.state_dir) if identity.state_dir else Path(identity.data_dir) / ".dermafed"
-        return root / configuration.name
+        return root / Path(configuration.run_dir).name
     return Path(configuration.run_dir) / "hospitals"
 
 
 def folder_name(site: str) -> str:
-    """Return a folder's name for a site: what file systems refuse becomes ``_``."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", site)
-    if name in ("", ".", ".."):
-        raise DataError(f"site {site!r}: cannot name a folder; give the site a name with letters or digits")
-    return name
+    """Return a folder's name for a site: what file systems refuse becomes ``_``, and a hash keeps names apart."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", site).lstrip(".")
+    return name if name == site else f"{name}-{hashlib.blake2b(site.encode(), digest_size=4).hexdigest()}"
 
 
 # A worker trains several hospitals of one federation: the index and the partition are found once.

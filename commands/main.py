@@ -47,9 +47,6 @@ def _exit_code(run: Callable[[], object]) -> int:
     except DermafedError as error:
         say(f"failed: {error}")
         return 1
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
     return 0
 
 

@@ -60,20 +60,19 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
         elif run_dir.is_dir() and any(run_dir.iterdir()):
             raise RunDirectoryError(f"run directory {run_dir}: has no config.toml to resume; give another --run-dir")
         else:
-            resume = False  # nothing was saved yet: start
+            typer.echo(f"nothing was saved in {run_dir} yet: starting anew", err=True)
+            resume = False
     layers += [load_toml(path) for path in config]
     layers.append(parse_assignments(assignments))
     values: dict[str, object] = {"resume": resume}
     if run_dir is not None:
-        values["run-dir"] = str(run_dir.absolute())
+        values["run-dir"] = str(run_dir)
     layers.append(Layer("command line", values))
     configuration = resolve(layers)
-    if configuration.data.root:
-        # Workers do not share this process's working directory for ever.
-        root = str(Path(configuration.data.root).expanduser().absolute())
-        configuration = configuration.with_values({"data.root": root})
     if not configuration.run_dir:
-        configuration = configuration.with_values({"run-dir": str(default_path(configuration.name).absolute())})
+        configuration = configuration.with_values({"run-dir": str(default_path(configuration.name))})
+    # Workers do not share this process's working directory for ever.
+    configuration = configuration.with_absolute_paths()
     if not configuration.resume:
         check_free(Path(configuration.run_dir))
     return configuration
@@ -110,9 +109,9 @@ def run(configuration: Configuration, console: Console) -> Path:
 
     # Wrong data must end the command before workers start and before anything is written.
     with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
-        configuration = prepare_inputs(configuration, progress.step).configuration
-    engine = build_engine(configuration, client_app)
+        inputs = prepare_inputs(configuration, progress.step)
+    engine = build_engine(inputs.configuration, client_app)
     try:
-        return run_federation(engine, configuration, console)
+        return run_federation(engine, inputs, console)
     finally:
         engine.close()

@@ -74,7 +74,7 @@ def check_split(index: ImageIndex, parts: NDArray[np.str_]) -> tuple[str, ...]:
     Raises
     ------
     DataError
-        If a class has no image in train, or a part has no image at all.
+        If a class has no image in train, or a part has fewer than two images.
     """
     counts = split_counts(index, parts)
     problems = []
@@ -92,10 +92,11 @@ def check_split(index: ImageIndex, parts: NDArray[np.str_]) -> tuple[str, ...]:
     notes = []
     for part, column in zip(PARTS[1:], counts.T[1:], strict=True):
         missing = [name for name, count in zip(index.classes, column, strict=True) if count == 0]
-        if column.sum() == 0:
+        if column.sum() < 2:  # no score can be computed from one
+            number = "one" if column.sum() else "no"
             problems.append(
-                f"the {part} part has no image: {len(np.unique(index.groups))} groups (patients or lesions) are too "
-                "few for four parts; add images, or set another data.split-seed"
+                f"the {part} part has {number} image: {len(np.unique(index.groups))} groups (patients or lesions) are "
+                "too few for four parts; add images, or set another data.split-seed"
             )
         elif missing:
             notes.append(f"the {part} part has no image of {', '.join(missing)}")

@@ -264,9 +264,18 @@ class Configuration(Section):
         """Return the whole configuration as toml."""
         return tomli_w.dumps(self.model_dump(by_alias=True))
 
+    def with_absolute_paths(self) -> Configuration:
+        """Return a copy whose paths do not depend on a process's working directory."""
+        flat = self.to_flat()
+        paths = {key: str(flat[key]) for key in _PATHS if flat[key]}
+        return self.with_values({key: str(Path(path).expanduser().absolute()) for key, path in paths.items()})
+
     def with_values(self, values: Mapping[str, Scalar]) -> Configuration:
         """Return a copy with some dotted keys set anew; refuses what :func:`resolve` refuses."""
         return resolve([Layer("configuration", self.to_flat()), Layer("update", dict(values))])
+
+
+_PATHS = ("run-dir", "data.root", "data.cache-dir", "evaluation.extractor-weights")
 
 
 @dataclass(frozen=True)
@@ -437,6 +446,11 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
     data, model, training = configuration.data, configuration.model, configuration.training
     if not math.log2(model.resolution).is_integer():
         yield f"model.resolution = {model.resolution}: allowed is a power of two: 32, 64 or 128"
+    if model.channel_base < model.resolution:
+        yield (
+            f"model.channel-base = {model.channel_base}: allowed is at least model.resolution = {model.resolution}, "
+            "so that the last layer has a channel"
+        )
     default_steps = TrainingSettings.model_fields["local_steps"].default
     if training.local_epochs > 0 and training.local_steps not in (0, default_steps):
         yield (

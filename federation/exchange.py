@@ -25,8 +25,21 @@ METRICS = "metrics"
 NUM_EXAMPLES = "num-examples"
 """Key of the weight of a reply: the number of training images at the hospital."""
 SERVER_ROUND = "server-round"
+CHECKPOINT_ROUNDS = "checkpoint-rounds"
+"""Rounds that the server can go back to: hospitals keep their own state of these."""
 DESCRIBE = "query.describe"
 """Message type that asks a node who it is."""
+
+REQUIRED_METRICS = (
+    NUM_EXAMPLES,
+    "num-steps",
+    "num-images",
+    "train-seconds",
+    "seconds",
+    "worker-pid",
+    "peak-memory-bytes",
+)
+"""What every reply says beside its losses."""
 
 # What is judged follows what is trained: an average of G is private where G is.
 _FOLLOWS = {"generator_ema": "generator"}
@@ -60,7 +73,7 @@ class SharingPolicy:
         return not any(name == prefix or name.startswith(prefix + ".") for prefix in self.private)
 
     def check(self, names: Iterable[str]) -> None:
-        """Refuse a prefix that no entry has.
+        """Refuse a prefix that no entry has, and a policy that keeps the whole generator from the server.
 
         Raises
         ------
@@ -68,6 +81,11 @@ class SharingPolicy:
             Naming the prefix and the networks that there are.
         """
         names = list(names)
+        if "generator" in self.private:
+            raise ConfigurationError(
+                "strategy.private = 'generator': the server would have no generator to judge or to export; "
+                "keep the discriminator, or a part of the generator, e.g. generator.mapping"
+            )
         for prefix in self.private:
             if not any(name == prefix or name.startswith(prefix + ".") for name in names):
                 networks = sorted({name.split(".")[0] for name in names})
@@ -165,14 +183,23 @@ def check_arrays(record: ArrayRecord, expected: Mapping[str, Tensor | np.ndarray
     return arrays
 
 
-def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray]) -> None:
+def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num_examples: int) -> None:
     """Check a hospital's reply to a training message.
+
+    Parameters
+    ----------
+    reply
+        With content, not an error.
+    expected
+        Entries with the names, shapes and types that should arrive.
+    num_examples
+        Training images that the hospital named when it was first asked: its weight cannot grow later.
 
     Raises
     ------
     WireError
-        If it does not hold exactly one ArrayRecord and one MetricRecord, the weight is not a
-        positive number, a metric is not finite, or :func:`check_arrays` refuses the arrays.
+        If it does not hold exactly one ArrayRecord and one MetricRecord, a metric is missing or not
+        finite, the weight is another one, or :func:`check_arrays` refuses the arrays.
     """
     content = reply.content
     if set(content.array_records) != {ARRAYS} or set(content.metric_records) != {METRICS}:
@@ -180,9 +207,11 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray]) -> 
             f"records {sorted(content)}: expected one ArrayRecord {ARRAYS!r} and one MetricRecord {METRICS!r}"
         )
     metrics = content.metric_records[METRICS]
-    weight = metrics.get(NUM_EXAMPLES)
-    if not isinstance(weight, int | float) or not weight > 0:
-        raise WireError(f"{NUM_EXAMPLES} = {weight!r}: expected a positive number of images")
+    missing = [name for name in REQUIRED_METRICS if name not in metrics]
+    if missing:
+        raise WireError(f"metrics {', '.join(missing)}: missing")
+    if metrics[NUM_EXAMPLES] != num_examples:
+        raise WireError(f"{NUM_EXAMPLES} = {metrics[NUM_EXAMPLES]!r}: expected {num_examples}, as at the start")
     for name, value in metrics.items():
         if not np.isfinite(value).all():
             raise WireError(f"metric {name} = {value!r}: expected a finite number")

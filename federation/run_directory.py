@@ -20,6 +20,7 @@ Every file is written whole or not at all, so that a reader never sees half of o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -112,6 +113,7 @@ class RunDirectory:
         self.extractor = path / "extractor"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
+        self._descriptor: int | None = None
 
     def create(self) -> None:
         """Make the directory.
@@ -128,6 +130,29 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"run directory {self.path}: cannot be made ({error.strerror}); give another --run-dir"
             ) from None
+
+    def lock(self) -> None:
+        """Keep other processes from running here until this one ends or calls :meth:`unlock`.
+
+        Raises
+        ------
+        RunDirectoryError
+            If another process runs here already.
+        """
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.unlock()
+            raise RunDirectoryError(
+                f"run directory {self.path}: another process runs there; wait for its end, or give another --run-dir"
+            ) from None
+
+    def unlock(self) -> None:
+        """Give the directory back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def sample_sheet(self, server_round: int) -> Path:
         """Return the path of a round's sample sheet."""

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,11 @@ from rich.console import Console
 
 from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
-from federation.config import Configuration, Layer, load_toml, resolve
+from federation.config import Layer, load_toml, resolve
 from federation.errors import HospitalError, RunDirectoryError, RunError, WireError
 from federation.exchange import (
     ARRAYS,
+    CHECKPOINT_ROUNDS,
     METRICS,
     NUM_EXAMPLES,
     SharingPolicy,
@@ -47,10 +48,10 @@ from federation.exchange import (
 )
 from federation.models import build_model
 from federation.models.final import save_final
-from federation.run_directory import RunDirectory, default_path, read_lines, to_json, write_text
+from federation.run_directory import RunDirectory, check_free, default_path, read_lines, to_json, write_text
 from server.evaluation.evaluator import Evaluator
 from server.inputs import RunInputs, prepare_inputs
-from server.messaging import Site, collect_replies, describe_sites
+from server.messaging import Site, collect_replies, describe_sites, replies_by_node
 from server.progress import RunProgress, Stopwatch
 from strategies import build_strategy
 
@@ -64,35 +65,35 @@ _RESUMABLE = ("rounds", "run-dir", "resume", "simulation.", "checkpoint.")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration describes."""
-    configuration = resolve([Layer("run configuration", dict(context.run_config))])
-    run_federation(grid, configuration)
+    configuration = resolve([Layer("run configuration", dict(context.run_config))]).with_absolute_paths()
+    run_federation(grid, prepare_inputs(configuration))
 
 
-def run_federation(grid: Grid, configuration: Configuration, console: Console | None = None) -> Path:
+def run_federation(grid: Grid, inputs: RunInputs, console: Console | None = None) -> Path:
     """Run a federation from data to summary; return the run directory.
 
     Parameters
     ----------
     grid
         The nodes.
-    configuration
-        Complete but for ``data.classes`` and ``run-dir``, which are filled in.
+    inputs
+        Data, partition and configuration; an empty ``run-dir`` is filled in.
     console
         Where progress is shown.
 
     Raises
     ------
     InputError
-        If the data or the run directory are not as they should be; nothing was written then.
+        If nodes, extractor or run directory are not as they should be; nothing was written then.
     RunError
         If the run failed; the last good state is saved and can be resumed.
     """
-    console = console or Console()
+    configuration = inputs.configuration
     if not configuration.run_dir:
         path = default_path(configuration.name).absolute()
-        configuration = configuration.with_values({"run-dir": str(path)})
-    with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
-        run = FederatedRun(grid, prepare_inputs(configuration, progress.step), progress)
+        inputs = replace(inputs, configuration=configuration.with_values({"run-dir": str(path)}))
+    with RunProgress(configuration.rounds, configuration.partition.hospitals, console or Console()) as progress:
+        run = FederatedRun(grid, inputs, progress)
         try:
             run.execute()
         except BaseException as error:
@@ -158,30 +159,23 @@ class FederatedRun:
     def execute(self) -> None:
         """Run from the first round, or from the last checkpoint, to the summary."""
         configuration = self.configuration
-        torch.set_num_threads(configuration.evaluation.threads)
-        if configuration.resume:
-            self._open_existing()
-        else:
-            self.directory.create()
-        self.started_writing = True
-        self._log_to_file()
-        if not configuration.resume:
-            self._write_description()
         self.progress.say(f"run directory: {self.directory.path}")
         for note in self.inputs.notes:
             self.progress.say(f"data: {note}")
-
-        self.progress.activity("asking hospitals")
+        # All that may be wrong with the input shows here, before anything is written.
+        self._check_directory()
+        self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say("hospitals: " + ", ".join(f"{site.name} ({site.num_images:,} images)" for site in self.sites))
+        torch.set_num_threads(configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
             self.evaluator = Evaluator(self.inputs, self.directory, self.device, self.progress)
+        self._open_directory()
 
-        if configuration.resume:
-            self._load_checkpoint()
         self.progress.start_rounds(self.completed_rounds + 1)
-        if self.completed_rounds == 0 and not self._was_evaluated(0):
-            self._evaluate(0, RoundOutcome(), 0.0)
+        # Round 0; or, resumed, an evaluation that an interruption cut short.
+        if self._is_evaluated(self.completed_rounds) and not self._was_evaluated(self.completed_rounds):
+            self._evaluate(self.completed_rounds, RoundOutcome(), 0.0)
 
         for server_round in range(self.completed_rounds + 1, configuration.rounds + 1):
             start = time.perf_counter()
@@ -189,7 +183,6 @@ class FederatedRun:
             outcome = self._ask_hospitals(server_round)
             # Combine what came back.
             self._combine(server_round, outcome)
-            self.completed_rounds = server_round
             # Judge the new generator, or just say what the round was.
             if self._is_evaluated(server_round):
                 self._evaluate(server_round, outcome, time.perf_counter() - start)
@@ -206,7 +199,13 @@ class FederatedRun:
         """Send the global networks to every hospital; check and describe the replies."""
         record = pack_arrays(self.arrays)
         config = ConfigRecord(dict(self.configuration.to_flat()))
-        messages = list(self.strategy.configure_train(server_round, record, config, self.grid))
+        config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
+        known = {site.node_id for site in self.sites}
+        messages = [
+            message
+            for message in self.strategy.configure_train(server_round, record, config, self.grid)
+            if message.metadata.dst_node_id in known
+        ]
         down = count_bytes(record)
         arrived = 0
 
@@ -216,41 +215,44 @@ class FederatedRun:
             self.progress.reply_arrived(server_round, arrived)
 
         with self.watch.measure("training"):
-            replies = collect_replies(self.grid, messages, on_reply)
-
-        # By the message that was answered: an error reply for a dead node comes from another one.
-        sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-        by_node = {sent_to[reply.metadata.reply_to_message_id]: reply for reply in replies}
+            replies = replies_by_node(messages, collect_replies(self.grid, messages, on_reply))
 
         outcome = RoundOutcome()
         # In the order of names, so that sums do not depend on who was fastest.
         for site in self.sites:
-            reply = by_node[site.node_id]
+            reply = replies.get(site.node_id)
             line: dict[str, Any] = {"round": server_round, "site": site.name, "bytes-down": down}
-            reason = self._refusal(reply)
+            reason = self._refusal(site, reply, outcome.accepted)
             if reason is None:
+                assert reply is not None
                 metrics = dict(reply.content.metric_records[METRICS])
                 metrics["num-training-images"] = metrics.pop(NUM_EXAMPLES)
                 line |= {"status": "ok", "bytes-up": count_bytes(reply.content.array_records[ARRAYS]), **metrics}
                 pid = int(str(metrics["worker-pid"]))
                 self.peak_worker_bytes[pid] = int(str(metrics["peak-memory-bytes"]))
-                self.num_images += int(str(metrics["num-images"]))
                 outcome.accepted.append(reply)
             else:
-                line |= {"status": "failed" if reply.has_error() else "refused", "reason": reason}
+                failed = reply is None or reply.has_error()
+                line |= {"status": "failed" if failed else "refused", "reason": reason}
                 outcome.reasons[site.name] = reason
             outcome.lines.append({key.replace("-", "_"): value for key, value in line.items()})
         self.directory.append(self.directory.hospitals, outcome.lines)
         return outcome
 
-    def _refusal(self, reply: Message) -> str | None:
-        """Say why a reply cannot be used; None if it can."""
+    def _refusal(self, site: Site, reply: Message | None, accepted: list[Message]) -> str | None:
+        """Say why a reply cannot be used beside those accepted before it; None if it can."""
+        if reply is None:
+            return "the hospital is not connected"
         if reply.has_error():
             return str(reply.error.reason)
         try:
-            check_reply(reply, self.arrays)
+            check_reply(reply, self.arrays, site.num_images)
         except WireError as error:
             return str(error)
+        if accepted:
+            names, first = (set(message.content.metric_records[METRICS]) for message in (reply, accepted[0]))
+            if names != first:
+                return f"metrics {', '.join(sorted(names ^ first))}: not in every reply"
         return None
 
     def _combine(self, server_round: int, outcome: RoundOutcome) -> None:
@@ -268,8 +270,11 @@ class FederatedRun:
         with self.watch.measure("aggregation"):
             record, _ = self.strategy.aggregate_train(server_round, outcome.accepted)
             assert isinstance(record, ArrayRecord)
-            self.arrays = unpack_arrays(record)
-            load_tensors(self.model.networks, self.arrays)
+            arrays = unpack_arrays(record)
+            load_tensors(self.model.networks, arrays)
+        # Together, so that an interruption finds the state before this round or the one after it.
+        self.arrays, self.completed_rounds = arrays, server_round
+        self.num_images += sum(line["num_images"] for line in outcome.lines if line["status"] == "ok")
 
     def _is_evaluated(self, server_round: int) -> bool:
         return server_round % self.configuration.evaluation.every == 0 or server_round == self.configuration.rounds
@@ -324,17 +329,35 @@ class FederatedRun:
 
     # ------------------------------------------------------------------ files
 
+    def _open_directory(self) -> None:
+        """Make the run directory or take up the existing one; from here on things are written."""
+        directory, configuration = self.directory, self.configuration
+        if not configuration.resume:
+            directory.create()
+        directory.lock()
+        self.started_writing = True
+        self._log_to_file()
+        if configuration.resume:
+            self._load_checkpoint()
+        else:
+            self._write_description()
+        # Resumed too: it may go on for more rounds than it was started for.
+        write_text(directory.config, configuration.with_values({"resume": False}).to_toml())
+        self.evaluator.first_round = self.completed_rounds
+        self.evaluator.save_extractor()
+
     def _write_description(self) -> None:
-        """Write what the run is made of, before it begins."""
+        """Write what the run is made of."""
         directory, inputs = self.directory, self.inputs
-        write_text(directory.config, inputs.configuration.with_values({"resume": False}).to_toml())
         write_text(directory.environment, to_json(describe_environment(self.device), indent=2) + "\n")
         write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
         plot_partition(inputs.partition, directory.partition_picture)
-        write_split_csv(inputs.index, inputs.parts, inputs.partition, directory.split)
+        if tuple(site.name for site in self.sites) == inputs.partition.hospitals:
+            # A simulation. Of real sites the server does not know the images.
+            write_split_csv(inputs.index, inputs.parts, inputs.partition, directory.split)
 
-    def _open_existing(self) -> None:
-        """Check that the run directory is that of this very configuration.
+    def _check_directory(self) -> None:
+        """Check that the run directory is free, or, to resume, that of this very configuration.
 
         Raises
         ------
@@ -342,6 +365,9 @@ class FederatedRun:
             Naming what differs.
         """
         directory = self.directory
+        if not self.configuration.resume:
+            check_free(directory.path)
+            return
         if not directory.config.is_file():
             raise RunDirectoryError(
                 f"run directory {directory.path}: has no config.toml to resume; leave --resume out to start a run there"
@@ -362,6 +388,7 @@ class FederatedRun:
             "round": self.completed_rounds,
             "num_images": self.num_images,
             "seconds": self.seconds(),
+            "seconds_by_work": self.watch.seconds,
             "strategy": self.strategy.state_dict(),
         }
 
@@ -383,6 +410,15 @@ class FederatedRun:
             self.completed_rounds = state["round"]
             self.num_images = state["num_images"]
             self.seconds_before = state["seconds"]
+            for work, seconds in state["seconds_by_work"].items():
+                self.watch.add(work, seconds)
+            before = [line["extractor"] for line in read_lines(self.directory.metrics)]
+            if before and before[-1] != self.evaluator.extractor.name:
+                raise RunDirectoryError(
+                    f"run directory {self.directory.path}: its scores are of {before[-1]}, and here the extractor is "
+                    f"{self.evaluator.extractor.name}: they could not be compared; resume where the run was started, "
+                    "with the same evaluation.extractor, evaluation.threads and data.cache-dir"
+                )
         self.directory.keep_rounds(self.completed_rounds if rounds else -1)
         self.progress.say(f"resumed after round {self.completed_rounds}")
 
@@ -430,7 +466,6 @@ class FederatedRun:
             judged = [line for line in lines if line.get("kid") is not None]
             best = min(judged, key=lambda line: line["kid"], default=None)
             summary |= {
-                "extractor": lines[-1].get("extractor"),
                 "kid_round_0": lines[0].get("kid"),
                 "kid": lines[-1].get("kid"),
                 "kid_sd": lines[-1].get("kid_sd"),
@@ -439,7 +474,7 @@ class FederatedRun:
                 "best_kid": best["kid"] if best else None,
             }
         if hasattr(self, "evaluator"):
-            summary |= self.evaluator.yardsticks
+            summary |= {"extractor": self.evaluator.extractor.name, **self.evaluator.yardsticks}
         return summary
 
     def _say_summary(self, summary: dict[str, Any]) -> None:
@@ -456,9 +491,9 @@ class FederatedRun:
         if utility and "synthetic" in utility:
             say(
                 f"classifier tested on {utility['num_test_images']:,} real test images: balanced accuracy "
-                f"{utility['synthetic']['balanced_accuracy']:.3f} trained on synthetic, "
-                f"{utility['real']['balanced_accuracy']:.3f} on real; macro AUROC "
-                f"{utility['synthetic']['macro_auroc']:.3f} and {utility['real']['macro_auroc']:.3f}"
+                f"{_figure(utility['synthetic']['balanced_accuracy'])} trained on synthetic, "
+                f"{_figure(utility['real']['balanced_accuracy'])} on real; macro AUROC "
+                f"{_figure(utility['synthetic']['macro_auroc'])} and {_figure(utility['real']['macro_auroc'])}"
             )
         elif utility:
             say(f"classifier: {utility['not_measured']}")
@@ -495,6 +530,12 @@ class FederatedRun:
             self.log_handler.close()
         if hasattr(self, "evaluator"):
             self.evaluator.close()
+        self.directory.unlock()
+
+
+def _figure(value: float | None) -> str:
+    """Three digits; a dash for what could not be measured."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -502,15 +543,22 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     packages = ("torch", "torchvision", "numpy", "flwr", "flwr-datasets", "torch-fidelity", "torchmetrics", "pillow")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dermafed": version("dermafed"),
+        "dermafed": _version("dermafed"),
         "git_commit": _git_commit(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout or a bundle that is not installed
+        return None
 
 
 def _git_commit() -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ class Site:
     name: str
     node_id: int
     num_images: int
-    class_counts: tuple[int, ...]
+    """Its training images: its weight in an average."""
 
 
 def collect_replies(
@@ -46,6 +46,15 @@ def collect_replies(
         if not arrived:
             time.sleep(_POLL_SECONDS)
     return replies
+
+
+def replies_by_node(messages: Sequence[Message], replies: Iterable[Message]) -> dict[int, Message]:
+    """Return the reply of each node that was sent a message and answered.
+
+    Matched by the message that was answered: the error reply for a dead node comes from another node.
+    """
+    sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+    return {sent_to[reply.metadata.reply_to_message_id]: reply for reply in replies}
 
 
 def wait_for_nodes(grid: Grid, num_hospitals: int) -> list[int]:
@@ -84,21 +93,13 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
     node_ids = wait_for_nodes(grid, configuration.partition.hospitals)
     content = RecordDict({CONFIG: ConfigRecord(dict(configuration.to_flat()))})
     messages = [grid.create_message(content, DESCRIBE, node_id, "describe") for node_id in node_ids]
+    replies = replies_by_node(messages, collect_replies(grid, messages))
     sites = []
-    for reply in collect_replies(grid, messages):
+    for node_id, reply in replies.items():
         if reply.has_error():
-            raise HospitalError(f"node {reply.metadata.src_node_id}", str(reply.error.reason))
+            raise HospitalError(f"node {node_id}", str(reply.error.reason))
         record = reply.content.config_records[CONFIG]
-        counts = record["class-counts"]
-        assert isinstance(counts, list)
-        sites.append(
-            Site(
-                name=str(record["site"]),
-                node_id=reply.metadata.src_node_id,
-                num_images=int(str(record[NUM_EXAMPLES])),
-                class_counts=tuple(int(count) for count in counts),
-            )
-        )
+        sites.append(Site(name=str(record["site"]), node_id=node_id, num_images=int(str(record[NUM_EXAMPLES]))))
     sites.sort(key=lambda site: site.name)
     for before, after in pairwise(sites):
         if before.name == after.name:

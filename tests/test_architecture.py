@@ -68,5 +68,7 @@ def test_the_readme_names_files_and_keys_that_exist() -> None:
     keys = set(Configuration().to_flat())
     for key in re.findall(r"--set ([a-z.-]+)=", text):
         assert key in keys, key
-    for path in re.findall(r"`((?:conf|docs|benchmarks|federation|server|clients|strategies|commands)/[\w./-]+)`", text):
+    for path in re.findall(
+        r"`((?:conf|docs|benchmarks|federation|server|clients|strategies|commands)/[\w./-]+)`", text
+    ):
         assert (REPOSITORY / path).exists(), path

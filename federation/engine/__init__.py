@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
 from federation.config import Configuration
+from federation.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -18,6 +20,39 @@ def count_workers(configuration: Configuration) -> int:
     cores = len(os.sched_getaffinity(0))
     workers = configuration.simulation.workers or max(1, cores // configuration.training.threads)
     return min(workers, configuration.partition.hospitals)
+
+
+def share_gpus(num_workers: int, gpus_per_hospital: float, num_gpus: int) -> tuple[int, float]:
+    """Return how many workers fit on the GPUs, and each one's share of a GPU.
+
+    Parameters
+    ----------
+    num_workers
+        As many as wanted.
+    gpus_per_hospital
+        Share of each; 0: all workers share the GPUs alike.
+    num_gpus
+        GPUs of this machine.
+
+    Raises
+    ------
+    ConfigurationError
+        If a share is asked for that the machine does not have.
+    """
+    if gpus_per_hospital == 0:
+        # A worker's share lies on one GPU, so the fullest GPU decides.
+        return num_workers, 1 / math.ceil(num_workers / num_gpus) if num_gpus else 0.0
+    fitting = num_gpus * int(1 / gpus_per_hospital) if gpus_per_hospital <= 1 else int(num_gpus / gpus_per_hospital)
+    if fitting == 0:
+        raise ConfigurationError(
+            f"simulation.gpus-per-hospital = {gpus_per_hospital:g}: this machine has {num_gpus} GPUs; "
+            "set simulation.gpus-per-hospital=0 to take what there is"
+        )
+    if gpus_per_hospital > 1 and not gpus_per_hospital.is_integer():
+        raise ConfigurationError(
+            f"simulation.gpus-per-hospital = {gpus_per_hospital:g}: allowed is a share up to 1, or a whole number"
+        )
+    return min(num_workers, fitting), gpus_per_hospital
 
 
 def build_engine(configuration: Configuration, client_app: ClientApp) -> SimulationGrid:
@@ -40,16 +75,14 @@ def build_engine(configuration: Configuration, client_app: ClientApp) -> Simulat
 
         from federation.engine.ray import RayGrid
 
-        num_workers = count_workers(configuration)
-        gpus = configuration.simulation.gpus_per_hospital
-        if gpus == 0 and torch.cuda.is_available():
-            # Ray counts shares of a GPU; rounded down so that all workers fit.
-            gpus = int(1e4 * torch.cuda.device_count() / num_workers) / 1e4
+        num_workers, share = share_gpus(
+            count_workers(configuration), configuration.simulation.gpus_per_hospital, torch.cuda.device_count()
+        )
         return RayGrid(
             client_app,
             nodes,
             num_workers=num_workers,
             threads=configuration.training.threads,
-            gpus_per_worker=min(gpus, 1.0) if gpus < 1 else float(int(gpus)),
+            gpus_per_worker=share,
         )
     raise ValueError(f"simulation.engine = {configuration.simulation.engine!r}: choose one of ray, in-process")

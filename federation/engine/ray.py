@@ -84,6 +84,7 @@ class RayGrid(SimulationGrid):
             **_MALLOC,
         }
         ray.init(
+            address="local",  # never somebody else's cluster that happens to run here
             num_cpus=num_workers,
             include_dashboard=False,
             log_to_driver=False,
@@ -136,7 +137,7 @@ class RayGrid(SimulationGrid):
         """Return a worker's reply. A dead worker becomes an error reply, and another takes its place."""
         try:
             reply, state = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError) as error:
             self._idle.append(self._start_worker())
             return Message(Error(code=WORKER_DIED, reason=f"the worker process died: {error}"), reply_to=message)
         except self._ray.exceptions.RayError:

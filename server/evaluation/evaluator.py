@@ -63,9 +63,6 @@ class Evaluator:
             progress=progress.step,
         )
         progress.say(f"extractor: {sentence}")
-        if isinstance(self.extractor, LesionCNNExtractor):
-            # A figure can be computed again only with the network that gave it.
-            self.extractor.save(directory.extractor)
 
         progress.activity("features of real images")
         rows = self._choose("validation", settings.images)
@@ -82,7 +79,14 @@ class Evaluator:
             train_images=inputs.images[self._choose("train", _MOST_REAL_TRAIN)],
             seed=self.configuration.data.split_seed,
         )
+        self.first_round = 0
+        """The first round that is evaluated here; later for a resumed run."""
         self._writer: Any = None
+
+    def save_extractor(self) -> None:
+        """Keep our own extractor in the run directory: only the network that gave a figure can give it again."""
+        if isinstance(self.extractor, LesionCNNExtractor):
+            self.extractor.save(self.directory.extractor)
 
     def _choose(self, part: str, most: int) -> np.ndarray:
         """Return at most `most` rows of a part, the same whatever ``seed`` is."""
@@ -191,13 +195,16 @@ class Evaluator:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self._writer = SummaryWriter(str(self.directory.tensorboard))
+            # Drops the events after the round that a resumed run starts from.
+            self._writer = SummaryWriter(str(self.directory.tensorboard), purge_step=self.first_round)
         return self._writer
 
     def log_scalars(self, line: dict[str, Any]) -> None:
         """Write a line of metrics.jsonl as TensorBoard scalars."""
         writer = self._tensorboard()
-        for name in ("kid", "fid", "loss_generator", "loss_discriminator", "logit_real", "logit_fake"):
+        for name in ("kid", "fid"):
+            writer.add_scalar(f"{name}/{self.extractor.name}", line[name], line["round"])
+        for name in ("loss_generator", "loss_discriminator", "logit_real", "logit_fake"):
             if line.get(name) is not None:
                 writer.add_scalar(name, line[name], line["round"])
         writer.flush()

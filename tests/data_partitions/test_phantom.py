@@ -172,7 +172,8 @@ def test_every_site_has_a_camera() -> None:
 def benchmark() -> ModuleType:
     path = ROOT / "benchmarks" / "phantom_difficulty.py"
     spec = importlib.util.spec_from_file_location("phantom_difficulty", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

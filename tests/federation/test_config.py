@@ -70,6 +70,19 @@ def test_contradictions() -> None:
     )
 
 
+def test_a_layer_without_channels_is_refused() -> None:
+    assert problems_of("model.channel-base=32", "model.resolution=64")[0].startswith(
+        "model.channel-base = 32: allowed is at least model.resolution = 64"
+    )
+
+
+def test_paths_become_absolute() -> None:
+    configuration = resolve([parse_assignments(["run-dir=runs/x", "data.cache-dir=~/cache"])]).with_absolute_paths()
+    assert configuration.run_dir == str(Path.cwd() / "runs" / "x")
+    assert configuration.data.cache_dir == str(Path.home() / "cache")
+    assert configuration.data.root == ""
+
+
 def test_local_epochs_replace_local_steps() -> None:
     training = resolve([parse_assignments(["training.local-epochs=0.5"])]).training
     assert (training.local_epochs, training.local_steps) == (0.5, 0)

@@ -10,10 +10,11 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from federation.config import parse_assignments, resolve
-from federation.engine import count_workers
+from federation.engine import count_workers, share_gpus
 from federation.engine.grid import APP_ERROR, WORKER_DIED, SimulationGrid, simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.engine.ray import RayGrid
+from federation.errors import ConfigurationError
 
 
 def build_app() -> ClientApp:
@@ -88,6 +89,29 @@ def test_a_dead_worker_is_replaced() -> None:
         assert len({answer["pid"] for answer in answers}) == 2
     finally:
         grid.close()
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "wanted", "num_gpus", "expected"),
+    [
+        (2, 0, 0, (2, 0.0)),
+        (3, 0, 2, (3, 0.5)),  # two on one GPU, one on the other
+        (20, 0, 8, (20, 1 / 3)),
+        (1, 0, 4, (1, 1.0)),
+        (4, 0.5, 1, (2, 0.5)),
+        (4, 0.3, 1, (3, 0.3)),
+        (4, 2, 4, (2, 2)),
+    ],
+)
+def test_shares_of_gpus_fit(num_workers: int, wanted: float, num_gpus: int, expected: tuple[int, float]) -> None:
+    assert share_gpus(num_workers, wanted, num_gpus) == expected
+
+
+def test_a_share_of_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="gpus-per-hospital = 0.25: this machine has 0 GPUs"):
+        share_gpus(2, 0.25, 0)
+    with pytest.raises(ConfigurationError, match="allowed is a share up to 1, or a whole number"):
+        share_gpus(2, 1.5, 4)
 
 
 @pytest.mark.parametrize(

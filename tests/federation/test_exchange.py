@@ -14,7 +14,7 @@ from federation.errors import ConfigurationError, WireError
 from federation.exchange import (
     ARRAYS,
     METRICS,
-    NUM_EXAMPLES,
+    REQUIRED_METRICS,
     SharingPolicy,
     check_arrays,
     check_reply,
@@ -124,18 +124,24 @@ def reply(metrics: dict[str, float], *, arrays: ArrayRecord | None = None) -> Me
 
 def test_a_reply_is_checked() -> None:
     expected = {"w": np.zeros(2, np.float32)}
-    check_reply(reply({NUM_EXAMPLES: 3}), expected)
-    with pytest.raises(WireError, match="num-examples = 0: expected a positive number of images"):
-        check_reply(reply({NUM_EXAMPLES: 0}), expected)
-    with pytest.raises(WireError, match="num-examples = None"):
-        check_reply(reply({}), expected)
+    good = dict.fromkeys(REQUIRED_METRICS, 3)
+    check_reply(reply(good), expected, 3)
+    with pytest.raises(WireError, match="num-examples = 3: expected 2, as at the start"):
+        check_reply(reply(good), expected, 2)
+    with pytest.raises(WireError, match="metrics num-examples, .*peak-memory-bytes: missing"):
+        check_reply(reply({}), expected, 3)
     with pytest.raises(WireError, match="metric loss = nan: expected a finite number"):
-        check_reply(reply({NUM_EXAMPLES: 1, "loss": float("nan")}), expected)
+        check_reply(reply({**good, "loss": float("nan")}), expected, 3)
     with pytest.raises(WireError, match="w: missing"):
-        check_reply(reply({NUM_EXAMPLES: 1}, arrays=ArrayRecord()), expected)
-    several = reply({NUM_EXAMPLES: 1})
+        check_reply(reply(good, arrays=ArrayRecord()), expected, 3)
+    several = reply(good)
     several.content["images"] = ConfigRecord({"file": "x"})
-    check_reply(several, expected)
+    check_reply(several, expected, 3)
     several.content["more"] = ArrayRecord()
     with pytest.raises(WireError, match="expected one ArrayRecord 'arrays'"):
-        check_reply(several, expected)
+        check_reply(several, expected, 3)
+
+
+def test_a_generator_that_the_server_never_sees_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="the server would have no generator to judge"):
+        SharingPolicy(["generator", "discriminator"]).check(named_tensors(networks()))

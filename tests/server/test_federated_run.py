@@ -16,10 +16,12 @@ from clients.app import app as client_app
 from federation.config import Configuration, parse_assignments, resolve
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
-from federation.errors import ConfigurationError, HospitalError, RunError
+from federation.errors import ConfigurationError, HospitalError, InputError, RunDirectoryError, RunError
 from federation.exchange import ARRAYS, METRICS, pack_arrays, unpack_arrays
-from federation.run_directory import read_lines
+from federation.run_directory import RunDirectory, read_lines
 from server.app import run_federation
+from server.evaluation.evaluator import Evaluator
+from server.inputs import prepare_inputs
 
 
 def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
@@ -66,14 +68,16 @@ class Sabotage:
             arrays["generator.constant"][0, 0, 0, 0] = np.nan
             reply.content[ARRAYS] = pack_arrays(arrays)
         if hit and self.kind == "weight":
-            reply.content.metric_records[METRICS]["num-examples"] = -5
+            reply.content.metric_records[METRICS]["num-examples"] = 10**12
+        if hit and self.kind == "metric":
+            reply.content.metric_records[METRICS]["loss-of-patience"] = 1.0
         return reply
 
 
 def run(settings: Configuration, app: ClientApp | Sabotage) -> str:
     printed = io.StringIO()
     grid = InProcessGrid(app, simulation_nodes(settings.partition.hospitals))  # type: ignore[arg-type]
-    run_federation(grid, settings, Console(file=printed, width=200))
+    run_federation(grid, prepare_inputs(settings), Console(file=printed, width=200))
     return printed.getvalue()
 
 
@@ -82,7 +86,8 @@ def run(settings: Configuration, app: ClientApp | Sabotage) -> str:
     [
         ("raise", "failed", "ValueError: the images of this hospital are gone"),
         ("nan", "refused", "generator.constant: 1 of 256 values are not finite"),
-        ("weight", "refused", "num-examples = -5: expected a positive number of images"),
+        ("weight", "refused", "num-examples = 1000000000000: expected "),
+        ("metric", "refused", "metrics loss-of-patience: not in every reply"),
     ],
 )
 def test_a_round_goes_on_without_a_hospital(
@@ -105,18 +110,97 @@ def test_a_round_goes_on_without_a_hospital(
 
 def test_fail_fast_shows_the_hospitals_traceback_and_saves(tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
+    rounds = ("rounds=5", "checkpoint.every=2", "evaluation.every=1", "training.local-steps=2")
     with pytest.raises(HospitalError) as caught:
-        run(configuration(run_dir, cache_dir), Sabotage(2, 2, "raise"))
+        run(configuration(run_dir, cache_dir, *rounds), Sabotage(2, 4, "raise"))
     assert str(caught.value).startswith("hospital 'slide-archive' failed:\nTraceback (most recent call last)")
     assert "ValueError: the images of this hospital are gone" in str(caught.value)
     summary = json.loads((run_dir / "summary.json").read_text())
-    assert (summary["status"], summary["rounds"]) == ("failed", 1)
-    assert (run_dir / "checkpoints" / "round-0001" / "global.safetensors").exists()
+    assert (summary["status"], summary["rounds"]) == ("failed", 3)
+    # Round 3 is no multiple of checkpoint.every: it was saved because the run ended there.
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["round-0002", "round-0003"]
     # Mended, the run goes on from there and ends as one that never failed.
+    run(configuration(run_dir, cache_dir, *rounds, "resume=true"), client_app)
+    run(configuration(tmp_path / "straight", cache_dir, *rounds), client_app)
+    runs = (run_dir, tmp_path / "straight")
+    assert len({(path / "final" / "generator.safetensors").read_bytes() for path in runs}) == 1
+    lines = [read_lines(path / "metrics.jsonl") for path in runs]
+    for name in ("round", "images", "kid"):
+        assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, cache_dir: str) -> None:
+    """Also from a last round that is no multiple of checkpoint.every."""
+    every = "checkpoint.every=2"
+    run(configuration(tmp_path / "longer", cache_dir, "rounds=3", every), client_app)
+    run(configuration(tmp_path / "longer", cache_dir, "rounds=5", every, "resume=true"), client_app)
+    run(configuration(tmp_path / "straight", cache_dir, "rounds=5", every), client_app)
+    runs = (tmp_path / "longer", tmp_path / "straight")
+    assert len({(path / "final" / "generator.safetensors").read_bytes() for path in runs}) == 1
+    assert "rounds = 5" in (tmp_path / "longer" / "config.toml").read_text()
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(
+    tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    evaluate = Evaluator.evaluate
+
+    def interrupt(self: Evaluator, model: object, server_round: int) -> dict[str, object]:
+        if server_round == 2:
+            raise KeyboardInterrupt
+        return evaluate(self, model, server_round)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Evaluator, "evaluate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(configuration(run_dir, cache_dir), client_app)
+    assert json.loads((run_dir / "summary.json").read_text())["status"] == "interrupted"
+    monkeypatch.undo()
     run(configuration(run_dir, cache_dir, "resume=true"), client_app)
-    run(configuration(tmp_path / "straight", cache_dir), client_app)
-    bytes_of = [(path / "final" / "generator.safetensors").read_bytes() for path in (run_dir, tmp_path / "straight")]
-    assert bytes_of[0] == bytes_of[1]
+    assert [line["round"] for line in read_lines(run_dir / "metrics.jsonl")] == [0, 2]
+
+
+def test_two_runs_in_one_directory_are_refused(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "run"
+    run(configuration(run_dir, cache_dir), client_app)
+    directory = RunDirectory(run_dir)
+    directory.lock()
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(RunDirectoryError, match="another process runs there"):
+        run(configuration(run_dir, cache_dir, "rounds=3", "resume=true"), client_app)
+    assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    directory.unlock()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("evaluation.extractor=inception-v3", "evaluation.extractor-weights=/nowhere/weights.pth"),
+        ("partition.hospitals=1", "partition.min-images=1"),
+    ],
+)
+def test_input_that_shows_late_writes_nothing(wrong: tuple[str, ...], tmp_path: Path, cache_dir: str) -> None:
+    settings = configuration(tmp_path / "run", cache_dir, *wrong)
+    grid = InProcessGrid(client_app, simulation_nodes(1 if "extractor" in wrong[0] else 2))
+    if "extractor" in wrong[0]:
+        settings = configuration(tmp_path / "run", cache_dir, *wrong, "partition.hospitals=1")
+    with pytest.raises(InputError):
+        run_federation(grid, prepare_inputs(settings), Console(file=io.StringIO()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hospital_that_left_is_counted(tmp_path: Path, cache_dir: str) -> None:
+    class Leaving(InProcessGrid):
+        def get_node_ids(self) -> list[int]:
+            # Four at the start; the second is gone once training begins, and a stranger has come.
+            self.calls = getattr(self, "calls", 0) + 1
+            return [2, 3, 4, 5] if self.calls == 1 else [2, 4, 5]
+
+    settings = configuration(tmp_path / "run", cache_dir, "simulation.fail-fast=false", "rounds=1")
+    printed = io.StringIO()
+    run_federation(Leaving(client_app, simulation_nodes(4)), prepare_inputs(settings), Console(file=printed, width=200))
+    assert "left out hospital 'north-clinic': the hospital is not connected" in printed.getvalue()
+    assert printed.getvalue().split("1/1", 1)[1].split()[6] == "3/4"
 
 
 def test_a_round_without_any_reply_fails_the_run(tmp_path: Path, cache_dir: str) -> None:
@@ -153,7 +237,6 @@ def test_one_hospital_equals_training_without_a_federation(tmp_path: Path, cache
     from data_partitions.dataset import ImageDataset
     from federation.models import build_model
     from federation.seeding import torch_stream
-    from server.inputs import prepare_inputs
 
     settings = configuration(tmp_path / "run", cache_dir, "partition.hospitals=1", "training.local-steps=3")
     run(settings, client_app)
