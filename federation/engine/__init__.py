@@ -48,7 +48,7 @@ def share_gpus(num_workers: int, gpus_per_hospital: float, num_gpus: int) -> tup
             f"simulation.gpus-per-hospital = {gpus_per_hospital:g}: this machine has {num_gpus} GPUs; "
             "set simulation.gpus-per-hospital=0 to take what there is"
         )
-    if gpus_per_hospital > 1 and not gpus_per_hospital.is_integer():
+    if gpus_per_hospital > 1 and gpus_per_hospital % 1:
         raise ConfigurationError(
             f"simulation.gpus-per-hospital = {gpus_per_hospital:g}: allowed is a share up to 1, or a whole number"
         )
