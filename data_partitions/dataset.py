@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data_partitions.image_cache import ImageCache, Progress
 from data_partitions.image_index import ImageIndex
+from federation.images import to_floats
 
 
 def load_images(
@@ -115,21 +116,6 @@ class ImageDataset:
             self._order = torch.cat([self._order, epoch])
         rows, self._order = self._order[:count], self._order[count:]
         return rows
-
-
-def to_floats(images: Tensor) -> Tensor:
-    """Map 8-bit images to what the networks see.
-
-    Parameters
-    ----------
-    images
-        uint8, shape (n, height, width, 3).
-
-    Returns
-    -------
-    float32 in [-1, 1], shape (n, 3, height, width), channels-last in memory.
-    """
-    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
 
 
 def turn_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:

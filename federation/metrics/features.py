@@ -32,7 +32,8 @@ from torch import Tensor
 from federation.cache import cache_folder
 from federation.config import EvaluationSettings
 from federation.errors import InputError
-from federation.models.classifier import Progress, SmallCNN, to_input, train_classifier
+from federation.images import to_floats
+from federation.models.classifier import Progress, SmallCNN, train_classifier
 from federation.run_directory import to_json, write_text, written_atomically
 from federation.seeding import torch_stream
 
@@ -396,7 +397,7 @@ def _activation_statistics(network: SmallCNN, images: NDArray[np.uint8]) -> Tens
     device = next(network.parameters()).device
     rows = []
     for start in range(0, len(images), _BATCH):
-        blocks = network.activations(to_input(_to_device(images, start, device)))
+        blocks = network.activations(to_floats(_to_device(images, start, device)))
         rows.append(torch.cat([torch.cat([block.mean((2, 3)), block.std((2, 3))], dim=1) for block in blocks], dim=1))
     return torch.cat(rows).to("cpu", torch.float64)
 

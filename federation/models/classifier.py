@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from federation.errors import NotFiniteError
+from federation.images import to_floats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,11 +117,6 @@ class SmallCNN(nn.Module):
         return self.diagnosis(embedding), None if self.site is None else self.site(embedding)
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Map uint8 (n, r, r, 3) to float32 (n, 3, r, r) in [-1, 1], channels-last in memory."""
-    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
-
-
 def augment(images: Tensor, stream: torch.Generator, *, colour_jitter: float) -> Tensor:
     """Turn, mirror, shift and tint each image on its own: standard augmentation for dermoscopy.
 
@@ -159,7 +155,7 @@ def augment(images: Tensor, stream: torch.Generator, *, colour_jitter: float) ->
 
     gain = 1.0 + colour_jitter * (2.0 * torch.rand(count, 1, 1, 1, generator=stream) - 1.0)
     offset = colour_jitter * (2.0 * torch.rand(count, 3, 1, 1, generator=stream) - 1.0)
-    return to_input(moved).mul_(gain.to(device)).add_(offset.to(device))
+    return to_floats(moved).mul_(gain.to(device)).add_(offset.to(device))
 
 
 def train_classifier(
@@ -273,7 +269,7 @@ def predict_probabilities(classifier: SmallCNN, images: NDArray[np.uint8], *, ba
     """
     device = next(classifier.parameters()).device
     drawn = [
-        classifier(to_input(torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)))[0]
+        classifier(to_floats(torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)))[0]
         .softmax(1)
         .cpu()
         .numpy()

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from federation.config import Configuration, ModelSettings
 from federation.errors import DataError
+from federation.images import to_uint8
 from federation.models.protocol import GenerativeModel
 from federation.models.stylegan2.networks import Generator
-from federation.models.stylegan2.step import build_generator, to_uint8
+from federation.models.stylegan2.step import build_generator
 from federation.run_directory import to_json, write_text, written_atomically
 from federation.seeding import torch_stream
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_partitions.dataset import ImageDataset, load_images, to_floats, turn_and_mirror
+from data_partitions.dataset import ImageDataset, load_images, turn_and_mirror
 from data_partitions.sources import load_index
 from federation.config import DataSettings
+from federation.images import to_floats
 from federation.seeding import torch_stream
 
 

@@ -71,9 +71,9 @@ def test_a_group_is_in_one_part(groups: list[str], repeats: int, seed: int) -> N
 
 
 def test_counts_and_table() -> None:
-    index = make_index([0, 0, 1, 1, 1, 1], ("mel", "nv"), groups=["a", "a", "b", "c", "d", "e"])
-    parts = np.array(["train", "train", "train", "extractor", "validation", "test"])
-    assert split_counts(index, parts).tolist() == [[2, 0, 0, 0], [1, 1, 1, 1]]
+    index = make_index([0, 0, *[1] * 8], ("mel", "nv"), groups=[*"aabbccddee"])
+    parts = np.array(["train"] * 4 + ["extractor"] * 2 + ["validation"] * 2 + ["test"] * 2)
+    assert split_counts(index, parts).tolist() == [[2, 0, 0, 0], [2, 2, 2, 2]]
     assert check_split(index, parts) == (
         "the extractor part has no image of mel",
         "the validation part has no image of mel",
@@ -84,20 +84,22 @@ def test_counts_and_table() -> None:
         console.print(split_table(index, parts))
     lines = [line.replace("│", " ").split() for line in capture.get().splitlines()]
     assert ["mel", "2", "0", "0", "0", "2"] in lines
-    assert ["nv", "1", "1", "1", "1", "4"] in lines
-    assert ["images", "3", "1", "1", "1", "6"] in lines
+    assert ["nv", "2", "2", "2", "2", "8"] in lines
+    assert ["images", "4", "2", "2", "2", "10"] in lines
     assert ["groups", "2", "1", "1", "1", "5"] in lines
 
 
 def test_all_problems_of_a_split_are_refused_at_once() -> None:
-    index = make_index([0, 0, 1, 1], ("mel", "nv", "df"))
-    parts = np.array(["train", "train", "extractor", "test"])
+    index = make_index([0, 0, 1, 1, 1], ("mel", "nv", "df"))
+    parts = np.array(["train", "train", "extractor", "test", "test"])
     with pytest.raises(DataError) as caught:
         check_split(index, parts)
     assert caught.value.problems == (
-        "class 'nv' has no image in the train part (extractor 1, test 1); "
+        "class 'nv' has no image in the train part (extractor 1, test 2); "
         "add images of it, leave it out of data.classes, or set another data.split-seed",
         "class 'df' has no image; add images of it, or leave it out of data.classes",
-        "the validation part has no image: 4 groups (patients or lesions) are too few for four parts; "
+        "the extractor part has one image: 5 groups (patients or lesions) are too few for four parts; "
+        "add images, or set another data.split-seed",
+        "the validation part has no image: 5 groups (patients or lesions) are too few for four parts; "
         "add images, or set another data.split-seed",
     )

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from federation.images import to_floats
 from federation.models.classifier import (
     SmallCNN,
     augment,
     predict_probabilities,
-    to_input,
     train_classifier,
 )
 from federation.seeding import numpy_stream, torch_stream
@@ -82,9 +82,9 @@ def test_jitter_is_one_gain_and_one_offset_per_channel_within_bounds() -> None:
 
 def test_input_spans_minus_one_to_one_with_channels_last() -> None:
     images = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(1, 1, 1, 3).expand(1, 4, 4, 3)
-    inputs = to_input(images)
+    inputs = to_floats(images)
     assert inputs[0, :, 0, 0].tolist() == pytest.approx([-1.0, 1.0, -0.6])
-    assert to_input(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).is_contiguous(memory_format=torch.channels_last)
+    assert to_floats(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 128])
@@ -140,7 +140,7 @@ def test_sites_are_learnt_where_there_are_two() -> None:
     sites = np.arange(100) % 2
     images[sites == 1] //= 2
     classifier = train_classifier(images, labels, num_classes=2, steps=40, sites=sites, stream=torch_stream(0, "train"))
-    _, site_logits = classifier(to_input(torch.from_numpy(images)))
+    _, site_logits = classifier(to_floats(torch.from_numpy(images)))
     assert site_logits is not None
     assert (site_logits.argmax(1).numpy() == sites).mean() > 0.95
     one_site = train_classifier(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from federation.config import Configuration, parse_assignments, resolve
 from federation.errors import DataError, WireError
+from federation.images import to_uint8
 from federation.models import build_model
 from federation.models.final import load_final, save_final
 from federation.models.stylegan2 import losses
@@ -20,7 +21,7 @@ from federation.models.stylegan2.networks import (
     ModulatedConv,
     normalize_second_moment,
 )
-from federation.models.stylegan2.step import StyleGAN2, compute_dtype, layer_channels, to_uint8
+from federation.models.stylegan2.step import StyleGAN2, compute_dtype, layer_channels
 from federation.seeding import torch_stream
 
 

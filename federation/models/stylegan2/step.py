@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from federation.config import ModelSettings, TrainingSettings
 from federation.errors import WireError
+from federation.images import to_uint8
 from federation.models.stylegan2 import losses
 from federation.models.stylegan2.networks import Discriminator, Generator
 
@@ -264,9 +265,3 @@ def _set_gradients(network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
         # Adam's fused kernel walks through memory: a gradient laid out channels-last beside a weight that
         # is not would move the wrong entries.
         parameter.grad = gradient.contiguous()
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Turn (n, 3, r, r) in [-1, 1] into uint8 (n, r, r, 3): 0 is black, values outside are clipped."""
-    pixels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1)
