@@ -332,7 +332,9 @@ class FederatedRun:
     def _open_directory(self) -> None:
         """Make the run directory or take up the existing one; from here on things are written."""
         directory, configuration = self.directory, self.configuration
-        if not configuration.resume:
+        if configuration.resume:
+            self._check_extractor()
+        else:
             directory.create()
         directory.lock()
         self.started_writing = True
@@ -382,6 +384,23 @@ class FederatedRun:
         if problems:
             raise RunDirectoryError(problems)
 
+    def _check_extractor(self) -> None:
+        """Refuse to go on with another extractor than that of the scores written so far.
+
+        Raises
+        ------
+        RunDirectoryError
+            Naming both.
+        """
+        path = self.directory.metrics
+        names = [line["extractor"] for line in read_lines(path)] if path.exists() else []
+        if names and names[-1] != self.evaluator.extractor.name:
+            raise RunDirectoryError(
+                f"run directory {self.directory.path}: its scores are of {names[-1]}, and here the extractor is "
+                f"{self.evaluator.extractor.name}: they could not be compared; resume where the run was started, "
+                "with the same evaluation.extractor, evaluation.threads and data.cache-dir"
+            )
+
     def _save_checkpoint(self) -> None:
         """Write all that is needed to go on after the last completed round."""
         state = {
@@ -412,13 +431,6 @@ class FederatedRun:
             self.seconds_before = state["seconds"]
             for work, seconds in state["seconds_by_work"].items():
                 self.watch.add(work, seconds)
-            before = [line["extractor"] for line in read_lines(self.directory.metrics)]
-            if before and before[-1] != self.evaluator.extractor.name:
-                raise RunDirectoryError(
-                    f"run directory {self.directory.path}: its scores are of {before[-1]}, and here the extractor is "
-                    f"{self.evaluator.extractor.name}: they could not be compared; resume where the run was started, "
-                    "with the same evaluation.extractor, evaluation.threads and data.cache-dir"
-                )
         self.directory.keep_rounds(self.completed_rounds if rounds else -1)
         self.progress.say(f"resumed after round {self.completed_rounds}")
 

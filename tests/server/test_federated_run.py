@@ -160,6 +160,17 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(
     assert [line["round"] for line in read_lines(run_dir / "metrics.jsonl")] == [0, 2]
 
 
+def test_scores_of_two_extractors_are_never_mixed(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "run"
+    run(configuration(run_dir, cache_dir), client_app)
+    metrics = run_dir / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("lesion-cnn-32@", "lesion-cnn-32@other-"))
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(RunDirectoryError, match=r"its scores are of lesion-cnn-32@other-.*could not be compared"):
+        run(configuration(run_dir, cache_dir, "rounds=3", "resume=true"), client_app)
+    assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+
 def test_two_runs_in_one_directory_are_refused(tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
     run(configuration(run_dir, cache_dir), client_app)
