@@ -65,8 +65,10 @@ def train(message: Message, context: Context) -> Message:
     load_tensors(model.networks, kept or initial)
     model.load_private_state({name: value for name, value in state.items() if not name.startswith(_NETWORK)})
 
-    # Train.
-    stream = torch_stream(configuration.seed, "local training", server_round=server_round, site=hospital.site)
+    # Train. On a GPU numbers are drawn there: a step then never waits for the processor.
+    stream = torch_stream(
+        configuration.seed, "local training", server_round=server_round, site=hospital.site, device=_device()
+    )
     result = train_locally(model, hospital.dataset, configuration.training, stream)
 
     # Keep what is private, send the rest.
@@ -110,6 +112,6 @@ def _load_hospital(configuration: Configuration, identity: Identity) -> Hospital
 def _load_model(configuration: Configuration) -> tuple[GenerativeModel, dict[str, Tensor], SharingPolicy]:
     """Return the model, the initial values of its private entries, and the policy."""
     model = build_model(configuration, device=_device())
-    policy = SharingPolicy(configuration.private_prefixes)
+    policy = SharingPolicy(configuration.private_prefixes, configuration.averaged_state)
     initial = {name: value.clone() for name, value in private_tensors(model.networks, policy).items()}
     return model, initial, policy

@@ -157,7 +157,14 @@ def load_hospital(configuration: Configuration, identity: Identity, device: torc
     images = load_images(index, resolution, configuration.data.cache_dir)
     return Hospital(
         site=site,
-        dataset=ImageDataset(images, index.labels, rows, device=device, flips=configuration.training.flips),
+        dataset=ImageDataset(
+            images,
+            index.labels,
+            rows,
+            device=device,
+            flips=configuration.training.flips,
+            balanced=configuration.training.balanced_classes,
+        ),
         private_state=PrivateState(_state_root(configuration, identity) / folder_name(site)),
     )
 

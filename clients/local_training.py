@@ -53,7 +53,7 @@ def train_locally(
     Raises
     ------
     NotFiniteError
-        Naming the first step and term of a loss that is not finite.
+        Naming the first step at which a term of the losses is not finite, and each such term of that step.
     """
     start = time.perf_counter()
     num_steps = count_steps(settings, len(dataset))
@@ -64,17 +64,20 @@ def train_locally(
 
     # Read once per round: a look at every step would make a GPU wait for the processor.
     losses: dict[str, float] = {}
+    not_finite: dict[int, list[str]] = {}
     for name in sorted({name for step in terms for name in step}):
         steps = [number for number, step in enumerate(terms, start=1) if name in step]
         values = torch.stack([terms[number - 1][name] for number in steps]).double().cpu()
-        finite = torch.isfinite(values)
-        if not bool(finite.all()):
-            first = int((~finite).nonzero()[0, 0])
-            raise NotFiniteError(
-                f"{name} is {values[first].item()} at local step {steps[first]} of {num_steps}; "
-                "lower training.learning-rate, raise training.gamma, or set training.precision=fp32"
-            )
         losses[name] = values.mean().item()
+        for position in (~torch.isfinite(values)).nonzero()[:1, 0].tolist():
+            not_finite.setdefault(steps[position], []).append(f"{name} is {values[position].item()}")
+    if not_finite:
+        # What came first is the culprit: a weight that it has spoiled spoils every other term a step later.
+        first = min(not_finite)
+        raise NotFiniteError(
+            f"{' and '.join(not_finite[first])} at local step {first} of {num_steps}; "
+            "lower training.learning-rate, raise training.gamma, or set training.precision=fp32"
+        )
     return LocalResult(
         num_steps=num_steps,
         num_images=num_steps * settings.batch_size,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
+from commands.generate import generate
 from commands.simulate import simulate
 from federation.errors import DermafedError, InputError
 
@@ -26,6 +27,7 @@ def _root() -> None:
 
 
 cli.command("simulate")(simulate)
+cli.command("generate")(generate)
 
 _script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _script.command()(simulate)

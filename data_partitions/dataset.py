@@ -57,6 +57,9 @@ class ImageDataset:
         Where the images lie and batches are made.
     flips
         Whether each image of a batch is turned and mirrored at random: dermoscopy has no upright.
+    balanced
+        Whether a batch draws a class that occurs, all alike, and then one of its images, with replacement. Else
+        batches go through the images in a random order, pass by pass.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ImageDataset:
         *,
         device: torch.device | str = "cpu",
         flips: bool = False,
+        balanced: bool = False,
     ) -> None:
         if len(rows) == 0:
             raise ValueError("a dataset needs at least one image")
@@ -75,6 +79,8 @@ class ImageDataset:
         self.labels: Tensor = torch.from_numpy(np.ascontiguousarray(labels[rows])).to(device)
         """int64, shape (n,)."""
         self.flips = flips
+        self.weights = 1.0 / torch.bincount(self.labels)[self.labels].float() if balanced else None
+        """Relative frequency of each image, shape (n,); None: alike."""
         self._generator: torch.Generator | None = None
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -82,7 +88,7 @@ class ImageDataset:
         return len(self.labels)
 
     def sample_batch(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return the next images of a shuffled pass; a new pass begins where one ends.
+        """Return the next images of a shuffled pass, or of a balanced draw; a new pass begins where one ends.
 
         A generator that was not used in the last call begins a new pass, so what a round draws depends on
         its own random stream, not on what the same process drew before.
@@ -108,6 +114,9 @@ class ImageDataset:
         return to_floats(images), self.labels[rows]
 
     def _next_rows(self, generator: torch.Generator, count: int) -> Tensor:
+        if self.weights is not None:
+            weights = self.weights.to(generator.device)
+            return torch.multinomial(weights, count, replacement=True, generator=generator)
         if generator is not self._generator:
             self._generator = generator
             self._order = self._order[:0].to(generator.device)

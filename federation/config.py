@@ -23,6 +23,32 @@ from federation.errors import ConfigurationError
 
 Scalar = int | float | bool | str
 
+AUGMENTATION_TRANSFORMS = (
+    "x-flip",
+    "rotate90",
+    "integer-translation",
+    "scale",
+    "rotation",
+    "anisotropic-scale",
+    "fractional-translation",
+    "brightness",
+    "contrast",
+    "luma-flip",
+    "hue",
+    "saturation",
+)
+"""Transforms of adaptive augmentation, in the order in which they are applied."""
+
+AUGMENTATION_SETS: dict[str, tuple[str, ...]] = {
+    # Pixel blitting, general geometry, colour: what the paper found best on small sets (its "bgc").
+    "bgc": AUGMENTATION_TRANSFORMS,
+    # Colour is diagnostic: no other hue, and no light lesion on dark skin.
+    "dermoscopy": tuple(name for name in AUGMENTATION_TRANSFORMS if name not in ("luma-flip", "hue")),
+}
+
+AVERAGED_STATE = ("ada-p", "path-length-mean")
+"""What training carries from step to step and a federation may average."""
+
 
 def _kebab(name: str) -> str:
     return name.replace("_", "-")
@@ -101,8 +127,8 @@ class ModelSettings(Section):
     """The generative model."""
     conditional: bool = True
     """Whether the model is told the diagnosis."""
-    resolution: int = Field(default=32, ge=32, le=128)
-    """Side of the images in pixels, a power of two: 32, 64 or 128."""
+    resolution: int = Field(default=32, ge=32, le=512)
+    """Side of the images in pixels, a power of two: 32, 64, 128, 256 or 512."""
     latent_size: int = Field(default=128, ge=8, le=1024)
     """Dimension of z and of w."""
     mapping_layers: int = Field(default=2, ge=1, le=16)
@@ -111,6 +137,12 @@ class ModelSettings(Section):
     """A layer at resolution r has min(channel-base / r, channel-max) channels."""
     channel_max: int = Field(default=64, ge=8, le=1024)
     """Most channels of a layer."""
+    resampling: Literal["bilinear", "fir"] = "bilinear"
+    """How layers change resolution. ``fir``: StyleGAN2's filters [1, 3, 3, 1]. ``bilinear``: convolve, then
+    enlarge bilinearly; average pairs of pixels, then convolve."""
+    minibatch_std: int = Field(default=0, ge=0, le=256)
+    """Images in a group of the discriminator's minibatch standard deviation (4 in StyleGAN2-ADA's ``auto``, 8 in
+    ``paper256``, 32 in ``cifar``). 0: none, as in R3GAN."""
 
 
 class TrainingSettings(Section):
@@ -144,12 +176,49 @@ class TrainingSettings(Section):
     ema_ramp: float = Field(default=0.1, gt=0, le=1)
     """The half-life is at most this share of the images shown so far, so that early rounds are not judged
     on initial weights (0.05 in StyleGAN2-ADA, for runs a thousand times as long)."""
+    style_mixing: float = Field(default=0.0, ge=0, le=1)
+    """Share of fakes whose later layers take their style from another latent (0.9 in StyleGAN2, 0 in R3GAN)."""
+    path_length_weight: float = Field(default=0.0, ge=0)
+    """Weight of path-length regularisation of the generator (2 in StyleGAN2). 0: none, as in R3GAN."""
+    path_length_every: int = Field(default=4, ge=1)
+    """Steps from one path-length regularisation to the next; each works on half a batch."""
+    path_length_decay: float = Field(default=0.01, gt=0, le=1)
+    """Share of a new value in the running mean of path lengths."""
     flips: bool = True
     """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
     fake_labels: Literal["data", "uniform"] = "data"
     """Classes asked of the generator in training: drawn from the hospital's own images, or all alike."""
+    label_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Share of images, real and generated, whose class is hidden from both networks: what classes have in
+    common is learned from all of them. Helps where few images per class let a conditional GAN collapse."""
+    transition_start_images: float = Field(default=0.0, ge=0)
+    """Images shown at one hospital before the class begins to be blended in (transitional conditioning)."""
+    transition_images: float = Field(default=0.0, ge=0)
+    """Images over which the class is blended in, from not at all to fully. With both 0: conditional at once."""
+    balanced_classes: bool = False
+    """Whether every class that a hospital holds is drawn equally often, for long tails; else every image is."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the convolutions. ``auto``: bf16 where the processor has it. Weights are always fp32."""
+
+
+class AugmentationSettings(Section):
+    """What the discriminator sees of real and of generated images alike, against overfitting of small sets."""
+
+    name: Literal["none", "ada", "fixed", "diffaugment"] = "none"
+    """``ada``: each transform with a probability p that a controller adapts to the discriminator's overfitting.
+    ``fixed``: with p = ``augmentation.p``. ``diffaugment``: colour, translation and cutout, always."""
+    transforms: str = "dermoscopy"
+    """``ada``, ``fixed``: sets (``bgc``, ``dermoscopy``) and transforms, separated by commas; a minus leaves one
+    out. E.g. ``bgc,-hue`` or ``x-flip,rotate90``."""
+    p: float = Field(default=0.0, ge=0, le=1)
+    """``fixed``: the probability. ``ada``: where it starts."""
+    ada_target: float = Field(default=0.6, ge=-1, le=1)
+    """``ada``: p rises while the discriminator's sign on real images is above this on average: 1 is sure, 0 a guess.
+    With the relativistic loss it is the sign of real minus generated."""
+    ada_every: int = Field(default=4, ge=1)
+    """``ada``: steps from one adjustment to the next."""
+    ada_kimg: float = Field(default=500.0, gt=0)
+    """``ada``: thousands of images shown at a hospital in which p could rise from 0 to 1."""
 
 
 class StrategySettings(Section):
@@ -160,6 +229,9 @@ class StrategySettings(Section):
     private: str = ""
     """What stays at each hospital and is not averaged: networks or beginnings of parameter names,
     separated by commas, e.g. ``discriminator`` or ``generator.mapping``. Empty: all is averaged."""
+    averaged_state: str = ""
+    """State of training that is averaged too, separated by commas: ``ada-p``, ``path-length-mean``. Empty: it
+    stays at each hospital, whose own images it belongs to. Adam's moments always stay."""
 
 
 class EvaluationSettings(Section):
@@ -235,6 +307,8 @@ class Configuration(Section):
     """Which generative model is trained."""
     training: TrainingSettings = TrainingSettings()
     """What a hospital does in a round."""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """What the discriminator sees of real and of generated images alike."""
     strategy: StrategySettings = StrategySettings()
     """How the hospitals' updates are combined."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -255,6 +329,11 @@ class Configuration(Section):
     def private_prefixes(self) -> tuple[str, ...]:
         """The names in ``strategy.private``."""
         return split_names(self.strategy.private)
+
+    @property
+    def averaged_state(self) -> tuple[str, ...]:
+        """The names in ``strategy.averaged-state``."""
+        return split_names(self.strategy.averaged_state)
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted, with its value: what travels in a Flower record."""
@@ -290,6 +369,29 @@ class Layer:
 def split_names(names: str) -> tuple[str, ...]:
     """Split a comma string into names without surrounding blanks."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def augmentation_transforms(text: str) -> tuple[str, ...]:
+    """Read ``augmentation.transforms``: sets and transforms, in turn added or, behind a minus, left out.
+
+    Returns
+    -------
+    Names among :data:`AUGMENTATION_TRANSFORMS`, in that order.
+
+    Raises
+    ------
+    ValueError
+        Naming the first name that is neither a transform nor a set, and those that there are.
+    """
+    chosen: set[str] = set()
+    for item in split_names(text):
+        name = item.removeprefix("-").strip()
+        if name not in AUGMENTATION_SETS and name not in AUGMENTATION_TRANSFORMS:
+            allowed = ", ".join((*AUGMENTATION_SETS, *AUGMENTATION_TRANSFORMS))
+            raise ValueError(f"{name!r} is no transform; allowed are {allowed}, each left out with a minus before it")
+        names = AUGMENTATION_SETS.get(name, (name,))
+        chosen = chosen - set(names) if item.startswith("-") else chosen | set(names)
+    return tuple(name for name in AUGMENTATION_TRANSFORMS if name in chosen)
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -444,13 +546,45 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
 def _contradictions(configuration: Configuration) -> Iterator[str]:
     """Yield a sentence for each combination of values that makes no sense."""
     data, model, training = configuration.data, configuration.model, configuration.training
+    augmentation = configuration.augmentation
     if not math.log2(model.resolution).is_integer():
-        yield f"model.resolution = {model.resolution}: allowed is a power of two: 32, 64 or 128"
+        yield f"model.resolution = {model.resolution}: allowed is a power of two: 32, 64, 128, 256 or 512"
     if model.channel_base < model.resolution:
         yield (
             f"model.channel-base = {model.channel_base}: allowed is at least model.resolution = {model.resolution}, "
             "so that the last layer has a channel"
         )
+    if model.minibatch_std and training.batch_size % model.minibatch_std:
+        yield (
+            f"model.minibatch-std = {model.minibatch_std}: allowed is a divisor of training.batch-size = "
+            f"{training.batch_size}, so that groups are whole, or 0"
+        )
+    if not model.conditional:
+        for key, value in (
+            ("label-dropout", training.label_dropout),
+            ("transition-start-images", training.transition_start_images),
+            ("transition-images", training.transition_images),
+        ):
+            if value > 0:
+                yield f"training.{key} = {value:g}: model.conditional = false has no class to hide; set it to 0"
+    try:
+        transforms = augmentation_transforms(augmentation.transforms)
+    except ValueError as error:
+        yield f"augmentation.transforms = {augmentation.transforms!r}: {error}"
+    else:
+        if not transforms and augmentation.name in ("ada", "fixed"):
+            yield (
+                f"augmentation.transforms = {augmentation.transforms!r}: leaves no transform; name one, "
+                "e.g. dermoscopy, or set augmentation.name=none"
+            )
+    if augmentation.name == "fixed" and augmentation.p == 0:
+        yield "augmentation.p = 0: augmentation.name = fixed would change nothing; set augmentation.p=0.2, say"
+    for name in configuration.averaged_state:
+        if name not in AVERAGED_STATE:
+            yield (
+                f"strategy.averaged-state = {configuration.strategy.averaged_state!r}: {name!r} is not known; allowed "
+                f"are {', '.join(AVERAGED_STATE)}"
+            )
     default_steps = TrainingSettings.model_fields["local_steps"].default
     if training.local_epochs > 0 and training.local_steps not in (0, default_steps):
         yield (

@@ -3,6 +3,18 @@
 A message holds one ArrayRecord with keys ``generator.*``, ``discriminator.*``, ``generator_ema.*``,
 one ConfigRecord with the whole configuration on the way to a hospital, and one MetricRecord with
 numbers on the way back. Never an image.
+
+What becomes of each entry:
+
+============================================  ==========================================================
+weights, biases, noise strengths              averaged, or private where ``strategy.private`` names them
+running mean of w, EMA of the generator       averaged, like the generator they belong to
+integer buffers                               private: a mean of counters is no counter
+``training.ada_p``, ``.path_length_mean``     private, or averaged where ``strategy.averaged-state`` says so
+signs counted since p was last adapted        private
+Adam's moments, number of steps               private, and never a named tensor of the wire
+random streams                                none is carried: each is made anew from seed, round and site
+============================================  ==========================================================
 """
 
 from __future__ import annotations
@@ -41,6 +53,9 @@ REQUIRED_METRICS = (
 )
 """What every reply says beside its losses."""
 
+# Beside the networks: what training carries from step to step.
+_TRAINING_STATE = "training"
+
 # What is judged follows what is trained: an average of G is private where G is.
 _FOLLOWS = {"generator_ema": "generator"}
 
@@ -55,10 +70,13 @@ class SharingPolicy:
         ``("generator.mapping",)``. A part of the generator takes the same part of its running
         average with it. Everything else is averaged, buffers such as the running mean of w
         included, except integer buffers: those stay where they are, as a mean of counters is no counter.
+    averaged_state
+        State of training that is averaged too, e.g. ``("ada-p",)``; all else of it stays.
     """
 
-    def __init__(self, private: Iterable[str] = ()) -> None:
+    def __init__(self, private: Iterable[str] = (), averaged_state: Iterable[str] = ()) -> None:
         self.private = tuple(private)
+        self.averaged_state = frozenset(f"{_TRAINING_STATE}.{name.replace('-', '_')}" for name in averaged_state)
         for follower, leader in _FOLLOWS.items():
             self.private += tuple(
                 follower + prefix[len(leader) :]
@@ -70,6 +88,8 @@ class SharingPolicy:
         """Whether the entry called `name` (``network.parameter``) crosses the wire."""
         if not value.is_floating_point():
             return False
+        if name.startswith(_TRAINING_STATE + "."):
+            return name in self.averaged_state
         return not any(name == prefix or name.startswith(prefix + ".") for prefix in self.private)
 
     def check(self, names: Iterable[str]) -> None:
@@ -88,7 +108,7 @@ class SharingPolicy:
             )
         for prefix in self.private:
             if not any(name == prefix or name.startswith(prefix + ".") for name in names):
-                networks = sorted({name.split(".")[0] for name in names})
+                networks = sorted({name.split(".")[0] for name in names} - {_TRAINING_STATE})
                 raise ConfigurationError(
                     f"strategy.private = {prefix!r}: no network or layer has this name; "
                     f"give a network ({', '.join(networks)}) or the beginning of a parameter's name"

@@ -139,7 +139,7 @@ class FederatedRun:
         self.strategy = build_strategy(self.configuration.strategy)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.configuration, device=self.device)
-        self.policy = SharingPolicy(self.configuration.private_prefixes)
+        self.policy = SharingPolicy(self.configuration.private_prefixes, self.configuration.averaged_state)
         self.policy.check(named_tensors(self.model.networks))
         # The global networks. Entries that are private to hospitals stay as they began.
         self.arrays: dict[str, np.ndarray] = {
@@ -315,7 +315,7 @@ class FederatedRun:
         weights = np.array([float(str(record[NUM_EXAMPLES])) for record in records])
         return {
             name: float(np.average([float(str(record[name])) for record in records], weights=weights))
-            for name in ("loss-generator", "loss-discriminator", "logit-real", "logit-fake")
+            for name in ("loss-generator", "loss-discriminator", "logit-real", "logit-fake", "augmentation-p")
             if all(name in record for record in records)
         }
 

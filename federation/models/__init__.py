@@ -32,6 +32,7 @@ def build_model(configuration: Configuration, *, device: torch.device | str = "c
     return builders[model.name](
         model,
         configuration.training,
+        configuration.augmentation,
         num_classes=num_classes,
         seed=derive_seed(configuration.seed, "initial weights"),
         device=torch.device(device),

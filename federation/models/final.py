@@ -1,50 +1,178 @@
 """A trained generator as two files: enough to generate images without the rest of a run.
 
 ``generator.safetensors`` holds the weights without metadata, so that equal weights are equal bytes;
-``model.json`` what they are the weights of.
+``model.json`` what they are the weights of. ::
+
+    generator = load_final("runs/…/final")
+    images = generator.generate(16, class_name="mel", seed=1, truncation=0.7)
 """
 
 from __future__ import annotations
 
 import json
+from collections import abc, deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from federation.config import Configuration, ModelSettings
-from federation.errors import DataError
+from federation.config import Configuration, Layer, ModelSettings, fields_by_key, resolve
+from federation.errors import ConfigurationError, DataError, InputError
 from federation.images import to_uint8
 from federation.models.protocol import GenerativeModel
 from federation.models.stylegan2.networks import Generator
 from federation.models.stylegan2.step import build_generator
-from federation.run_directory import to_json, write_text, written_atomically
+from federation.run_directory import RunDirectory, to_json, write_text, written_atomically
 from federation.seeding import torch_stream
 
-FORMAT = 1
+FORMAT = 2
+WEIGHTS = "generator.safetensors"
+DESCRIPTION = "model.json"
+
+# Images are drawn so many at a time, fewer where they are larger, so that a chunk's activations fit any machine.
+CHUNK_IMAGES = 32
+CHUNK_PIXELS = 32 * 128 * 128
+# Tensors named in a message before the rest is only counted.
+NAMED_TENSORS = 8
+
+
+def request_problems(*, count: int, seed: int, truncation: float, threads: int) -> list[str]:
+    """Return what is wrong with the numbers of a request for images, a sentence each."""
+    problems = [
+        f"{name} {value}: allowed is a whole number >= {least}"
+        for name, value, least in (("count", count, 1), ("seed", seed, 0), ("threads", threads, 1))
+        if value < least
+    ]
+    if not 0 <= truncation <= 1:
+        problems.append(f"truncation {truncation:g}: allowed is a number from 0 (the mean image) to 1 (as learned)")
+    return problems
 
 
 @dataclass(frozen=True)
 class FinalGenerator:
-    """A generator that was read back from ``final/``."""
+    """A generator that was read back from ``final/``. It computes in fp32, whatever it was trained in.
+
+    The same request gives the same bytes on one type of processor, whatever the number of threads, and
+    image i does not depend on how many are asked for: images are drawn in whole chunks of a fixed size,
+    each from a stream of its own and by one thread, and what is too much is cut off.
+    """
 
     network: Generator
     classes: tuple[str, ...]
     """Names of the labels; empty for an unconditional generator."""
 
+    def class_problems(self, names: Sequence[str]) -> list[str]:
+        """Return what is wrong with classes that are asked for, a sentence each."""
+        if names and not self.classes:
+            return [f"class {names[0]!r}: this generator was trained without classes; ask for none"]
+        return [
+            f"class {name!r}: this generator knows no such class; its classes are {', '.join(self.classes)}"
+            for name in dict.fromkeys(names)
+            if name not in self.classes
+        ]
+
+    def generate(
+        self,
+        count: int,
+        *,
+        class_name: str | Sequence[str] | None = None,
+        seed: int = 0,
+        truncation: float = 1.0,
+        threads: int = 1,
+    ) -> Tensor:
+        """Draw images; uint8 (count, r, r, 3), on the CPU. See :meth:`batches`, which needs less memory for many."""
+        drawn = self.batches(count, class_name=class_name, seed=seed, truncation=truncation, threads=threads)
+        return torch.cat(list(drawn))
+
+    def batches(
+        self,
+        count: int,
+        *,
+        class_name: str | Sequence[str] | None = None,
+        seed: int = 0,
+        truncation: float = 1.0,
+        threads: int = 1,
+    ) -> abc.Generator[Tensor, None, None]:
+        """Draw images, a batch at a time.
+
+        Parameters
+        ----------
+        count
+            Images in all, at least 1.
+        class_name
+            The class of every image, or several that images take in turn: one for each image, if you like.
+            None: all of `classes` in turn. An unconditional generator takes None alone.
+        seed
+            At least 0; another seed draws other images.
+        truncation
+            In [0, 1]. 1 draws from the learned distribution; less pulls w towards its mean, for more typical
+            and less varied images (Karras et al. 2019, arXiv 1812.04948, Appendix B). The mean is over all
+            classes, so that strong truncation blurs their difference too.
+        threads
+            CPU threads, each with a chunk of its own in memory, so that their number does not change the
+            images. Unused on a GPU.
+
+        Returns
+        -------
+        A generator of uint8 (at most 32, r, r, 3), on the CPU.
+
+        Raises
+        ------
+        InputError
+            At once, with every problem of the request.
+        """
+        names = [class_name] if isinstance(class_name, str) else list(class_name or ())
+        problems = request_problems(count=count, seed=seed, truncation=truncation, threads=threads)
+        problems += self.class_problems(names)
+        if problems:
+            raise InputError(problems)
+        in_turn = torch.tensor([self.classes.index(name) for name in names or self.classes], dtype=torch.int64)
+        return self._draw(count, in_turn, seed, truncation, threads)
+
+    def _draw(
+        self, count: int, in_turn: Tensor, seed: int, truncation: float, threads: int
+    ) -> abc.Generator[Tensor, None, None]:
+        """Yield the chunks in order while the threads compute the next ones."""
+        size = max(1, min(CHUNK_IMAGES, CHUNK_PIXELS // self.network.resolution**2))
+        workers = 1 if self.network.constant.is_cuda else threads
+        # PyTorch's own threads would share one image, and so change its last bits: one for each worker.
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        pending: deque[Future[Tensor]] = deque()
+        num_yielded = 0
+        try:
+            for chunk in range(-(-count // size)):
+                pending.append(pool.submit(self._draw_chunk, chunk, size, in_turn, seed, truncation))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+                    num_yielded += size
+            while pending:
+                yield pending.popleft().result()[: count - num_yielded]
+                num_yielded += size
+        finally:
+            pool.shutdown(cancel_futures=True)
+            # The workers' setting is also what threads started later would begin with.
+            torch.set_num_threads(torch.get_num_threads())
+
     @torch.no_grad()
-    def generate(self, count: int, *, labels: Tensor | None = None, seed: int = 0, batch: int = 64) -> Tensor:
-        """Draw images; uint8 (count, r, r, 3). `labels` is (count,) int64, or None where there are no classes."""
-        stream = torch_stream(seed, "generate")
-        drawn = []
-        for start in range(0, count, batch):
-            stop = min(start + batch, count)
-            z = torch.randn(stop - start, self.network.latent_size, generator=stream)
-            drawn.append(to_uint8(self.network(z, None if labels is None else labels[start:stop], stream)))
-        return torch.cat(drawn)
+    def _draw_chunk(self, chunk: int, size: int, in_turn: Tensor, seed: int, truncation: float) -> Tensor:
+        """Return a whole chunk; uint8 (size, r, r, 3), on the CPU."""
+        device = self.network.constant.device
+        stream = torch_stream(seed, "generate", server_round=chunk)
+        z = torch.randn(size, self.network.latent_size, generator=stream).to(device)
+        labels = None
+        if len(in_turn):
+            labels = in_turn[torch.arange(chunk * size, (chunk + 1) * size) % len(in_turn)].to(device)
+        with ExitStack() as settings:
+            if device.type == "cuda":  # cuDNN's own defaults are tf32, and kernels that need not repeat themselves
+                settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+            images = self.network(z, labels, stream, truncation)
+        return to_uint8(images).cpu().contiguous()
 
 
 def save_final(folder: Path, model: GenerativeModel, configuration: Configuration) -> None:
@@ -52,42 +180,158 @@ def save_final(folder: Path, model: GenerativeModel, configuration: Configuratio
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.networks["generator_ema"].state_dict().items()
     }
-    with written_atomically(folder / "generator.safetensors") as temporary:
+    with written_atomically(folder / WEIGHTS) as temporary:
         safetensors.torch.save_file(tensors, temporary)
     description = {
         "format": FORMAT,
         "model": configuration.model.model_dump(by_alias=True),
         "classes": list(configuration.class_names) if configuration.model.conditional else [],
     }
-    write_text(folder / "model.json", to_json(description, indent=2) + "\n")
+    write_text(folder / DESCRIPTION, to_json(description, indent=2) + "\n")
 
 
-def load_final(folder: Path) -> FinalGenerator:
-    """Read a generator back from a run's ``final`` folder.
+def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> FinalGenerator:
+    """Read a generator back; nothing in the files is executed.
+
+    Parameters
+    ----------
+    path
+        A run's ``final`` folder, a copy of it, or the directory of a finished run.
+    device
+        Where images will be computed.
 
     Raises
     ------
     DataError
-        If a file is missing or the weights are not those of the described network.
+        If there is no such folder, the run is not finished, a file is missing or damaged or of another
+        format, or the weights are not those of the described network.
     """
-    try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        settings = ModelSettings.model_validate(description["model"])
-        classes = tuple(description["classes"])
-        tensors = safetensors.torch.load_file(folder / "generator.safetensors")
-    except (OSError, ValueError, KeyError, ValidationError, safetensors.SafetensorError) as error:
-        raise DataError(
-            f"{folder}: holds no generator that can be read ({error}); give the final/ folder of a finished run"
-        ) from None
-    network = build_generator(settings, num_classes=len(classes))
-    expected = network.state_dict()
-    problems = [
-        f"{name}: found {tuple(tensors[name].shape) if name in tensors else 'nothing'}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name not in tensors or tensors[name].shape != value.shape
-    ]
-    problems += [f"{name}: unknown" for name in tensors if name not in expected]
+    folder = _find_folder(Path(path))
+    settings, classes = _read_description(folder / DESCRIPTION)
+    tensors = _read_weights(folder / WEIGHTS)
+    # Weights are drawn before they are replaced; the fork leaves the process's own stream alone.
+    with torch.random.fork_rng(devices=[]):
+        network = build_generator(settings, num_classes=len(classes))
+    problems = _tensor_problems(tensors, network.state_dict())
     if problems:
-        raise DataError([f"{folder / 'generator.safetensors'}: {problem}" for problem in problems])
+        hidden = len(problems) - NAMED_TENSORS
+        problems = [f"{folder / WEIGHTS}: {problem}" for problem in problems[:NAMED_TENSORS]]
+        if hidden > 0:
+            problems.append(f"{folder / WEIGHTS}: {hidden} more like these")
+        problems.append(
+            f"{folder}: its two files do not belong together or are damaged; copy both from one finished run"
+        )
+        raise DataError(problems)
     network.load_state_dict(tensors)
-    return FinalGenerator(network.requires_grad_(False).eval(), classes)
+    return FinalGenerator(network.to(device).requires_grad_(False).eval(), classes)
+
+
+def _find_folder(path: Path) -> Path:
+    """Return the folder with the two files, in a run directory or given itself."""
+    run = RunDirectory(path)
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise DataError(f"{path}: {what}; give the directory of a finished run, or its {run.final.name}/ folder")
+    if (path / DESCRIPTION).exists() or (path / WEIGHTS).exists():
+        return path
+    if run.final.is_dir():
+        return run.final
+    if run.config.exists():
+        raise DataError(
+            f"run directory {path}: has no {run.final.name}/ yet, since the run is not finished; "
+            f"finish it with dermafed simulate --resume --run-dir {path}"
+        )
+    raise DataError(
+        f"{path}: holds no generator, neither {DESCRIPTION} with {WEIGHTS} nor a run's {run.final.name}/; "
+        f"give the directory of a finished run, or its {run.final.name}/ folder"
+    )
+
+
+_COPY_BOTH = f"copy both {DESCRIPTION} and {WEIGHTS} from the final/ of a finished run"
+
+
+def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...]]:
+    """Read what the weights are the weights of: the model's settings and the names of its classes."""
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: is missing; {_COPY_BOTH}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); {_COPY_BOTH}") from None
+    except ValueError as error:
+        raise DataError(f"{file}: is not json ({error}); {_COPY_BOTH}") from None
+    found = description.get("format", "unknown") if isinstance(description, dict) else "unknown"
+    if found != FORMAT:
+        raise DataError(
+            f"{file}: the generator is of format {found}, and this version of dermafed reads format {FORMAT}; "
+            "train or export it again with this version"
+        )
+    problems = []
+    classes = description.get("classes")
+    if not (
+        isinstance(classes, list)
+        and all(isinstance(name, str) and name for name in classes)
+        and len(set(classes)) == len(classes)
+    ):
+        problems.append(f"classes = {classes!r}: allowed is a list of distinct names, empty for an unconditional model")
+    configuration = None
+    model = description.get("model")
+    if not isinstance(model, dict):
+        problems.append(f"model = {model!r}: allowed is a table of the model's settings")
+    else:
+        try:
+            configuration = _resolve_model(model)
+        except ConfigurationError as error:
+            problems += error.problems
+    if configuration is not None and not problems and configuration.model.conditional != bool(classes):
+        problems.append(
+            f"model.conditional = {str(configuration.model.conditional).lower()} and classes = {classes!r}: "
+            "a conditional model has classes, and no other has"
+        )
+    if problems:
+        raise DataError([f"{file}: {problem}; {_COPY_BOTH}" for problem in problems])
+    assert configuration is not None
+    return configuration.model, tuple(classes)
+
+
+def _resolve_model(model: dict[str, Any]) -> Configuration:
+    """Validate a model's settings as a run's are. A default in place of one could be another network."""
+    missing = [
+        f"{key}: is missing"
+        for key in fields_by_key()
+        if key.startswith("model.") and key[len("model.") :] not in model
+    ]
+    if missing:
+        raise ConfigurationError(missing)
+    # The discriminator's groups must fit a batch, and there is neither here.
+    values = {f"model.{key}": value for key, value in model.items() if key != "minibatch-std"}
+    return resolve([Layer(DESCRIPTION, values)])
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(file)
+    except FileNotFoundError:
+        raise DataError(f"{file}: is missing; {_COPY_BOTH}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error}); {_COPY_BOTH}") from None
+    except safetensors.SafetensorError as error:
+        raise DataError(f"{file}: is not a whole safetensors file ({error}); {_COPY_BOTH}") from None
+
+
+def _tensor_problems(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """Return how tensors differ from those of a network, and which are not finite, a phrase each."""
+    problems = []
+    for name, like in expected.items():
+        value = tensors.get(name)
+        if value is None:
+            problems.append(f"{name}: found nothing, expected shape {tuple(like.shape)}")
+        elif value.shape != like.shape:
+            problems.append(f"{name}: found shape {tuple(value.shape)}, expected {tuple(like.shape)}")
+        elif value.dtype != like.dtype:
+            problems.append(f"{name}: found {value.dtype}, expected {like.dtype}")
+        elif not torch.isfinite(value).all():
+            problems.append(f"{name}: holds values that are not finite")
+    return problems + [
+        f"{name}: found a tensor that the network does not have" for name in tensors if name not in expected
+    ]

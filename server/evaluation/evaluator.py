@@ -204,7 +204,7 @@ class Evaluator:
         writer = self._tensorboard()
         for name in ("kid", "fid"):
             writer.add_scalar(f"{name}/{self.extractor.name}", line[name], line["round"])
-        for name in ("loss_generator", "loss_discriminator", "logit_real", "logit_fake"):
+        for name in ("loss_generator", "loss_discriminator", "logit_real", "logit_fake", "augmentation_p"):
             if line.get(name) is not None:
                 writer.add_scalar(name, line[name], line["round"])
         writer.flush()

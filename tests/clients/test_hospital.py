@@ -129,6 +129,26 @@ class FailingModel:
         return {"loss-generator": torch.tensor(1.0), "penalty-real": torch.tensor(1.0 if self.remaining else torch.inf)}
 
 
+class SpoiledModel:
+    """A regulariser's term is infinite at step 2; from step 3 on everything is."""
+
+    step = 0
+
+    def train_step(
+        self, images: torch.Tensor, labels: torch.Tensor, stream: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        self.step += 1
+        terms = {"loss-generator": torch.tensor(1.0 if self.step < 3 else torch.nan)}
+        return terms | ({"penalty-path-length": torch.tensor(torch.inf)} if self.step == 2 else {})
+
+
+def test_the_first_term_that_is_not_finite_is_the_one_that_is_named() -> None:
+    images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8).numpy()
+    data = ImageDataset(images, torch.zeros(4, dtype=torch.int64).numpy(), torch.arange(4).numpy())
+    with pytest.raises(NotFiniteError, match=r"^penalty-path-length is inf at local step 2 of 5; lower"):
+        train_locally(SpoiledModel(), data, TrainingSettings(local_steps=5), torch_stream(0, "test"))  # type: ignore[arg-type]
+
+
 def test_a_loss_that_is_not_finite_is_named_with_its_step() -> None:
     images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8).numpy()
     data = ImageDataset(images, torch.zeros(4, dtype=torch.int64).numpy(), torch.arange(4).numpy())

@@ -24,6 +24,16 @@ def dataset(num_images: int, *, flips: bool = False) -> ImageDataset:
     return ImageDataset(images, np.arange(num_images), np.arange(num_images), flips=flips)
 
 
+def test_balanced_batches_draw_each_class_alike() -> None:
+    labels = np.array([0] * 90 + [2] * 9 + [3])  # a long tail; class 1 does not occur
+    images = np.zeros((100, 2, 2, 3), dtype=np.uint8)
+    data = ImageDataset(images, labels, np.arange(100), balanced=True)
+    drawn = torch.bincount(data.sample_batch(torch_stream(0, "test"), 6000)[1], minlength=4) / 6000
+    assert drawn[1] == 0
+    assert torch.allclose(drawn[[0, 2, 3]], torch.full((3,), 1 / 3), atol=0.02)
+    assert draw(data, torch_stream(1, "test"), 5, 3) == draw(data, torch_stream(1, "test"), 5, 3)
+
+
 def draw(data: ImageDataset, generator: torch.Generator, *sizes: int) -> list[int]:
     return [label for size in sizes for label in data.sample_batch(generator, size)[1].tolist()]
 

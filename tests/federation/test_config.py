@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.config import Configuration, Layer, flower_table, load_toml, parse_assignments, resolve
+from federation.config import (
+    Configuration,
+    Layer,
+    augmentation_transforms,
+    flower_table,
+    load_toml,
+    parse_assignments,
+    resolve,
+)
 from federation.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,11 +68,57 @@ def test_all_problems_are_given_at_once_with_remedy() -> None:
     )
 
 
+def test_sets_of_transforms() -> None:
+    assert len(augmentation_transforms("bgc")) == 12
+    assert set(augmentation_transforms("bgc")) - set(augmentation_transforms("dermoscopy")) == {"luma-flip", "hue"}
+    assert augmentation_transforms("bgc,-luma-flip,-hue") == augmentation_transforms("dermoscopy")
+    assert augmentation_transforms("rotate90, x-flip") == ("x-flip", "rotate90")
+    assert augmentation_transforms("dermoscopy,-bgc,hue") == ("hue",)
+    with pytest.raises(ValueError, match="'hues' is no transform; allowed are bgc, dermoscopy, x-flip, "):
+        augmentation_transforms("bgc,-hues")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "problem"),
+    [
+        (
+            ["augmentation.transforms=bgc,blur"],
+            "augmentation.transforms = 'bgc,blur': 'blur' is no transform; allowed are bgc, dermoscopy, x-flip, "
+            "rotate90, integer-translation, scale, rotation, anisotropic-scale, fractional-translation, brightness, "
+            "contrast, luma-flip, hue, saturation, each left out with a minus before it",
+        ),
+        (
+            ["augmentation.name=ada", "augmentation.transforms=bgc,-bgc"],
+            "augmentation.transforms = 'bgc,-bgc': leaves no transform; name one, e.g. dermoscopy, or set "
+            "augmentation.name=none",
+        ),
+        (
+            ["augmentation.name=fixed"],
+            "augmentation.p = 0: augmentation.name = fixed would change nothing; set augmentation.p=0.2, say",
+        ),
+        (
+            ["model.minibatch-std=3"],
+            "model.minibatch-std = 3: allowed is a divisor of training.batch-size = 8, so that groups are whole, or 0",
+        ),
+        (
+            ["model.conditional=false", "training.label-dropout=0.1"],
+            "training.label-dropout = 0.1: model.conditional = false has no class to hide; set it to 0",
+        ),
+        (
+            ["strategy.averaged-state=adam"],
+            "strategy.averaged-state = 'adam': 'adam' is not known; allowed are ada-p, path-length-mean",
+        ),
+    ],
+)
+def test_contradictions_of_a_recipe(assignments: list[str], problem: str) -> None:
+    assert problems_of(*assignments) == (problem,)
+
+
 def test_contradictions() -> None:
     assert problems_of(
         "model.resolution=48", "training.local-epochs=1", "training.local-steps=3", "data.source=folder"
     ) == (
-        "model.resolution = 48: allowed is a power of two: 32, 64 or 128",
+        "model.resolution = 48: allowed is a power of two: 32, 64, 128, 256 or 512",
         "training.local-steps = 3 and training.local-epochs = 1: give one of them",
         "data.root is empty: data.source = folder needs a folder; set data.root=/path/to/the/images",
     )

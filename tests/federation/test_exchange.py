@@ -62,6 +62,22 @@ def test_integer_buffers_stay_at_the_hospital() -> None:
     }
 
 
+def test_state_of_training_stays_unless_it_is_named() -> None:
+    class State(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("ada_p", "ada_sign_sum", "path_length_mean"):
+                self.register_buffer(name, torch.zeros(()))
+
+    networks_and_state = {"training": State()}
+    assert list(shared_tensors(networks_and_state, SharingPolicy())) == []
+    assert list(shared_tensors(networks_and_state, SharingPolicy((), ["ada-p"]))) == ["training.ada_p"]
+    assert list(shared_tensors(networks_and_state, SharingPolicy((), ["ada-p", "path-length-mean"]))) == [
+        "training.ada_p",
+        "training.path_length_mean",
+    ]
+
+
 def test_the_running_average_follows_the_generator() -> None:
     policy = SharingPolicy(["generator.weight"])
     assert set(shared_tensors(networks(), policy)) == {

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from federation.config import Configuration, parse_assignments, resolve
-from federation.errors import DataError, WireError
+from federation.errors import WireError
 from federation.images import to_uint8
 from federation.models import build_model
-from federation.models.final import load_final, save_final
 from federation.models.stylegan2 import losses
 from federation.models.stylegan2.networks import (
     EqualizedConv,
     EqualizedLinear,
     ModulatedConv,
+    minibatch_std,
     normalize_second_moment,
 )
+from federation.models.stylegan2.resampling import filter_images, filter_matrix
 from federation.models.stylegan2.step import StyleGAN2, compute_dtype, layer_channels
 from federation.seeding import torch_stream
 
@@ -97,10 +97,57 @@ def test_normalisation_gives_mean_square_one() -> None:
     assert torch.allclose(normalize_second_moment(torch.tensor([[3.0, 4.0]])).square().mean(), torch.tensor(1.0))
 
 
-@pytest.mark.parametrize(("resolution", "levels"), [(32, 4), (64, 5), (128, 6)])
+def test_filters_are_what_the_paper_draws() -> None:
+    """Zeros between pixels, zeros around the image, the filter [1, 3, 3, 1]: each matrix against a convolution."""
+    x = torch.randn(2, 3, 8, 8, generator=torch_stream(0, "test"), dtype=torch.float64)
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
+    kernel = torch.outer(taps, taps).expand(3, 1, 4, 4)
+
+    def convolved(images: torch.Tensor, padding: tuple[int, int], stride: int = 1) -> torch.Tensor:
+        return F.conv2d(F.pad(images, padding * 2), kernel, stride=stride, groups=3)
+
+    stuffed = torch.zeros(2, 3, 16, 16, dtype=torch.float64)
+    stuffed[:, :, ::2, ::2] = x
+    # Gain 2 along each axis, as three of four pixels are zeros.
+    assert torch.allclose(filter_images(x, "up"), 4 * convolved(stuffed, (2, 1)), atol=1e-12)
+    assert torch.allclose(filter_images(x, "down"), convolved(x, (1, 1), stride=2), atol=1e-12)
+    assert torch.allclose(filter_images(x, "before-strided"), convolved(x, (2, 2)), atol=1e-12)
+    odd = torch.randn(2, 3, 9, 9, generator=torch_stream(1, "test"), dtype=torch.float64)
+    assert torch.allclose(filter_images(odd, "after-transposed"), 4 * convolved(odd, (1, 1)), atol=1e-12)
+    assert filter_images(x.contiguous(memory_format=torch.channels_last), "up").is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_filters_by_hand_and_exact_in_bf16() -> None:
+    cpu = torch.device("cpu")
+    assert filter_matrix("up", 2, torch.float32, cpu).tolist() == [[0.75, 0], [0.75, 0.25], [0.25, 0.75], [0, 0.75]]
+    assert filter_matrix("down", 4, torch.float32, cpu).tolist() == [[0.375, 0.375, 0.125, 0], [0, 0.125, 0.375, 0.375]]
+    for kind in ("up", "down", "before-strided", "after-transposed"):
+        exact = filter_matrix(kind, 9, torch.float64, cpu)
+        assert torch.equal(filter_matrix(kind, 9, torch.bfloat16, cpu).double(), exact)
+    with pytest.raises(ValueError, match="kind 'sideways': allowed are up, "):
+        filter_matrix("sideways", 8, torch.float32, cpu)
+
+
+def test_minibatch_standard_deviation_by_hand() -> None:
+    # Two groups of two: images that differ by 6 everywhere, and images that are alike.
+    x = torch.tensor([5.0, -1.0, 4.0, 4.0])[:, None, None, None].expand(4, 3, 2, 2)
+    y = minibatch_std(x, 2)
+    assert torch.equal(y[:, :3], x)
+    assert torch.allclose(y[:2, 3], torch.full((2, 2, 2), 3.0))
+    assert torch.allclose(y[2:, 3], torch.full((2, 2, 2), 1e-4))
+
+
+@pytest.mark.parametrize("resampling", ["bilinear", "fir"])
+@pytest.mark.parametrize(("resolution", "levels"), [(32, 4), (64, 5), (128, 6), (256, 7), (512, 8)])
 @pytest.mark.parametrize("conditional", [True, False])
-def test_every_resolution_draws_and_judges(resolution: int, levels: int, conditional: bool) -> None:
-    configuration = small(f"model.resolution={resolution}", f"model.conditional={str(conditional).lower()}")
+def test_every_resolution_draws_and_judges(resolution: int, levels: int, conditional: bool, resampling: str) -> None:
+    configuration = small(
+        f"model.resolution={resolution}",
+        f"model.conditional={str(conditional).lower()}",
+        f"model.resampling={resampling}",
+    )
     assert len(layer_channels(configuration.model)) == levels
     model = build_model(configuration)
     labels = torch.tensor([0, 1]) if conditional else None
@@ -128,7 +175,7 @@ def test_truncation_zero_gives_the_mean_w() -> None:
     generator = model.generator_ema
     z = torch.randn(2, 16, generator=torch_stream(2, "test"))
     images = generator(z, None, None, truncation=0.0)
-    assert torch.equal(images, generator.synthesize(generator.mapping.w_mean.expand(2, -1), None))
+    assert torch.equal(images, generator.synthesize(generator.repeat(generator.mapping.w_mean.expand(2, -1)), None))
 
 
 def test_to_uint8_is_literal() -> None:
@@ -159,6 +206,28 @@ def test_penalty_of_a_linear_discriminator_is_its_squared_weight() -> None:
     logits = torch.cat([(real * weight).sum(dim=(1, 2, 3)), (fake * weight).sum(dim=(1, 2, 3))])
     for penalty in losses.gradient_penalties(logits, [real, fake]):
         assert penalty.item() == pytest.approx(weight.square().sum().item(), rel=1e-12)
+
+
+def test_path_lengths_of_a_linear_generator_are_those_of_its_matrix() -> None:
+    stream = torch_stream(0, "test")
+    # Images are the sum over two layers of a matrix times the layer's style.
+    matrices = torch.randn(2, 3 * 4 * 4, 5, generator=stream, dtype=torch.float64)
+    styles = torch.randn(6, 2, 5, generator=stream, dtype=torch.float64).requires_grad_()
+    noise = torch.randn(6, 3, 4, 4, generator=stream, dtype=torch.float64)
+    images = torch.einsum("lpk,blk->bp", matrices, styles).view(6, 3, 4, 4)
+    # J^T y for each layer; 16 pixels; root mean square over the layers.
+    gradients = torch.einsum("lpk,bp->blk", matrices, noise.flatten(1)) / 4
+    expected = gradients.square().sum(dim=2).mean(dim=1).sqrt()
+    assert torch.allclose(losses.path_lengths(images, styles, noise), expected, rtol=1e-12)
+
+
+def test_ratio_of_gradients_by_hand() -> None:
+    logits = torch.tensor([0.0, -3.0, 200.0, -200.0], dtype=torch.float64, requires_grad=True)
+    generator, discriminator = F.softplus(-logits).sum(), F.softplus(logits).sum()
+    # -sigmoid(-x) / sigmoid(x) = -exp(-x); where the discriminator's gradient is gone, so is the product of both.
+    ratio = losses.gradient_ratio(generator, discriminator, logits)
+    assert ratio[:3].tolist() == pytest.approx([-1.0, -math.exp(3), -math.exp(-200)])
+    assert bool(torch.isfinite(ratio).all())
 
 
 def test_penalty_needs_images_that_require_grad() -> None:
@@ -219,6 +288,119 @@ def test_a_step_is_that_of_the_equations_in_fp64(loss: str) -> None:
         assert torch.allclose((old - parameter.detach())[moved], 0.002 * gradient.sign()[moved], rtol=1e-3, atol=1e-7)
 
 
+EVERYTHING = (
+    "training.loss=logistic",
+    "training.style-mixing=0.5",
+    "training.path-length-weight=2.0",
+    "training.path-length-every=2",
+    "training.penalty-every=3",
+    "training.label-dropout=0.2",
+    "training.transition-images=12.0",
+    "model.minibatch-std=2",
+    "model.resampling=fir",
+    "augmentation.name=ada",
+    "augmentation.transforms=bgc",
+    "augmentation.p=0.5",
+    "augmentation.ada-every=3",
+    "augmentation.ada-kimg=0.1",
+)
+
+
+def test_style_mixing_takes_later_layers_from_another_latent() -> None:
+    model = build_model(small("training.style-mixing=0.6", "model.conditional=false"))
+    assert isinstance(model, StyleGAN2)
+    w = torch.full((4000, 16), 7.0)
+    styles = model._styles(w, None, None, torch_stream(0, "test"))
+    own = (styles == 7.0).all(dim=2)
+    assert bool(own[:, 0].all())  # the first layer is never another's
+    assert bool((own[:, :-1] >= own[:, 1:]).all())  # from one layer on
+    mixed = ~own[:, -1]
+    assert mixed.float().mean().item() == pytest.approx(0.6, abs=0.03)
+    # The crossover is uniform over the layers after the first: 7 layers and the last ToRGB at 32 px.
+    counts = torch.bincount(own[mixed].sum(dim=1), minlength=8) / mixed.sum()
+    assert counts[0] == 0
+    assert torch.allclose(counts[1:], torch.full((7,), 1 / 7), atol=0.03)
+
+
+def test_transitional_conditioning_lets_the_class_in_slowly() -> None:
+    model = build_model(small("training.transition-start-images=8.0", "training.transition-images=16.0"))
+    assert isinstance(model, StyleGAN2)
+    heard = []
+    for step in range(8):
+        model.train_step(*batch(), torch_stream(step, "test"))
+        heard.append(model.generator_ema.mapping.label_weight.item())
+    assert heard == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]  # 4 images a step
+
+
+def test_a_hidden_class_is_heard_by_neither_network() -> None:
+    model = build_model(small("training.label-dropout=0.5"))
+    assert isinstance(model, StyleGAN2)
+    with torch.no_grad():
+        model.discriminator.class_projection.normal_(generator=torch_stream(1, "test"))
+    weights = model._label_weights(2000, torch_stream(0, "test"))
+    assert weights is not None
+    assert set(weights.tolist()) == {0.0, 1.0}
+    assert weights.mean().item() == pytest.approx(0.5, abs=0.04)
+    z, (images, _) = torch.randn(4, 16, generator=torch_stream(2, "test")), batch()
+    told = torch.tensor([1.0, 0.0, 1.0, 0.0])
+
+    def answers(labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        classes = torch.tensor(labels)
+        return model.generator.mapping(z, classes, told), model.discriminator(images, classes, told)
+
+    for one, other in zip(answers([0, 0, 0, 0]), answers([1, 1, 1, 1]), strict=True):
+        same = [torch.equal(first, second) for first, second in zip(one, other, strict=True)]
+        assert same == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("target", "expected"), [(-1.0, 0.36), (1.0, 0.2)])
+def test_the_controller_moves_p_every_few_steps(target: float, expected: float) -> None:
+    """4 images a step, 2 steps, 100 images from 0 to 1: p moves by 0.08."""
+    model = build_model(
+        small(
+            "augmentation.name=ada",
+            "augmentation.p=0.2",
+            f"augmentation.ada-target={target}",
+            "augmentation.ada-every=2",
+            "augmentation.ada-kimg=0.1",
+        )
+    )
+    assert isinstance(model, StyleGAN2)
+    seen = []
+    for step in range(4):
+        terms = model.train_step(*batch(), torch_stream(step, "test"))
+        seen.append(terms["augmentation-p"].item())
+    up = 0.08 if target < 0 else -0.08
+    assert seen == pytest.approx([0.2, 0.2 + up, 0.2 + up, 0.2 + 2 * up])
+    assert seen[-1] == pytest.approx(expected if target < 0 else 0.04)
+    assert model.state.ada_sign_count.item() == 0
+
+
+def test_nothing_in_a_step_waits_for_the_device() -> None:
+    """A value that Python reads would make a GPU wait: no operation of a step does so, whatever is switched on."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recorder(TorchDispatchMode):
+        names: set[str] = set()  # noqa: RUF012
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            self.names.add(func._overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    for recipe in ((), EVERYTHING, ("augmentation.name=diffaugment",)):
+        model = build_model(small(*recipe))
+        images, labels = batch()
+        with Recorder() as recorder:
+            for step in range(6):
+                model.train_step(images, labels, torch_stream(step, "test"))
+    waits = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim"}
+    assert "convolution" in recorder.names
+    assert not recorder.names & waits
+    with recorder:
+        bool(images.sum() > 0)  # the recorder does see such a read
+    assert "_local_scalar_dense" in recorder.names
+
+
 def test_the_running_average_is_literal() -> None:
     model = build_model(small("training.ema-half-life-images=0.2", "training.ema-ramp=0.05"))
     assert isinstance(model, StyleGAN2)
@@ -247,15 +429,16 @@ def test_building_leaves_the_global_stream_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_private_state_continues_training_exactly() -> None:
-    straight = build_model(small("training.penalty-every=3"))
-    broken = build_model(small("training.penalty-every=3"))
+@pytest.mark.parametrize("recipe", [("training.penalty-every=3",), EVERYTHING], ids=["default", "everything"])
+def test_private_state_continues_training_exactly(recipe: tuple[str, ...]) -> None:
+    straight = build_model(small(*recipe))
+    broken = build_model(small(*recipe))
     for step in range(4):
         straight.train_step(*batch(), torch_stream(step, "test"))
     for step in range(4):
         broken.train_step(*batch(), torch_stream(step, "test"))
         state = {name: value.clone() for name, value in broken.private_state().items()}
-        resumed = build_model(small("training.penalty-every=3", "seed=99"))
+        resumed = build_model(small(*recipe, "seed=99"))
         for name, network in resumed.networks.items():
             network.load_state_dict(broken.networks[name].state_dict())
         resumed.load_private_state(state)
@@ -272,12 +455,25 @@ def test_the_state_of_another_network_is_refused() -> None:
         build_model(small("model.channel-max=8")).load_private_state(model.private_state())
 
 
-@pytest.mark.parametrize("loss", ["relativistic", "logistic"])
-def test_bf16_gradients_point_where_fp64_gradients_do(loss: str) -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ("training.loss=relativistic",),
+        ("training.loss=logistic",),
+        EVERYTHING,
+        ("augmentation.name=fixed", "augmentation.p=1.0", "augmentation.transforms=bgc"),
+        ("augmentation.name=diffaugment",),
+    ],
+    ids=["relativistic", "logistic", "everything", "augmented", "diffaugment"],
+)
+def test_gradients_in_lower_precision_point_where_fp64_gradients_do(recipe: tuple[str, ...]) -> None:
+    """Second derivatives too: R1 and path lengths are among the terms, and R1 passes through the augmentation."""
+
     def gradients(dtype: torch.dtype) -> torch.Tensor:
-        model = build_model(small(f"training.loss={loss}", "training.gamma=1.0"))
+        model = build_model(small(*recipe, "training.gamma=1.0"))
         assert isinstance(model, StyleGAN2)
-        images, labels = batch()
+        # Enough images that one with an extreme transform does not decide.
+        images, labels = batch(32)
         if dtype == torch.float64:
             for network in model.networks.values():
                 network.double()
@@ -293,7 +489,9 @@ def test_bf16_gradients_point_where_fp64_gradients_do(loss: str) -> None:
             ]
         )
 
-    assert torch.cosine_similarity(gradients(torch.bfloat16), gradients(torch.float64), dim=0) > 0.99
+    exact = gradients(torch.float64)
+    assert torch.cosine_similarity(gradients(torch.float32), exact, dim=0) > 1 - 1e-8
+    assert torch.cosine_similarity(gradients(torch.bfloat16), exact, dim=0) > 0.99
 
 
 def test_precision_auto_is_bf16_only_where_the_processor_has_it() -> None:
@@ -309,33 +507,3 @@ def test_uniform_fake_labels_leave_the_real_ones_alone() -> None:
     assert real is labels
     assert fake is not None
     assert torch.allclose(torch.bincount(fake) / 3000, torch.full((3,), 1 / 3), atol=0.04)
-
-
-# ---------------------------------------------------------------- final files
-
-
-def test_a_generator_is_read_back_with_its_bits(tmp_path: Path) -> None:
-    configuration = small()
-    model = build_model(configuration)
-    model.train_step(*batch(), torch_stream(0, "test"))
-    save_final(tmp_path / "a", model, configuration)
-    save_final(tmp_path / "b", model, configuration)
-    weights = (tmp_path / "a" / "generator.safetensors").read_bytes()
-    assert weights == (tmp_path / "b" / "generator.safetensors").read_bytes()
-    assert b"__metadata__" not in weights
-    final = load_final(tmp_path / "a")
-    assert final.classes == ("a", "b", "c")
-    images = final.generate(5, labels=torch.tensor([0, 1, 2, 0, 1]), seed=3, batch=2)
-    assert torch.equal(images, final.generate(5, labels=torch.tensor([0, 1, 2, 0, 1]), seed=3, batch=2))
-    stream = torch_stream(3, "generate")
-    model.generator_ema.compute_dtype = torch.float32  # type: ignore[attr-defined]
-    assert torch.equal(images[:2], model.generate(torch.tensor([0, 1]), 2, stream))
-
-
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    model = build_model(small())
-    save_final(tmp_path, model, small("model.latent-size=8"))
-    with pytest.raises(DataError, match=r"constant|found \(16,\), expected \(8,\)"):
-        load_final(tmp_path)
-    with pytest.raises(DataError, match="holds no generator that can be read"):
-        load_final(tmp_path / "nowhere")

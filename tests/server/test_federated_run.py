@@ -241,21 +241,46 @@ def test_a_policy_about_nothing_is_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_one_hospital_equals_training_without_a_federation(tmp_path: Path, cache_dir: str) -> None:
-    """Centralised training by hand, no Flower in between: the same bits."""
+EVERYTHING = [
+    "training.loss=logistic",
+    "training.style-mixing=0.5",
+    "training.path-length-weight=2.0",
+    "training.path-length-every=2",
+    "training.penalty-every=4",
+    "training.label-dropout=0.2",
+    "training.transition-images=10.0",
+    "training.balanced-classes=true",
+    "model.minibatch-std=2",
+    "model.resampling=fir",
+    "augmentation.name=ada",
+    "augmentation.transforms=bgc",
+    "augmentation.p=0.3",
+    "augmentation.ada-kimg=0.1",
+]
+
+
+@pytest.mark.parametrize("recipe", [[], EVERYTHING], ids=["default", "everything"])
+def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tmp_path: Path, cache_dir: str) -> None:
+    """Centralised training by hand, no Flower in between: the same bits, whatever training carries along."""
     import torch
 
     from data_partitions.dataset import ImageDataset
     from federation.models import build_model
     from federation.seeding import torch_stream
 
-    settings = configuration(tmp_path / "run", cache_dir, "partition.hospitals=1", "training.local-steps=3")
+    settings = configuration(tmp_path / "run", cache_dir, "partition.hospitals=1", "training.local-steps=3", *recipe)
     run(settings, client_app)
 
     torch.set_num_threads(settings.training.threads)
     inputs = prepare_inputs(settings)
     model = build_model(inputs.configuration)
-    data = ImageDataset(inputs.images, inputs.index.labels, inputs.rows("train"), flips=True)
+    data = ImageDataset(
+        inputs.images,
+        inputs.index.labels,
+        inputs.rows("train"),
+        flips=True,
+        balanced=settings.training.balanced_classes,
+    )
     for server_round in (1, 2):
         stream = torch_stream(0, "local training", server_round=server_round, site="all")
         for _ in range(3):
@@ -265,3 +290,36 @@ def test_one_hospital_equals_training_without_a_federation(tmp_path: Path, cache
     final = load_file(tmp_path / "run" / "final" / "generator.safetensors")
     for name, value in model.networks["generator_ema"].state_dict().items():
         assert torch.equal(value, final[name]), name
+    if recipe:
+        # What the hospital carried from round to round is what training by hand carried.
+        kept = load_file(tmp_path / "run" / "hospitals" / "all" / "round-0002.safetensors")
+        for name, value in model.networks["training"].state_dict().items():
+            assert torch.equal(value, kept[f"network.training.{name}"]), name
+        assert kept["network.training.ada_p"].item() != pytest.approx(0.3)
+        assert kept["network.training.path_length_mean"].item() > 0
+        lines = read_lines(tmp_path / "run" / "hospitals.jsonl")
+        # Adapted once, after step 4: the mean over the steps of round 2 is between the two values.
+        assert lines[0]["augmentation_p"] == pytest.approx(0.3)
+        assert lines[1]["augmentation_p"] == pytest.approx(kept["network.training.ada_p"].item())
+
+
+def test_state_that_hospitals_average(tmp_path: Path, cache_dir: str) -> None:
+    """The augmentation's p stays at a hospital unless it is asked for; then the server has one for all."""
+    from safetensors.numpy import load_file
+
+    ada = ["augmentation.name=ada", "augmentation.ada-every=1", "augmentation.ada-kimg=0.1", "augmentation.p=0.5"]
+    run(configuration(tmp_path / "own", cache_dir, *ada), client_app)
+    run(configuration(tmp_path / "shared", cache_dir, *ada, "strategy.averaged-state=ada-p"), client_app)
+    sent = load_file(tmp_path / "shared" / "checkpoints" / "round-0001" / "global.safetensors")
+    assert [name for name in sent if name.startswith("training")] == ["training.ada_p"]
+    assert "training.ada_p" not in load_file(tmp_path / "own" / "checkpoints" / "round-0001" / "global.safetensors")
+
+    def p_of_round_1(folder: Path) -> dict[str, tuple[float, int]]:
+        lines = [line for line in read_lines(folder / "hospitals.jsonl") if line["round"] == 1]
+        return {line["site"]: (line["augmentation_p"], line["num_training_images"]) for line in lines}
+
+    own = p_of_round_1(tmp_path / "own")
+    assert own == p_of_round_1(tmp_path / "shared")
+    assert len({p for p, _ in own.values()}) > 1, "all hospitals moved alike: nothing is told apart"
+    mean = sum(p * count for p, count in own.values()) / sum(count for _, count in own.values())
+    assert float(sent["training.ada_p"]) == pytest.approx(mean, rel=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,26 @@ def relativistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) ->
     return F.softplus(fake_logits - real_logits).mean()
 
 
+def gradient_ratio(numerator: Tensor, denominator: Tensor, logits: Tensor) -> Tensor:
+    """Return d numerator / d logits over d denominator / d logits, for each logit.
+
+    Parameters
+    ----------
+    numerator, denominator
+        Scalar losses of the same `logits`; both graphs are kept.
+    logits
+        (batch,).
+
+    Returns
+    -------
+    (batch,). A denominator that has vanished (a logistic loss below 1e-30) gives a ratio that is finite.
+    """
+    (above,) = torch.autograd.grad(numerator, logits, retain_graph=True)
+    (below,) = torch.autograd.grad(denominator, logits, retain_graph=True)
+    # Both losses of the discriminator rise with the logit of a fake: the denominator is not negative.
+    return above / below.clamp(min=1e-30)
+
+
 def gradient_penalties(logits: Tensor, images: Sequence[Tensor]) -> list[Tensor]:
     """Mean squared gradient norm of the discriminator at each batch of images.
 
@@ -48,7 +69,8 @@ def gradient_penalties(logits: Tensor, images: Sequence[Tensor]) -> list[Tensor]
     ----------
     logits
         (batch,) or their sum: the discriminator's values at all of `images`, still attached to them.
-        Each logit must depend on its own image alone, as then one gradient of the sum gives all.
+        One gradient of the sum gives that of every image. Where logits depend on other images too (minibatch
+        standard deviation), their part is included, as in the published code.
     images
         Batches (batch, channels, height, width) in [-1, 1] that require grad.
 
@@ -70,3 +92,33 @@ def gradient_penalties(logits: Tensor, images: Sequence[Tensor]) -> list[Tensor]
             raise ValueError("gradient penalty: the images must require grad before the discriminator sees them")
     gradients = torch.autograd.grad(logits.sum(), list(images), create_graph=True)
     return [gradient.square().sum(dim=(1, 2, 3)).mean() for gradient in gradients]
+
+
+def path_lengths(images: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
+    """How far images move with their styles: the norm of the generator's Jacobian along a random direction.
+
+    Parameters
+    ----------
+    images
+        (batch, channels, height, width), still attached to `styles`.
+    styles
+        (batch, num_styles, latent_size), w for each layer.
+    noise
+        Standard normal, of the shape of `images`.
+
+    Returns
+    -------
+    (batch,): root mean square over the styles of the norm of the gradient of <images, noise> / sqrt(pixels).
+
+    Notes
+    -----
+    The paper's weight ln 2 / (r² (ln r - ln 2)) at r² pixels is 2 / (r² num_styles): with the mean over styles
+    and the division by the root of the pixels taken here, the weight is 2 at every resolution.
+
+    References
+    ----------
+    Karras et al. 2020a (StyleGAN2), arXiv 1912.04958, Eq. 4 and Appendix B.
+    """
+    pixels = images.shape[2] * images.shape[3]
+    (gradients,) = torch.autograd.grad((images * noise).sum() / math.sqrt(pixels), styles, create_graph=True)
+    return gradients.square().sum(dim=2).mean(dim=1).sqrt()

@@ -1,11 +1,12 @@
 """StyleGAN2's generator and discriminator, written from the papers.
 
 Karras et al. 2019 (StyleGAN, arXiv 1812.04948), 2020a (StyleGAN2, arXiv 1912.04958) and 2020b
-(StyleGAN2-ADA, arXiv 2006.06676). Two departures, both for speed on a processor without changing
-what a layer can express: images are up-sampled bilinearly *after* a convolution and averaged
-*before* one, so that no convolution runs at the higher of its two resolutions; and the style
-scales the activations rather than the weights (StyleGAN2, Section 2.2: the two are equivalent),
-so that a batch shares one ordinary convolution.
+(StyleGAN2-ADA, arXiv 2006.06676). The style scales the activations rather than the weights
+(StyleGAN2, Section 2.2: the two are equivalent), so that a batch shares one ordinary convolution.
+
+Layers change resolution in one of two ways. ``fir`` is the papers': a transposed convolution then the
+filter [1, 3, 3, 1], and the filter then a strided convolution. ``bilinear`` is cheaper: images are
+enlarged bilinearly *after* a convolution and averaged *before* one.
 
 Weights are fp32. Convolutions run in `compute_dtype`; styles, demodulation, RGB and logits in fp32.
 """
@@ -20,14 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from federation.models.stylegan2.resampling import filter_images
+
 LEAKY_SLOPE = 0.2
 # sqrt(2) undoes what a leaky ReLU takes from the variance (StyleGAN2's equalised layers).
 ACTIVATION_GAIN = math.sqrt(2.0)
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU without gain: callers fold sqrt(2) into the scale before it, as it commutes."""
-    return F.leaky_relu(x, LEAKY_SLOPE)
+    """Leaky ReLU in place, without gain: callers fold sqrt(2) into the scale before it, as it commutes."""
+    return F.leaky_relu_(x, LEAKY_SLOPE)
 
 
 class EqualizedLinear(nn.Module):
@@ -79,16 +82,26 @@ class EqualizedConv(nn.Module):
         Whether a bias is added.
     activate
         Whether a leaky ReLU with gain sqrt(2) follows.
+    stride
+        2: every other pixel, without padding.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True, activate: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        activate: bool = False,
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.weight_gain = 1.0 / math.sqrt(in_channels * kernel * kernel)
-        self.padding = kernel // 2
+        self.stride = stride
+        self.padding = kernel // 2 if stride == 1 else 0
         self.activate = activate
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
@@ -96,7 +109,7 @@ class EqualizedConv(nn.Module):
         gain = gain * (ACTIVATION_GAIN if self.activate else 1.0)
         weight = (self.weight * (self.weight_gain * gain)).to(x.dtype, memory_format=torch.channels_last)
         bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
-        y = F.conv2d(x, weight, bias, padding=self.padding)
+        y = F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
         return leaky_relu(y) if self.activate else y
 
 
@@ -111,10 +124,19 @@ class ModulatedConv(nn.Module):
         Dimension of w.
     demodulate
         Whether output channels are scaled back to unit variance (Eq. 3); not for ToRGB.
+    transposed
+        Whether zeros are put between the pixels before: height and width become 2 n + 1.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, latent_size: int, demodulate: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        latent_size: int,
+        demodulate: bool = True,
+        transposed: bool = False,
     ) -> None:
         super().__init__()
         self.style = EqualizedLinear(latent_size, in_channels, bias_init=1.0)
@@ -122,6 +144,7 @@ class ModulatedConv(nn.Module):
         self.weight_gain = 1.0 / math.sqrt(in_channels * kernel * kernel)
         self.padding = kernel // 2
         self.demodulate = demodulate
+        self.transposed = transposed
 
     def demodulation(self, style: Tensor) -> Tensor:
         """Return 1 / norm of the modulated weights, (batch, out_channels), without `weight_gain` (Eq. 3)."""
@@ -143,7 +166,7 @@ class ModulatedConv(nn.Module):
 
         Returns
         -------
-        (batch, out_channels, height, width), in x's type.
+        (batch, out_channels, height, width), or 2 n + 1 of both where transposed, in x's type.
         """
         style = self.style(w)
         if self.demodulate:
@@ -152,11 +175,12 @@ class ModulatedConv(nn.Module):
         else:
             style = style * (self.weight_gain * gain)
             scale, weight = None, self.weight
-        y = F.conv2d(
-            x * style.to(x.dtype)[:, :, None, None],
-            weight.to(x.dtype, memory_format=torch.channels_last),
-            padding=self.padding,
-        )
+        x = x * style.to(x.dtype)[:, :, None, None]
+        if self.transposed:
+            # PyTorch wants (in, out, …) here. A transposed convolution also mirrors the kernel, which is learned.
+            y = F.conv_transpose2d(x, weight.transpose(0, 1).to(x.dtype, memory_format=torch.channels_last), stride=2)
+        else:
+            y = F.conv2d(x, weight.to(x.dtype, memory_format=torch.channels_last), padding=self.padding)
         return y if scale is None else y * scale.to(x.dtype)[:, :, None, None]
 
 
@@ -166,11 +190,19 @@ def upsample(x: Tensor) -> Tensor:
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, up-sampling where asked, per-pixel noise, bias, leaky ReLU."""
+    """Modulated 3x3 convolution, up-sampling where asked, per-pixel noise, bias, leaky ReLU.
 
-    def __init__(self, in_channels: int, out_channels: int, *, latent_size: int, up: bool) -> None:
+    Parameters
+    ----------
+    in_channels, out_channels, latent_size
+        Of the convolution.
+    up
+        ``"none"``, or how height and width are doubled: ``"bilinear"``, ``"fir"``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, latent_size: int, up: str) -> None:
         super().__init__()
-        self.conv = ModulatedConv(in_channels, out_channels, 3, latent_size=latent_size)
+        self.conv = ModulatedConv(in_channels, out_channels, 3, latent_size=latent_size, transposed=up == "fir")
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.up = up
@@ -181,14 +213,18 @@ class SynthesisLayer(nn.Module):
         `noise` draws one value for each pixel of each sample; None leaves noise out.
         """
         x = self.conv(x, w, gain=ACTIVATION_GAIN)
-        if self.up:
+        if self.up == "fir":
+            x = filter_images(x, "after-transposed")
+        elif self.up == "bilinear":
             x = upsample(x)
-        shift = (self.bias * ACTIVATION_GAIN).to(x.dtype)[None, :, None, None]
-        if noise is not None:
-            # Drawn where the generator lives and moved: the same numbers on every device.
-            values = torch.randn(x.shape[0], 1, *x.shape[2:], generator=noise, device=noise.device).to(x.device)
-            shift = shift + (values * (self.noise_strength * ACTIVATION_GAIN)).to(x.dtype)
-        return leaky_relu(x + shift)
+        bias = (self.bias * ACTIVATION_GAIN).to(x.dtype)[None, :, None, None]
+        if noise is None:
+            return leaky_relu(x + bias)
+        # Drawn where the stream lives and moved: a stream on the processor gives every device the same.
+        values = torch.randn(x.shape[0], 1, *x.shape[2:], generator=noise, device=noise.device)
+        # The first sum makes a tensor of its own, on which the rest works in place.
+        x = x + (values.to(self.noise_strength) * (self.noise_strength * ACTIVATION_GAIN)).to(x.dtype)
+        return leaky_relu(x.add_(bias))
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -210,6 +246,7 @@ class MappingNetwork(nn.Module):
     """
 
     w_mean: Tensor
+    label_weight: Tensor
 
     def __init__(self, *, latent_size: int, num_classes: int, num_layers: int) -> None:
         super().__init__()
@@ -229,13 +266,31 @@ class MappingNetwork(nn.Module):
         )
         # Running mean of w, towards which truncation pulls.
         self.register_buffer("w_mean", torch.zeros(latent_size))
+        if num_classes:
+            # How much of the class is heard: below 1 only early in transitional conditioning.
+            self.register_buffer("label_weight", torch.ones(()))
 
-    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Map z (batch, latent_size) and labels (batch,) or None to w (batch, latent_size)."""
+    def forward(self, z: Tensor, labels: Tensor | None, label_weights: Tensor | None = None) -> Tensor:
+        """Map latents to w.
+
+        Parameters
+        ----------
+        z
+            (batch, latent_size), standard normal.
+        labels
+            (batch,) int64, or None without classes.
+        label_weights
+            (batch,) in [0, 1]: how much of each label is heard, 0 for a hidden one. None: `label_weight` of each.
+
+        Returns
+        -------
+        (batch, latent_size).
+        """
         x = normalize_second_moment(z)
         if self.class_embedding is not None:
             assert labels is not None, "a conditional generator needs labels"
-            x = torch.cat([x, normalize_second_moment(self.class_embedding[labels])], dim=1)
+            heard = self.label_weight if label_weights is None else label_weights[:, None]
+            x = torch.cat([x, normalize_second_moment(self.class_embedding[labels]) * heard], dim=1)
         return self.layers(x)
 
 
@@ -254,10 +309,19 @@ class Generator(nn.Module):
         0: unconditional.
     mapping_layers
         Layers of the mapping network.
+    resampling
+        ``"bilinear"`` or ``"fir"``.
     """
 
     def __init__(
-        self, *, resolution: int, latent_size: int, channels: Sequence[int], num_classes: int, mapping_layers: int
+        self,
+        *,
+        resolution: int,
+        latent_size: int,
+        channels: Sequence[int],
+        num_classes: int,
+        mapping_layers: int,
+        resampling: str,
     ) -> None:
         super().__init__()
         assert resolution == 2 ** (len(channels) + 1)
@@ -267,27 +331,45 @@ class Generator(nn.Module):
         self.compute_dtype = torch.float32
         self.mapping = MappingNetwork(latent_size=latent_size, num_classes=num_classes, num_layers=mapping_layers)
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
-        layers = [SynthesisLayer(channels[0], channels[0], latent_size=latent_size, up=False)]
+        layers = [SynthesisLayer(channels[0], channels[0], latent_size=latent_size, up="none")]
         for before, after in pairwise(channels):
-            layers.append(SynthesisLayer(before, after, latent_size=latent_size, up=True))
-            layers.append(SynthesisLayer(after, after, latent_size=latent_size, up=False))
+            layers.append(SynthesisLayer(before, after, latent_size=latent_size, up=resampling))
+            layers.append(SynthesisLayer(after, after, latent_size=latent_size, up="none"))
         self.layers = nn.ModuleList(layers)
+        self.resampling = resampling
+        # A style for each layer, and one for the last ToRGB; the others share that of the layer after them.
+        self.num_styles = len(layers) + 1
         self.to_rgb = nn.ModuleList(
             ModulatedConv(count, 3, 1, latent_size=latent_size, demodulate=False) for count in channels
         )
         self.rgb_bias = nn.Parameter(torch.zeros(len(channels), 3))
 
-    def synthesize(self, w: Tensor, noise: torch.Generator | None) -> Tensor:
-        """Draw images (batch, 3, resolution, resolution), about [-1, 1], from w (batch, latent_size)."""
-        x = self.constant.to(self.compute_dtype).expand(w.shape[0], -1, -1, -1)
+    def repeat(self, w: Tensor) -> Tensor:
+        """Give every layer the same style: (batch, latent_size) to (batch, num_styles, latent_size), no copy."""
+        return w[:, None].expand(-1, self.num_styles, -1)
+
+    def synthesize(self, styles: Tensor, noise: torch.Generator | None) -> Tensor:
+        """Draw images (batch, 3, resolution, resolution), about [-1, 1].
+
+        Parameters
+        ----------
+        styles
+            (batch, num_styles, latent_size): w for each layer; see :meth:`repeat`.
+        noise
+            Draws the per-pixel noise; None: no noise.
+        """
+        x = self.constant.to(self.compute_dtype).expand(styles.shape[0], -1, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x = layer(x, w, noise)
+            x = layer(x, styles[:, index], noise)
             if index % 2 == 0:  # the last layer of a resolution: 0 at 4 px, then 2, 4, …
                 level = index // 2
-                rgb = self.to_rgb[level](x, w).to(w.dtype) + self.rgb_bias[level][None, :, None, None]
-                image = rgb if image is None else upsample(image) + rgb
+                rgb = self.to_rgb[level](x, styles[:, index + 1]).to(styles.dtype)
+                rgb = rgb + self.rgb_bias[level][None, :, None, None]
+                if image is not None:
+                    image = filter_images(image, "up") if self.resampling == "fir" else upsample(image)
+                image = rgb if image is None else image + rgb
         assert image is not None
         return image
 
@@ -314,57 +396,117 @@ class Generator(nn.Module):
         w = self.mapping(z, labels)
         if truncation != 1.0:
             w = self.mapping.w_mean.lerp(w, truncation)
-        return self.synthesize(w, noise)
+        return self.synthesize(self.repeat(w), noise)
 
 
 class DiscriminatorBlock(nn.Module):
     """Two convolutions and a shortcut, halving the resolution (StyleGAN2, Figure 7c)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, resampling: str) -> None:
         super().__init__()
+        self.resampling = resampling
         self.conv0 = EqualizedConv(in_channels, in_channels, 3, activate=True)
-        self.conv1 = EqualizedConv(in_channels, out_channels, 3, activate=True)
+        self.conv1 = EqualizedConv(in_channels, out_channels, 3, activate=True, stride=2 if resampling == "fir" else 1)
         self.shortcut = EqualizedConv(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, r, r) to (batch, out_channels, r / 2, r / 2)."""
+        y = self.conv0(x)
+        if self.resampling == "fir":
+            x, y = filter_images(x, "down"), filter_images(y, "before-strided")
+        else:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         # Both branches carry 1 / sqrt(2), so that their sum keeps the variance.
-        shortcut = self.shortcut(F.avg_pool2d(x, 2), gain=math.sqrt(0.5))
-        return shortcut + self.conv1(F.avg_pool2d(self.conv0(x), 2), gain=math.sqrt(0.5))
+        return self.shortcut(x, gain=math.sqrt(0.5)) + self.conv1(y, gain=math.sqrt(0.5))
+
+
+def minibatch_std(x: Tensor, group: int) -> Tensor:
+    """Add a channel that says how much the images of a group differ (Karras et al. 2018, Section 3).
+
+    Parameters
+    ----------
+    x
+        (batch, channels, height, width); neighbours form groups.
+    group
+        Images in a group; divides the batch.
+
+    Returns
+    -------
+    (batch, channels + 1, height, width): the standard deviation over the group, averaged over channels and pixels.
+    """
+    batch, _, height, width = x.shape
+    grouped = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (-1, group))
+    # The epsilon keeps the gradient of the square root finite where images are equal.
+    deviation = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    channel = deviation.repeat_interleave(group, output_size=batch).to(x.dtype)
+    return torch.cat([x, channel[:, None, None, None].expand(-1, 1, height, width)], dim=1)
 
 
 class Discriminator(nn.Module):
     """StyleGAN2's residual discriminator with projection conditioning (Miyato & Koyama 2018, Eq. 3).
 
-    Parameters are those of :class:`Generator`.
+    Parameters
+    ----------
+    resolution, channels, num_classes, resampling
+        As of :class:`Generator`.
+    minibatch_std_group
+        Images in a group of :func:`minibatch_std`; 0: without.
     """
 
-    def __init__(self, *, resolution: int, channels: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: Sequence[int],
+        num_classes: int,
+        resampling: str,
+        minibatch_std_group: int = 0,
+    ) -> None:
         super().__init__()
         assert resolution == 2 ** (len(channels) + 1)
         self.resolution = resolution
         self.num_classes = num_classes
+        self.minibatch_std_group = minibatch_std_group
         self.compute_dtype = torch.float32
         self.from_rgb = EqualizedConv(3, channels[-1], 1, activate=True)
         self.blocks = nn.Sequential(
-            *(DiscriminatorBlock(channels[level], channels[level - 1]) for level in range(len(channels) - 1, 0, -1))
+            *(
+                DiscriminatorBlock(channels[level], channels[level - 1], resampling=resampling)
+                for level in range(len(channels) - 1, 0, -1)
+            )
         )
-        self.conv = EqualizedConv(channels[0], channels[0], 3, activate=True)
+        self.conv = EqualizedConv(channels[0] + (minibatch_std_group > 0), channels[0], 3, activate=True)
         self.dense = EqualizedLinear(channels[0] * 16, channels[0], activate=True)
         self.output = EqualizedLinear(channels[0], 1)
         self.class_projection = nn.Parameter(torch.zeros(num_classes, channels[0])) if num_classes else None
 
-    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return logits (batch,), fp32: high for real images.
+    def forward(self, images: Tensor, labels: Tensor | None, label_weights: Tensor | None = None) -> Tensor:
+        """Judge images.
 
-        `images` is (batch, 3, resolution, resolution) in [-1, 1]; `labels` (batch,) int64 or None.
+        Parameters
+        ----------
+        images
+            (batch, 3, resolution, resolution) in [-1, 1].
+        labels
+            (batch,) int64, or None without classes.
+        label_weights
+            (batch,) in [0, 1]: how much of each label is heard. None: all of it.
+
+        Returns
+        -------
+        Logits (batch,), fp32: high for real images.
         """
         x = images.to(self.compute_dtype, memory_format=torch.channels_last)
-        x = self.conv(self.blocks(self.from_rgb(x)))
+        x = self.blocks(self.from_rgb(x))
+        if self.minibatch_std_group:
+            x = minibatch_std(x, self.minibatch_std_group)
+        x = self.conv(x)
         features = self.dense(x.to(self.dense.weight.dtype).flatten(1))
         logits = self.output(features).squeeze(1)
         if self.class_projection is not None:
             assert labels is not None, "a conditional discriminator needs labels"
             projection = (features * self.class_projection[labels]).sum(dim=1)
+            if label_weights is not None:
+                projection = projection * label_weights
             logits = logits + projection / math.sqrt(features.shape[1])
         return logits

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from federation.config import ModelSettings, TrainingSettings
+from federation.config import AugmentationSettings, ModelSettings, TrainingSettings, augmentation_transforms
 from federation.errors import WireError
 from federation.images import to_uint8
 from federation.models.stylegan2 import losses
+from federation.models.stylegan2.augment import adapted_probability, augment, diff_augment
 from federation.models.stylegan2.networks import Discriminator, Generator
 
 # w_mean follows the mean of w over about 200 batches (Karras et al. 2019, Appendix B).
 W_MEAN_DECAY = 0.995
+# Name of the entries beside the networks that may cross the wire.
+TRAINING_STATE = "training"
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -51,7 +54,30 @@ def build_generator(model: ModelSettings, *, num_classes: int) -> Generator:
         channels=layer_channels(model),
         num_classes=num_classes,
         mapping_layers=model.mapping_layers,
+        resampling=model.resampling,
     )
+
+
+class TrainingState(nn.Module):
+    """What training carries from step to step beside weights and Adam's moments; all of it on the device.
+
+    Its entries are named like those of a network (``training.ada_p``), so that the same policy says
+    which of them a federation averages (``strategy.averaged-state``) and which stay at a hospital.
+    """
+
+    ada_p: Tensor
+    ada_sign_sum: Tensor
+    ada_sign_count: Tensor
+    path_length_mean: Tensor
+
+    def __init__(self, *, p: float) -> None:
+        super().__init__()
+        # Probability of each augmentation, and the discriminator's signs since it was last adapted.
+        self.register_buffer("ada_p", torch.tensor(p))
+        self.register_buffer("ada_sign_sum", torch.zeros(()))
+        self.register_buffer("ada_sign_count", torch.zeros(()))
+        # Running mean of path lengths (StyleGAN2, Eq. 4: a).
+        self.register_buffer("path_length_mean", torch.zeros(()))
 
 
 class StyleGAN2:
@@ -63,6 +89,8 @@ class StyleGAN2:
         Architecture.
     training
         Loss, optimiser, precision.
+    augmentation
+        What the discriminator sees of images.
     num_classes
         Classes the networks are told; 0: unconditional.
     seed
@@ -72,9 +100,18 @@ class StyleGAN2:
     """
 
     def __init__(
-        self, model: ModelSettings, training: TrainingSettings, *, num_classes: int, seed: int, device: torch.device
+        self,
+        model: ModelSettings,
+        training: TrainingSettings,
+        augmentation: AugmentationSettings,
+        *,
+        num_classes: int,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.settings = training
+        self.augmentation = augmentation
+        self.transforms = augmentation_transforms(augmentation.transforms)
         self.num_classes = num_classes
         self.device = device
         # The layers draw their weights as they are built; the fork leaves the process's own stream alone.
@@ -82,13 +119,19 @@ class StyleGAN2:
             torch.manual_seed(seed)
             self.generator = build_generator(model, num_classes=num_classes).to(device)
             self.discriminator = Discriminator(
-                resolution=model.resolution, channels=layer_channels(model), num_classes=num_classes
+                resolution=model.resolution,
+                channels=layer_channels(model),
+                num_classes=num_classes,
+                resampling=model.resampling,
+                minibatch_std_group=model.minibatch_std,
             ).to(device)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.state = TrainingState(p=augmentation.p).to(device)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "generator_ema": self.generator_ema,
+            TRAINING_STATE: self.state,
         }
         dtype = compute_dtype(training.precision, device)
         self.generator.compute_dtype = dtype
@@ -117,20 +160,29 @@ class StyleGAN2:
         """
         settings = self.settings
         batch = images.shape[0]
-        # Adam's gradients come every step, the penalty's every so many: scale it up (StyleGAN2, Appendix B).
-        with_penalty = self.num_steps % settings.penalty_every == 0 and settings.gamma > 0
+        # Adam's gradients come every step, a regulariser's every so many: scale it up (StyleGAN2, Appendix B).
+        with_penalty = settings.gamma > 0 and self.num_steps % settings.penalty_every == 0
+        with_path_length = settings.path_length_weight > 0 and self.num_steps % settings.path_length_every == 0
 
         # Draw fakes.
-        z = self._latents(self.generator, batch, stream)
         real_labels, fake_labels = self._labels(labels, stream)
-        w = self.generator.mapping(z, fake_labels)
-        fakes = self.generator.synthesize(w, stream)
+        label_weights = self._label_weights(batch, stream)
+        z = self._latents(self.generator, batch, stream)
+        w = self.generator.mapping(z, fake_labels, label_weights)
+        fakes = self.generator.synthesize(self._styles(w, fake_labels, label_weights, stream), stream)
 
-        # Judge reals and fakes.
+        # Judge reals and fakes, both augmented.
         fake_images = fakes.detach().requires_grad_()
         real_images = images.detach().requires_grad_(with_penalty)
-        fake_logits = self.discriminator(fake_images, fake_labels)
-        real_logits = self.discriminator(real_images, real_labels)
+        # Where each logit depends on its own image alone, and no gradient is differentiated, one pass forwards and
+        # one backwards serve both kinds of images and both networks.
+        in_one_pass = not with_penalty and not self.discriminator.minibatch_std_group
+        if in_one_pass:
+            logits = self._judge([fake_images, real_images], [fake_labels, real_labels], label_weights, stream)
+            fake_logits, real_logits = logits.chunk(2)
+        else:
+            fake_logits = self._judge([fake_images], [fake_labels], label_weights, stream)
+            real_logits = self._judge([real_images], [real_labels], label_weights, stream)
         penalties: list[Tensor] = []
         if settings.loss == "relativistic":
             generator_loss = losses.relativistic_generator_loss(real_logits.detach(), fake_logits)
@@ -144,24 +196,40 @@ class StyleGAN2:
                 penalties = losses.gradient_penalties(real_logits, [real_images])
 
         # Gradients of both networks, before either changes.
-        (fake_gradient,) = torch.autograd.grad(generator_loss, fake_images, retain_graph=True)
+        discriminator_parameters = list(self.discriminator.parameters())
+        if in_one_pass:
+            # Both losses send the same gradient back through the discriminator, up to a factor for each fake.
+            scale = losses.gradient_ratio(generator_loss, discriminator_loss, fake_logits)
+            *gradients, fake_gradient = torch.autograd.grad(
+                discriminator_loss, [*discriminator_parameters, fake_images]
+            )
+            fake_gradient = fake_gradient * scale[:, None, None, None]
+        else:
+            (fake_gradient,) = torch.autograd.grad(generator_loss, fake_images, retain_graph=True)
+            objective = discriminator_loss
+            if penalties:
+                objective = objective + (settings.gamma / 2) * settings.penalty_every * torch.stack(penalties).sum()
+            gradients = list(torch.autograd.grad(objective, discriminator_parameters))
+        _set_gradients(self.discriminator, gradients)
         _set_gradients(self.generator, torch.autograd.grad(fakes, list(self.generator.parameters()), fake_gradient))
-        objective = discriminator_loss
-        if penalties:
-            objective = objective + (settings.gamma / 2) * settings.penalty_every * torch.stack(penalties).sum()
-        _set_gradients(self.discriminator, torch.autograd.grad(objective, list(self.discriminator.parameters())))
+        terms: dict[str, Tensor] = {}
+        if with_path_length:
+            terms["penalty-path-length"] = self._add_path_length_gradients(batch, fake_labels, label_weights, stream)
 
         # Update the generator, then the discriminator.
         self.optimizers["generator"].step()
         self.optimizers["discriminator"].step()
 
-        # Update the running averages.
+        # Update the running averages and the strength of the augmentation.
         with torch.no_grad():
             self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
         self.num_steps += 1
         self._update_ema(batch)
+        if self.augmentation.name == "ada":
+            self._adapt_augmentation(real_logits.detach(), fake_logits.detach())
+            terms["augmentation-p"] = self.state.ada_p.clone()
 
-        terms = {
+        terms |= {
             "loss-generator": generator_loss.detach(),
             "loss-discriminator": discriminator_loss.detach(),
             "logit-real": real_logits.detach().mean(),
@@ -186,6 +254,113 @@ class StyleGAN2:
             return labels, labels
         asked = torch.randint(self.num_classes, labels.shape, generator=stream, device=stream.device)
         return labels, asked.to(self.device)
+
+    def _label_weights(self, batch: int, stream: torch.Generator) -> Tensor | None:
+        """Return how much of each label both networks hear, (batch,); None where it is all of all.
+
+        Transitional conditioning (Shahbazi et al. 2022, arXiv 2201.06578) learns without classes first and
+        blends them in. The paper adds a conditional to an unconditional loss; here the class enters
+        the same two networks with a weight from 0 to 1.
+        """
+        settings = self.settings
+        start, length = settings.transition_start_images, settings.transition_images
+        if self.num_classes == 0 or (start == 0 and length == 0 and settings.label_dropout == 0):
+            return None
+        past_start = self.num_steps * batch - start
+        heard = min(max(past_start / length, 0.0), 1.0) if length > 0 else float(past_start >= 0)
+        # What is judged, and what is exported, hears labels as they are heard in training.
+        self.generator.mapping.label_weight.fill_(heard)
+        kept = torch.rand(batch, generator=stream, device=stream.device) >= settings.label_dropout
+        return kept.to(self.generator.constant) * heard
+
+    def _styles(
+        self, w: Tensor, labels: Tensor | None, label_weights: Tensor | None, stream: torch.Generator
+    ) -> Tensor:
+        """Return w for each layer; a share of images takes another w from a random layer on (StyleGAN, Section 3.1)."""
+        generator = self.generator
+        styles = generator.repeat(w)
+        if self.settings.style_mixing == 0:
+            return styles
+        batch = len(w)
+        z = self._latents(generator, batch, stream)
+        mixed, crossover = torch.rand(2, batch, generator=stream, device=stream.device).to(w.device)
+        # From layer 1 at the earliest: an image that is all the other's would not be mixed.
+        first = 1 + (crossover * (generator.num_styles - 1)).long()
+        is_other = torch.arange(generator.num_styles, device=w.device) >= first[:, None]
+        is_other = is_other & (mixed < self.settings.style_mixing)[:, None]
+        return torch.where(is_other[:, :, None], generator.mapping(z, labels, label_weights)[:, None], styles)
+
+    def _judge(
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[Tensor | None],
+        label_weights: Tensor | None,
+        stream: torch.Generator,
+    ) -> Tensor:
+        """Augment batches of images and return the discriminator's logits of all of them, in one pass."""
+        told = [label for label in labels if label is not None]
+        return self.discriminator(
+            self._augment(torch.cat(list(images)), stream),
+            torch.cat(told) if told else None,
+            None if label_weights is None else label_weights.repeat(len(images)),
+        )
+
+    def _augment(self, images: Tensor, stream: torch.Generator) -> Tensor:
+        """Return what the discriminator sees of images."""
+        if self.augmentation.name == "none":
+            return images
+        if self.augmentation.name == "diffaugment":
+            return diff_augment(images, stream)
+        # The probability stays on the device, also where it is a setting: no branch looks at it.
+        return augment(images, self.state.ada_p, self.transforms, stream)
+
+    def _add_path_length_gradients(
+        self, batch: int, labels: Tensor | None, label_weights: Tensor | None, stream: torch.Generator
+    ) -> Tensor:
+        """Add the gradient of path-length regularisation to the generator's; return the penalty, unweighted."""
+        settings, generator = self.settings, self.generator
+        # Half a batch: memory and time of the second derivative (StyleGAN2, Appendix B).
+        count = max(batch // 2, 1)
+        labels = None if labels is None else labels[:count]
+        label_weights = None if label_weights is None else label_weights[:count]
+        w = generator.mapping(self._latents(generator, count, stream), labels, label_weights)
+        # A copy for each layer, whose gradients are told apart.
+        styles = self._styles(w, labels, label_weights, stream).contiguous()
+        images = generator.synthesize(styles, stream)
+        noise = torch.randn(images.shape, generator=stream, device=stream.device, dtype=torch.float32).to(images)
+        lengths = losses.path_lengths(images, styles, noise)
+        mean = self.state.path_length_mean
+        mean.lerp_(lengths.detach().mean(), settings.path_length_decay)
+        penalty = (lengths - mean).square().mean()
+        parameters = list(generator.parameters())
+        weight = settings.path_length_weight * settings.path_length_every
+        # The last biases of RGB move every image alike: they have no part in path lengths.
+        gradients = torch.autograd.grad(penalty * weight, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                assert parameter.grad is not None
+                parameter.grad += gradient
+        return penalty.detach()
+
+    @torch.no_grad()
+    def _adapt_augmentation(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Count how sure the discriminator is of real images; adapt p every few steps (StyleGAN2-ADA, Section 3.1)."""
+        settings, state = self.augmentation, self.state
+        # The relativistic loss knows no absolute logit: there, sure is a real image above its generated partner.
+        signs = (real_logits - fake_logits if self.settings.loss == "relativistic" else real_logits).sign()
+        state.ada_sign_sum += signs.sum()
+        state.ada_sign_count += len(signs)
+        if self.num_steps % settings.ada_every == 0:
+            p = adapted_probability(
+                state.ada_p,
+                state.ada_sign_sum / state.ada_sign_count,
+                target=settings.ada_target,
+                num_images=settings.ada_every * len(signs),
+                ada_kimg=settings.ada_kimg,
+            )
+            state.ada_p.copy_(p)
+            state.ada_sign_sum.zero_()
+            state.ada_sign_count.zero_()
 
     @torch.no_grad()
     def _update_ema(self, batch: int) -> None:
@@ -260,7 +435,7 @@ class StyleGAN2:
                 }
 
 
-def _set_gradients(network: nn.Module, gradients: tuple[Tensor, ...]) -> None:
+def _set_gradients(network: nn.Module, gradients: Sequence[Tensor]) -> None:
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         # Adam's fused kernel walks through memory: a gradient laid out channels-last beside a weight that
         # is not would move the wrong entries.
