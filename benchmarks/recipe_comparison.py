@@ -1,7 +1,7 @@
 """Which recipe learns best? Settings x seeds, trained centrally on real images, judged by KID on validation images.
 
-A study is a set of recipes that differ in one thing. Every recipe sees the same images, the same number of them,
-with the same seeds; only validation images judge. Seconds are the processor's own in training (evaluation
+A study is a set of recipes, named after what they differ in. Every recipe sees the same images, the same number of
+them, with the same seeds; only validation images judge. Seconds are the processor's own in training (evaluation
 excluded), so that a shared machine does not decide. Runs go side by side, one thread each::
 
     python benchmarks/recipe_comparison.py loss --root PATH/TO/ham10000 --out results/loss
@@ -99,7 +99,7 @@ STUDIES: dict[str, tuple[str, dict[str, list[str]]]] = {
 _GENERATED = 1000
 _PER_CLASS = 200
 _SHEET_COLUMNS = 12
-_FIELDS = ("study", "recipe", "seed")
+_FIELDS = ("study", "recipe", "seed", "images_in_all", "evaluations")
 
 
 class Judge:
@@ -181,6 +181,8 @@ def run(study: str, recipe: str, seed: int, arguments: argparse.Namespace) -> No
                 "study": study,
                 "recipe": recipe,
                 "seed": seed,
+                "images_in_all": arguments.images,
+                "evaluations": arguments.evaluations,
                 "images": (part + 1) * steps * training.batch_size,
                 "seconds": seconds,
                 "kid": judge.kid(model),
@@ -292,13 +294,15 @@ def main() -> None:
         (arguments.study, recipe, seed)
         for seed in map(int, arguments.seeds.split(","))
         for recipe in recipes
-        if (arguments.study, recipe, seed) not in there
+        if (arguments.study, recipe, seed, arguments.images, arguments.evaluations) not in there
     ]
     if jobs:
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
             for future in [pool.submit(run, *job, arguments) for job in jobs]:
                 future.result()
-    print_tables([line for line in read() if line["study"] == arguments.study], arguments.study)
+    asked = (arguments.study, arguments.images, arguments.evaluations)
+    lines = [line for line in read() if (line["study"], line["images_in_all"], line["evaluations"]) == asked]
+    print_tables(lines, arguments.study)
 
 
 if __name__ == "__main__":

@@ -84,9 +84,10 @@ def generate(
     Image number i is the same whatever --count is, on one type of processor.
     DIR is written whole or not at all.
 
-    Train on the images with --set data.source=folder --set data.root=DIR. Those
-    of a generator without classes bear the label "unlabelled", since a folder
-    needs one: add --set model.conditional=false.
+    Train on the images with --set data.source=folder --set data.root=DIR --set
+    partition.hospitals=1, as they have one site. Those of a generator without
+    classes bear the label "unlabelled", since a folder needs one: add --set
+    model.conditional=false.
 
     Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted.
     """

@@ -173,9 +173,9 @@ class TrainingSettings(Section):
     """Adam's decay of the gradient's square."""
     ema_half_life_images: float = Field(default=5000.0, ge=0)
     """Half-life of the generator's running average, in images shown at one hospital."""
-    ema_ramp: float = Field(default=0.1, gt=0, le=1)
+    ema_ramp: float = Field(default=0.1, ge=0, le=1)
     """The half-life is at most this share of the images shown so far, so that early rounds are not judged
-    on initial weights (0.05 in StyleGAN2-ADA, for runs a thousand times as long)."""
+    on initial weights (0.05 in StyleGAN2-ADA, for runs a thousand times as long). 0: no ramp."""
     style_mixing: float = Field(default=0.0, ge=0, le=1)
     """Share of fakes whose later layers take their style from another latent (0.9 in StyleGAN2, 0 in R3GAN)."""
     path_length_weight: float = Field(default=0.0, ge=0)
@@ -188,7 +188,7 @@ class TrainingSettings(Section):
     """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
     fake_labels: Literal["data", "uniform"] = "data"
     """Classes asked of the generator in training: drawn from the hospital's own images, or all alike."""
-    label_dropout: float = Field(default=0.0, ge=0, le=1)
+    label_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of images, real and generated, whose class is hidden from both networks: what classes have in
     common is learned from all of them. Helps where few images per class let a conditional GAN collapse."""
     transition_start_images: float = Field(default=0.0, ge=0)
@@ -212,7 +212,7 @@ class AugmentationSettings(Section):
     out. E.g. ``bgc,-hue`` or ``x-flip,rotate90``."""
     p: float = Field(default=0.0, ge=0, le=1)
     """``fixed``: the probability. ``ada``: where it starts."""
-    ada_target: float = Field(default=0.6, ge=-1, le=1)
+    ada_target: float = Field(default=0.6, ge=-1, lt=1)
     """``ada``: p rises while the discriminator's sign on real images is above this on average: 1 is sure, 0 a guess.
     With the relativistic loss it is the sign of real minus generated."""
     ada_every: int = Field(default=4, ge=1)
@@ -554,10 +554,10 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
             f"model.channel-base = {model.channel_base}: allowed is at least model.resolution = {model.resolution}, "
             "so that the last layer has a channel"
         )
-    if model.minibatch_std and training.batch_size % model.minibatch_std:
+    if model.minibatch_std == 1 or (model.minibatch_std and training.batch_size % model.minibatch_std):
         yield (
             f"model.minibatch-std = {model.minibatch_std}: allowed is a divisor of training.batch-size = "
-            f"{training.batch_size}, so that groups are whole, or 0"
+            f"{training.batch_size} from 2 on, so that groups are whole and differ within, or 0"
         )
     if not model.conditional:
         for key, value in (
@@ -567,6 +567,15 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
         ):
             if value > 0:
                 yield f"training.{key} = {value:g}: model.conditional = false has no class to hide; set it to 0"
+    # Hospitals of local-epochs differ in their steps; of local-steps all show as many images.
+    shown = configuration.rounds * training.local_steps * training.batch_size
+    conditional_from = training.transition_start_images + training.transition_images
+    if training.local_epochs == 0 and conditional_from > shown:
+        yield (
+            f"training.transition-start-images + training.transition-images = {conditional_from:g}: a hospital is "
+            f"shown {shown:,} images in all (rounds x local-steps x batch-size), so that the class would never be fully "
+            "heard; lower them, or set more rounds"
+        )
     try:
         transforms = augmentation_transforms(augmentation.transforms)
     except ValueError as error:
@@ -585,6 +594,17 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
                 f"strategy.averaged-state = {configuration.strategy.averaged_state!r}: {name!r} is not known; allowed "
                 f"are {', '.join(AVERAGED_STATE)}"
             )
+    for name, is_used, remedy in (
+        ("ada-p", augmentation.name == "ada", "augmentation.name=ada"),
+        ("path-length-mean", training.path_length_weight > 0, "training.path-length-weight=2.0"),
+    ):
+        if name in configuration.averaged_state and not is_used:
+            yield f"strategy.averaged-state = {name!r}: there is none to average; leave it out, or set {remedy}"
+    if augmentation.p > 0 and augmentation.name in ("none", "diffaugment"):
+        yield (
+            f"augmentation.p = {augmentation.p:g}: augmentation.name = {augmentation.name} has no probability; "
+            "set augmentation.p=0, or augmentation.name=fixed"
+        )
     default_steps = TrainingSettings.model_fields["local_steps"].default
     if training.local_epochs > 0 and training.local_steps not in (0, default_steps):
         yield (

@@ -100,7 +100,7 @@ class SharingPolicy:
         ConfigurationError
             Naming the prefix and the networks that there are.
         """
-        names = list(names)
+        names = [name for name in names if not name.startswith(_TRAINING_STATE + ".")]
         if "generator" in self.private:
             raise ConfigurationError(
                 "strategy.private = 'generator': the server would have no generator to judge or to export; "
@@ -108,7 +108,7 @@ class SharingPolicy:
             )
         for prefix in self.private:
             if not any(name == prefix or name.startswith(prefix + ".") for name in names):
-                networks = sorted({name.split(".")[0] for name in names} - {_TRAINING_STATE})
+                networks = sorted({name.split(".")[0] for name in names})
                 raise ConfigurationError(
                     f"strategy.private = {prefix!r}: no network or layer has this name; "
                     f"give a network ({', '.join(networks)}) or the beginning of a parameter's name"

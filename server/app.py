@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
@@ -381,8 +382,25 @@ class FederatedRun:
             for key, value in now.items()
             if before[key] != value and not key.startswith(_RESUMABLE)
         ]
+        problems += self._architecture_problems()
         if problems:
             raise RunDirectoryError(problems)
+
+    def _architecture_problems(self) -> list[str]:
+        """Say how the networks of the newest checkpoint differ from ours, as those of another version may."""
+        rounds = self.directory.checkpoint_rounds()
+        if not rounds:
+            return []
+        path = self.directory.checkpoint(rounds[-1]) / "global.safetensors"
+        with safetensors.safe_open(path, framework="np") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        expected = {name: value.shape for name, value in self.arrays.items()}
+        differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
+        return [
+            f"{path}: {name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}; "
+            "resume with the version of dermafed that wrote it"
+            for name in differing[:8]
+        ]
 
     def _check_extractor(self) -> None:
         """Refuse to go on with another extractor than that of the scores written so far.

@@ -52,7 +52,7 @@ def test_missing_preset(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_resolution_that_is_no_power_of_two(capsys: pytest.CaptureFixture[str]) -> None:
     code, errors = run("--set", "model.resolution=48", capsys=capsys)
-    assert (code, errors) == (2, "error: model.resolution = 48: allowed is a power of two: 32, 64 or 128\n")
+    assert (code, errors) == (2, "error: model.resolution = 48: allowed is a power of two: 32, 64, 128, 256 or 512\n")
 
 
 def test_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

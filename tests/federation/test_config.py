@@ -98,11 +98,27 @@ def test_sets_of_transforms() -> None:
         ),
         (
             ["model.minibatch-std=3"],
-            "model.minibatch-std = 3: allowed is a divisor of training.batch-size = 8, so that groups are whole, or 0",
+            "model.minibatch-std = 3: allowed is a divisor of training.batch-size = 8 from 2 on, so that groups are "
+            "whole and differ within, or 0",
         ),
         (
             ["model.conditional=false", "training.label-dropout=0.1"],
             "training.label-dropout = 0.1: model.conditional = false has no class to hide; set it to 0",
+        ),
+        (
+            ["rounds=2", "training.local-steps=10", "training.transition-images=200.0"],
+            "training.transition-start-images + training.transition-images = 200: a hospital is shown 160 images in "
+            "all (rounds x local-steps x batch-size), so that the class would never be fully heard; lower them, or set "
+            "more rounds",
+        ),
+        (
+            ["strategy.averaged-state=ada-p"],
+            "strategy.averaged-state = 'ada-p': there is none to average; leave it out, or set augmentation.name=ada",
+        ),
+        (
+            ["augmentation.p=0.2"],
+            "augmentation.p = 0.2: augmentation.name = none has no probability; set augmentation.p=0, or "
+            "augmentation.name=fixed",
         ),
         (
             ["strategy.averaged-state=adam"],

@@ -54,7 +54,7 @@ def test_auto(resolution: int, batch: int, gamma: float, base: int, half_life: f
 def test_paper256_and_cifar() -> None:
     paper, cifar = preset("paper256"), preset("cifar")
     assert (paper.training.batch_size, paper.training.gamma, paper.model.mapping_layers) == (64, 1.0, 8)
-    assert paper.model.minibatch_std == 8
+    assert (paper.model.minibatch_std, paper.training.ema_half_life_images, paper.training.ema_ramp) == (8, 20_000, 0)
     assert (cifar.training.batch_size, cifar.training.gamma, cifar.model.minibatch_std) == (64, 0.01, 32)
     assert (cifar.training.style_mixing, cifar.training.path_length_weight) == (0.0, 0.0)
     assert cifar.training.ema_half_life_images == 500_000

@@ -48,6 +48,24 @@ def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configura
     )
 
 
+EVERYTHING = [
+    "training.loss=logistic",
+    "training.style-mixing=0.5",
+    "training.path-length-weight=2.0",
+    "training.path-length-every=2",
+    "training.penalty-every=4",
+    "training.label-dropout=0.2",
+    "training.transition-images=10.0",
+    "training.balanced-classes=true",
+    "model.minibatch-std=2",
+    "model.resampling=fir",
+    "augmentation.name=ada",
+    "augmentation.transforms=bgc",
+    "augmentation.p=0.3",
+    "augmentation.ada-kimg=0.1",
+]
+
+
 class Sabotage:
     """The real ClientApp, but for what one hospital does in one round."""
 
@@ -108,9 +126,11 @@ def test_a_round_goes_on_without_a_hospital(
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "done"
 
 
-def test_fail_fast_shows_the_hospitals_traceback_and_saves(tmp_path: Path, cache_dir: str) -> None:
+@pytest.mark.parametrize("recipe", [[], EVERYTHING], ids=["default", "everything"])
+def test_fail_fast_shows_the_hospitals_traceback_and_saves(recipe: list[str], tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
-    rounds = ("rounds=5", "checkpoint.every=2", "evaluation.every=1", "training.local-steps=2")
+    # With everything on, p is adapted every 4 steps: round 3 ends, and the run is resumed, between two adaptations.
+    rounds = ("rounds=5", "checkpoint.every=2", "evaluation.every=1", "training.local-steps=2", *recipe)
     with pytest.raises(HospitalError) as caught:
         run(configuration(run_dir, cache_dir, *rounds), Sabotage(2, 4, "raise"))
     assert str(caught.value).startswith("hospital 'slide-archive' failed:\nTraceback (most recent call last)")
@@ -127,6 +147,27 @@ def test_fail_fast_shows_the_hospitals_traceback_and_saves(tmp_path: Path, cache
     lines = [read_lines(path / "metrics.jsonl") for path in runs]
     for name in ("round", "images", "kid"):
         assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, cache_dir: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    settings = configuration(tmp_path / "run", cache_dir, "rounds=1")
+    run(settings, client_app)
+    path = tmp_path / "run" / "checkpoints" / "round-0001" / "global.safetensors"
+    arrays = load_file(path)
+    arrays["generator.constant"] = arrays["generator.constant"][:, :8]
+    del arrays["generator.mapping.label_weight"]
+    save_file(arrays, path)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(RunDirectoryError) as caught:
+        run(configuration(tmp_path / "run", cache_dir, "rounds=2", "resume=true"), client_app)
+    where = "; resume with the version of dermafed that wrote it"
+    assert caught.value.problems == (
+        f"{path}: generator.constant: found (1, 8, 4, 4), expected (1, 16, 4, 4){where}",
+        f"{path}: generator.mapping.label_weight: found nothing, expected (){where}",
+    )
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path: Path, cache_dir: str) -> None:
@@ -239,24 +280,6 @@ def test_a_policy_about_nothing_is_refused_before_anything_is_written(tmp_path: 
     with pytest.raises(ConfigurationError, match="strategy.private = 'discriminater'"):
         run(settings, client_app)
     assert not (tmp_path / "run").exists()
-
-
-EVERYTHING = [
-    "training.loss=logistic",
-    "training.style-mixing=0.5",
-    "training.path-length-weight=2.0",
-    "training.path-length-every=2",
-    "training.penalty-every=4",
-    "training.label-dropout=0.2",
-    "training.transition-images=10.0",
-    "training.balanced-classes=true",
-    "model.minibatch-std=2",
-    "model.resampling=fir",
-    "augmentation.name=ada",
-    "augmentation.transforms=bgc",
-    "augmentation.p=0.3",
-    "augmentation.ada-kimg=0.1",
-]
 
 
 @pytest.mark.parametrize("recipe", [[], EVERYTHING], ids=["default", "everything"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -256,7 +257,43 @@ def _resample(images: Tensor, inverse: Tensor, *, padding_mode: str) -> Tensor:
     centres = (2 * torch.arange(side, device=images.device, dtype=images.dtype) + 1) / side - 1
     x_axis, y_axis, origin = inverse[:, None, None, :2].unbind(dim=-1)
     grid = x_axis * centres[:, None] + (y_axis * centres[:, None, None] + origin)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
+    return _GridSample.apply(images, grid, padding_mode)
+
+
+class _GridSample(torch.autograd.Function):
+    """Bilinear sampling at a grid without gradient: linear in the images, so its second derivative is itself.
+
+    PyTorch has a second derivative of its own only from 2.12 on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, grid: Tensor, padding_mode: str) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.shape, ctx.padding_mode = images.shape, padding_mode
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (grid,) = ctx.saved_tensors
+        return _GridSampleAdjoint.apply(gradient, grid, ctx.shape, ctx.padding_mode), None, None
+
+
+class _GridSampleAdjoint(torch.autograd.Function):
+    """What sampling sends back to the images."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, grid: Tensor, shape: torch.Size, padding_mode: str) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.padding_mode = padding_mode
+        # Of the images only the shape counts: their values would matter to the gradient of the grid alone.
+        images = gradient.new_empty(1).expand(shape)
+        padding = {"zeros": 0, "reflection": 2}[padding_mode]
+        return torch.ops.aten.grid_sampler_2d_backward(gradient, images, grid, 0, padding, False, (True, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (grid,) = ctx.saved_tensors
+        return _GridSample.apply(gradient, grid, ctx.padding_mode), None, None, None
 
 
 def _scale(x: Tensor, y: Tensor) -> Tensor:

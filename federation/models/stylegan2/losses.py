@@ -52,12 +52,13 @@ def gradient_ratio(numerator: Tensor, denominator: Tensor, logits: Tensor) -> Te
 
     Returns
     -------
-    (batch,). A denominator that has vanished (a logistic loss below 1e-30) gives a ratio that is finite.
+    (batch,). Finite also where the denominator has vanished: in fp32 for logits beyond 87, where the product
+    of both fades from the numerator to 0.
     """
     (above,) = torch.autograd.grad(numerator, logits, retain_graph=True)
     (below,) = torch.autograd.grad(denominator, logits, retain_graph=True)
     # Both losses of the discriminator rise with the logit of a fake: the denominator is not negative.
-    return above / below.clamp(min=1e-30)
+    return above / below.clamp(min=torch.finfo(below.dtype).tiny)
 
 
 def gradient_penalties(logits: Tensor, images: Sequence[Tensor]) -> list[Tensor]:

@@ -365,7 +365,9 @@ class StyleGAN2:
     @torch.no_grad()
     def _update_ema(self, batch: int) -> None:
         images_shown = self.num_steps * batch
-        half_life = min(self.settings.ema_half_life_images, self.settings.ema_ramp * images_shown)
+        half_life = self.settings.ema_half_life_images
+        if self.settings.ema_ramp > 0:
+            half_life = min(half_life, self.settings.ema_ramp * images_shown)
         decay = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
         torch._foreach_lerp_(
             list(self.generator_ema.parameters()), [p.detach() for p in self.generator.parameters()], 1 - decay
