@@ -131,6 +131,7 @@ class Judge:
             progress=lambda *_: None,
         )
         self.real = self.extractor.features(self.images[validation])
+        self.real_train = self.extractor.features(self.images[self.train[:_GENERATED]])
         # Classes are asked for as they occur in the validation images.
         self.asked = np.resize(self.index.labels[validation], _GENERATED)
 
@@ -143,10 +144,25 @@ class Judge:
             drawn.append(model.generate(batch if model.num_classes else None, len(batch), stream).numpy())
         return np.concatenate(drawn)
 
-    def kid(self, model: GenerativeModel) -> float:
-        """KID of 1,000 generated against the validation images; few real images mean many subsets of as few."""
+    def scores(self, model: GenerativeModel) -> dict[str, float]:
+        """KID of 1,000 generated images; few real images mean many subsets of as few.
+
+        Returns
+        -------
+        ``kid``: against validation images, which alone decide. ``kid_train``: against (1,000 of) the training images,
+        which a copy of them would win. ``kid_floor``: of training against validation images, what chance makes of
+        few images.
+        """
         generated = self.extractor.features(self.generate(model, self.asked, "scores"))
-        return kid(self.real, generated, num_subsets=20 if len(self.real) >= _GENERATED else 200)[0]
+
+        def compare(real: np.ndarray, other: np.ndarray) -> float:
+            return kid(real, other, num_subsets=20 if min(len(real), len(other)) >= _GENERATED else 200)[0]
+
+        return {
+            "kid": compare(self.real, generated),
+            "kid_train": compare(self.real_train, generated),
+            "kid_floor": compare(self.real, self.real_train),
+        }
 
 
 def configuration_of(root: str, settings: Sequence[str], seed: int) -> Configuration:
@@ -185,7 +201,7 @@ def run(study: str, recipe: str, seed: int, arguments: argparse.Namespace) -> No
                 "evaluations": arguments.evaluations,
                 "images": (part + 1) * steps * training.batch_size,
                 "seconds": seconds,
-                "kid": judge.kid(model),
+                **judge.scores(model),
                 "extractor": judge.extractor.name,
                 "num_train": len(dataset),
                 "num_validation": len(judge.real),

@@ -573,8 +573,8 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
     if training.local_epochs == 0 and conditional_from > shown:
         yield (
             f"training.transition-start-images + training.transition-images = {conditional_from:g}: a hospital is "
-            f"shown {shown:,} images in all (rounds x local-steps x batch-size), so that the class would never be fully "
-            "heard; lower them, or set more rounds"
+            f"shown {shown:,} images in all (rounds x local-steps x batch-size), so that the class would never be "
+            "fully heard; lower them, or set more rounds"
         )
     try:
         transforms = augmentation_transforms(augmentation.transforms)
