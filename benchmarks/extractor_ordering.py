@@ -31,7 +31,7 @@ from data_partitions.dataset import load_images
 from data_partitions.sources import load_index
 from data_partitions.split import split_parts
 from federation.config import EvaluationSettings, parse_assignments, resolve
-from federation.metrics.features import train_lesion_cnn
+from federation.metrics.lesion_cnn import train_lesion_cnn
 from federation.seeding import numpy_stream
 from server.evaluation.yardsticks import measure_yardsticks
 

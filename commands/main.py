@@ -8,7 +8,9 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
+from commands.evaluate import evaluate
 from commands.generate import generate
+from commands.report import report
 from commands.simulate import simulate
 from federation.errors import DermafedError, InputError
 
@@ -28,6 +30,8 @@ def _root() -> None:
 
 cli.command("simulate")(simulate)
 cli.command("generate")(generate)
+cli.command("evaluate")(evaluate)
+cli.command("report")(report)
 
 _script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _script.command()(simulate)

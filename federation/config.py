@@ -46,6 +46,9 @@ AUGMENTATION_SETS: dict[str, tuple[str, ...]] = {
     "dermoscopy": tuple(name for name in AUGMENTATION_TRANSFORMS if name not in ("luma-flip", "hue")),
 }
 
+UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
+"""What classifiers that test synthetic images are trained on."""
+
 AVERAGED_STATE = ("ada-p", "path-length-mean")
 """What training carries from step to step and a federation may average."""
 
@@ -241,17 +244,34 @@ class EvaluationSettings(Section):
     """Rounds from one evaluation to the next; round 0 and the last are always evaluated."""
     images: int = Field(default=1000, ge=16, le=100_000)
     """Most generated, and most real, images in an evaluation."""
-    extractor: Literal["auto", "inception-v3", "lesion-cnn"] = "auto"
-    """Network whose features KID and FID compare. ``auto``: Inception where its weights are on this
-    machine or may be downloaded, else a small lesion classifier trained on the extractor part."""
+    extractor: Literal["auto", "inception-v3", "dinov2", "lesion-cnn"] = "auto"
+    """Network whose features are compared. ``auto``: Inception where its weights are on this machine or may be
+    downloaded, since published figures are of it, else DINOv2 where its weights are on this machine, else a small
+    lesion classifier trained on the extractor part."""
     extractor_weights: str = ""
-    """Inception's weight file. Empty: torch-fidelity's usual place in the torch hub cache."""
+    """Weight file of Inception or, a safetensors file, of DINOv2. Empty: where their own libraries keep it."""
     allow_downloads: bool = False
-    """Whether extractor weights may be downloaded."""
+    """Whether weights of extractors and of pretrained classifiers may be downloaded."""
+    draws: int = Field(default=5, ge=1, le=100)
+    """Independent sets of generated images in the final evaluation: intervals are over them."""
     utility: bool = True
-    """Whether a classifier is trained on synthetic images and tested on real ones at the end."""
-    utility_steps: int = Field(default=600, ge=10)
-    """Training steps of each of those classifiers."""
+    """Whether classifiers are trained on synthetic images and tested on real ones at the end."""
+    utility_arms: str = "real,synthetic,real+synthetic,rare"
+    """What classifiers are trained on, separated by commas: ``real`` images, ``synthetic`` ones,
+    ``real+synthetic`` together, or real ones with synthetic ones of the ``rare`` classes alone."""
+    utility_ratio: float = Field(default=1.0, gt=0, le=100)
+    """``real+synthetic``: synthetic images for each real one."""
+    utility_classifier: Literal["small-cnn", "efficientnet-b2"] = "small-cnn"
+    """The classifier. ``small-cnn`` takes seconds on a processor, ``efficientnet-b2`` a GPU or patience."""
+    utility_weights: str = ""
+    """``efficientnet-b2``: file of ImageNet weights. Empty: torchvision's usual place, else initial weights
+    are random, and the classifier's name says so."""
+    utility_seeds: int = Field(default=3, ge=1, le=100)
+    """Classifiers trained on each kind of images: intervals are over them."""
+    utility_steps: int = Field(default=300, ge=10)
+    """Training steps of each of those classifiers; the state that is best on validation images is kept."""
+    authenticity: bool = True
+    """Whether it is tested at the end if the generator copies its training images."""
     threads: int = Field(default=2, ge=1, le=256)
     """CPU threads of the evaluation."""
 
@@ -283,7 +303,7 @@ class ReportSettings(Section):
     """What a run directory may show."""
 
     show_real_images: bool = False
-    """Whether sample sheets show real images beside generated ones; phantom images are always shown."""
+    """Whether sample sheets and the report show real images; phantom images are always shown."""
 
 
 class Configuration(Section):
@@ -335,6 +355,11 @@ class Configuration(Section):
         """The names in ``strategy.averaged-state``."""
         return split_names(self.strategy.averaged_state)
 
+    @property
+    def utility_arms(self) -> tuple[str, ...]:
+        """The names in ``evaluation.utility-arms``."""
+        return split_names(self.evaluation.utility_arms)
+
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted, with its value: what travels in a Flower record."""
         return dict(_flatten(self.model_dump(by_alias=True)))
@@ -354,7 +379,7 @@ class Configuration(Section):
         return resolve([Layer("configuration", self.to_flat()), Layer("update", dict(values))])
 
 
-_PATHS = ("run-dir", "data.root", "data.cache-dir", "evaluation.extractor-weights")
+_PATHS = ("run-dir", "data.root", "data.cache-dir", "evaluation.extractor-weights", "evaluation.utility-weights")
 
 
 @dataclass(frozen=True)
@@ -604,6 +629,21 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
         yield (
             f"augmentation.p = {augmentation.p:g}: augmentation.name = {augmentation.name} has no probability; "
             "set augmentation.p=0, or augmentation.name=fixed"
+        )
+    evaluation = configuration.evaluation
+    for name in configuration.utility_arms:
+        if name not in UTILITY_ARMS:
+            yield (
+                f"evaluation.utility-arms = {evaluation.utility_arms!r}: {name!r} is not known; allowed are "
+                f"{', '.join(UTILITY_ARMS)}"
+            )
+    if evaluation.utility and not configuration.utility_arms:
+        yield "evaluation.utility-arms is empty: name what to train on, or set evaluation.utility=false"
+    if evaluation.utility_weights and evaluation.utility_classifier != "efficientnet-b2":
+        yield (
+            f"evaluation.utility-weights = {evaluation.utility_weights!r}: evaluation.utility-classifier = "
+            f"{evaluation.utility_classifier} has no pretrained weights; leave it out, or set "
+            "evaluation.utility-classifier=efficientnet-b2"
         )
     default_steps = TrainingSettings.model_fields["local_steps"].default
     if training.local_epochs > 0 and training.local_steps not in (0, default_steps):

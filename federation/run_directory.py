@@ -12,8 +12,10 @@ Every file is written whole or not at all, so that a reader never sees half of o
     samples/          round-0003.png, …
     checkpoints/      round-0010/, …: what --resume needs
     hospitals/        what the simulated hospitals keep for themselves
+    upload/           what one hospital sent in the last round, for the test of what it gives away (simulation only)
     final/            generator.safetensors and model.json: enough to generate
     summary.json      the verdict
+    report.html       the same for a person; closest-pairs.png where real images may be shown
     tensorboard/      event files
     log.txt           everything that was said
 """
@@ -109,7 +111,10 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.hospital_states = path / "hospitals"
         self.final = path / "final"
+        self.upload = path / "upload"
         self.summary = path / "summary.json"
+        self.report = path / "report.html"
+        self.closest_pairs = path / "closest-pairs.png"
         self.extractor = path / "extractor"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"

@@ -50,10 +50,15 @@ from federation.exchange import (
 from federation.models import build_model
 from federation.models.final import save_final
 from federation.run_directory import RunDirectory, check_free, default_path, read_lines, to_json, write_text
+from server.evaluation.discriminators import save_upload
 from server.evaluation.evaluator import Evaluator
+from server.evaluation.summary_text import describe_judgement
+from server.evaluation.threads import use_threads
+from server.evaluation.training_speed import measure_training_speed
 from server.inputs import RunInputs, prepare_inputs
 from server.messaging import Site, collect_replies, describe_sites, replies_by_node
 from server.progress import RunProgress, Stopwatch
+from server.report import write_report
 from strategies import build_strategy
 
 app = ServerApp()
@@ -153,6 +158,7 @@ class FederatedRun:
         self.seconds_before = 0.0
         self.sites: list[Site] = []
         self.started_writing = False
+        self.finished = False
         self.log_handler: logging.Handler | None = None
 
     # ------------------------------------------------------------------ the recipe
@@ -168,9 +174,11 @@ class FederatedRun:
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say("hospitals: " + ", ".join(f"{site.name} ({site.num_images:,} images)" for site in self.sites))
-        torch.set_num_threads(configuration.evaluation.threads)
+        use_threads(configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
-            self.evaluator = Evaluator(self.inputs, self.directory, self.device, self.progress)
+            self.evaluator = Evaluator(
+                self.inputs, self.directory, self.device, self.progress, knows_members=self._is_simulation()
+            )
         self._open_directory()
 
         self.progress.start_rounds(self.completed_rounds + 1)
@@ -184,6 +192,9 @@ class FederatedRun:
             outcome = self._ask_hospitals(server_round)
             # Combine what came back.
             self._combine(server_round, outcome)
+            # Keep what one hospital sent last: the judge asks what it gives away.
+            if server_round == configuration.rounds:
+                self._save_upload(outcome)
             # Judge the new generator, or just say what the round was.
             if self._is_evaluated(server_round):
                 self._evaluate(server_round, outcome, time.perf_counter() - start)
@@ -277,12 +288,27 @@ class FederatedRun:
         self.arrays, self.completed_rounds = arrays, server_round
         self.num_images += sum(line["num_images"] for line in outcome.lines if line["status"] == "ok")
 
+    def _save_upload(self, outcome: RoundOutcome) -> None:
+        """Keep the upload of the hospital with the most images, where its images are known: in a simulation."""
+        if not self._is_simulation():
+            return
+        largest = max(
+            outcome.accepted, key=lambda reply: float(str(reply.content.metric_records[METRICS][NUM_EXAMPLES]))
+        )
+        names = {site.node_id: site.name for site in self.sites}
+        arrays = unpack_arrays(largest.content.array_records[ARRAYS])
+        save_upload(self.directory, names[largest.metadata.src_node_id], self.completed_rounds, arrays)
+
+    def _is_simulation(self) -> bool:
+        """Return whether the hospitals are those of the server's own partition. Of real sites it has no images."""
+        return tuple(site.name for site in self.sites) == self.inputs.partition.hospitals
+
     def _is_evaluated(self, server_round: int) -> bool:
         return server_round % self.configuration.evaluation.every == 0 or server_round == self.configuration.rounds
 
     def _evaluate(self, server_round: int, outcome: RoundOutcome, round_seconds: float) -> None:
         """Judge the global generator on validation images; write and print the scores."""
-        torch.set_num_threads(self.configuration.evaluation.threads)
+        use_threads(self.configuration.evaluation.threads)
         with self.watch.measure("evaluation") as lap:
             scores = self.evaluator.evaluate(self.model, server_round)
             self.evaluator.write_sample_sheet(self.model, server_round)
@@ -355,8 +381,7 @@ class FederatedRun:
         write_text(directory.environment, to_json(describe_environment(self.device), indent=2) + "\n")
         write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
         plot_partition(inputs.partition, directory.partition_picture)
-        if tuple(site.name for site in self.sites) == inputs.partition.hospitals:
-            # A simulation. Of real sites the server does not know the images.
+        if self._is_simulation():
             write_split_csv(inputs.index, inputs.parts, inputs.partition, directory.split)
 
     def _check_directory(self) -> None:
@@ -456,22 +481,36 @@ class FederatedRun:
         """Export the generator, judge it once on test images, sum up."""
         save_final(self.directory.final, self.model, self.configuration)
         self.progress.activity("final evaluation on test images")
-        torch.set_num_threads(self.configuration.evaluation.threads)
+        use_threads(self.configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
-            final = self.evaluator.final_evaluation(self.model)
+            final = self.evaluator.final_evaluation()
         summary = self._summary("done") | final
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
+        self.finished = True
+        self._write_report()
         self._say_summary(summary)
+
+    def _write_report(self) -> None:
+        """Write the report. A fault in it must not turn a finished run into a failed one."""
+        try:
+            write_report(self.directory)
+        except Exception as error:
+            logging.getLogger("dermafed").exception("the report could not be written")
+            self.progress.say(
+                f"the report could not be written ({type(error).__name__}: {error}); all it shows stands in "
+                f"{self.directory.summary}; try again with dermafed report {self.directory.path}"
+            )
 
     def stop_early(self, error: BaseException) -> None:
         """Leave a readable run directory that can be resumed, whatever ended the run."""
-        if not self.started_writing:
+        if not self.started_writing or self.finished:
             return
         if self.completed_rounds and self.completed_rounds not in self.directory.checkpoint_rounds():
             self._save_checkpoint()
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
+        self._write_report()
         logging.getLogger("dermafed").error("run %s after round %d", status, self.completed_rounds, exc_info=error)
         self.progress.say(
             f"{status} after round {self.completed_rounds}; go on with --resume --run-dir {self.directory.path}"
@@ -504,7 +543,18 @@ class FederatedRun:
                 "best_kid": best["kid"] if best else None,
             }
         if hasattr(self, "evaluator"):
-            summary |= {"extractor": self.evaluator.extractor.name, **self.evaluator.yardsticks}
+            summary |= {
+                "extractor": self.evaluator.extractor.name,
+                **self.evaluator.yardsticks,
+                "speed": measure_training_speed(
+                    lines,
+                    read_lines(self.directory.hospitals) if self.directory.hospitals.exists() else [],
+                    seconds_by_work=self.watch.seconds,
+                    seconds=seconds,
+                    one_machine=self._is_simulation(),
+                    yardsticks=self.evaluator.yardsticks,
+                ),
+            }
         return summary
 
     def _say_summary(self, summary: dict[str, Any]) -> None:
@@ -517,16 +567,8 @@ class FederatedRun:
             f"(real halves {summary['kid_floor']:.4f}, PCA Gaussian {summary['kid_pca_gaussian']:.4f}, "
             f"mean image {summary['kid_mean_image']:.4f}; {summary['extractor']})"
         )
-        utility = summary.get("utility")
-        if utility and "synthetic" in utility:
-            say(
-                f"classifier tested on {utility['num_test_images']:,} real test images: balanced accuracy "
-                f"{_figure(utility['synthetic']['balanced_accuracy'])} trained on synthetic, "
-                f"{_figure(utility['real']['balanced_accuracy'])} on real; macro AUROC "
-                f"{_figure(utility['synthetic']['macro_auroc'])} and {_figure(utility['real']['macro_auroc'])}"
-            )
-        elif utility:
-            say(f"classifier: {utility['not_measured']}")
+        for line in describe_judgement(summary):
+            say(line)
         if summary["images_per_second"]:
             say(
                 f"training: {summary['images_per_second']:.0f} images/s; peak memory "
@@ -536,7 +578,7 @@ class FederatedRun:
         for label, path in (
             ("samples", self.directory.sample_sheet(summary["rounds"])),
             ("generator", self.directory.final),
-            ("summary", self.directory.summary),
+            ("report", self.directory.report),
         ):
             say(f"{label}: {path}")
 
@@ -561,11 +603,6 @@ class FederatedRun:
         if hasattr(self, "evaluator"):
             self.evaluator.close()
         self.directory.unlock()
-
-
-def _figure(value: float | None) -> str:
-    """Three digits; a dash for what could not be measured."""
-    return "–" if value is None else f"{value:.3f}"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from data_partitions.partition import Partition, partition_images
 from data_partitions.sources import load_index
 from data_partitions.split import check_split, split_parts
 from federation.config import Configuration
+from federation.seeding import numpy_stream
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,14 @@ class RunInputs:
     def rows(self, part: str) -> np.ndarray:
         """Return the rows of a part, ascending."""
         return np.flatnonzero(self.parts == part)
+
+    def choose(self, part: str, most: int) -> np.ndarray:
+        """Return at most `most` rows of a part, ascending, the same whatever ``seed`` is."""
+        rows = self.rows(part)
+        if len(rows) <= most:
+            return rows
+        stream = numpy_stream(self.configuration.data.split_seed, f"evaluation images, {part}")
+        return np.sort(stream.choice(rows, size=most, replace=False))
 
 
 def prepare_inputs(configuration: Configuration, progress: Callable[[str, int, int], None] | None = None) -> RunInputs:

@@ -39,7 +39,7 @@ _HAM_CENTRES = {
 }
 _LESION_CENTRES = {"BCN_": "bcn20000_barcelona", "MSK4": "msk4_new_york", "HAM_": "ham10000"}
 
-_GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
+GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 _METADATA = "ISIC_2019_Training_Metadata.csv"
 _SPLIT = ("fed_isic2019_train_test_split.csv", "train_test_split.csv", "train_test_split")
 
@@ -62,15 +62,15 @@ def load_isic2019(
     """
     root = require_folder(data.root)
     notes: list[str] = []
-    if (root / _GROUND_TRUTH).is_file():
-        csv = root / _GROUND_TRUTH
+    if (root / GROUND_TRUTH).is_file():
+        csv = root / GROUND_TRUTH
         rows = _published_rows(csv, root, notes)
     elif (root / "labels.csv").is_file():
         csv = root / "labels.csv"
         rows = _labelled_rows(csv, notes)
     else:
         raise DataError(
-            f"{root}: has neither {_GROUND_TRUTH} nor labels.csv; set data.root to the folder that holds "
+            f"{root}: has neither {GROUND_TRUTH} nor labels.csv; set data.root to the folder that holds "
             "one of them beside the images"
         )
     rows = attach_files(rows, rows.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
@@ -111,14 +111,14 @@ def _published_rows(csv: Path, root: Path, notes: list[str]) -> pd.DataFrame:
         truth = truth[truth.class_name != "UNK"]
 
     if not (root / _METADATA).is_file():
-        raise DataError(f"{root}: has no {_METADATA}, which holds the lesions; put it beside {_GROUND_TRUTH}")
+        raise DataError(f"{root}: has no {_METADATA}, which holds the lesions; put it beside {GROUND_TRUTH}")
     columns = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
     metadata = one_row_per_image(read_csv(root / _METADATA, columns), "image", root / _METADATA, notes)
     frame = truth[["image", "class_name"]].merge(metadata, how="left", on="image")
     strangers = frame.image[frame.lesion_id.isna()].tolist()
     if strangers:
         raise DataError(
-            f"{root / _METADATA}: has no row for {counted(len(strangers), 'image')} of {_GROUND_TRUTH}: "
+            f"{root / _METADATA}: has no row for {counted(len(strangers), 'image')} of {GROUND_TRUTH}: "
             f"{first_names(strangers)}; use both files as they were published"
         )
     return pd.DataFrame(

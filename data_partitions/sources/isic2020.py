@@ -17,7 +17,7 @@ from federation.errors import DataError
 
 CLASSES = ("benign", "malignant")
 
-_GROUND_TRUTH = ("ISIC_2020_Training_GroundTruth.csv", "ISIC_2020_Training_GroundTruth_v2.csv")
+GROUND_TRUTH = ("ISIC_2020_Training_GroundTruth.csv", "ISIC_2020_Training_GroundTruth_v2.csv")
 
 
 def load_isic2020(
@@ -36,10 +36,10 @@ def load_isic2020(
         :func:`build_index` does.
     """
     root = require_folder(data.root)
-    csv = find_csv(root, _GROUND_TRUTH)
+    csv = find_csv(root, GROUND_TRUTH)
     if csv is None:
         raise DataError(
-            f"{root}: has no {_GROUND_TRUTH[0]}; set data.root to the folder that holds it beside the images"
+            f"{root}: has no {GROUND_TRUTH[0]}; set data.root to the folder that holds it beside the images"
         )
     notes: list[str] = []
     columns = dict.fromkeys(("image_name", "patient_id", "target"), "")

@@ -3,57 +3,58 @@
 Every extractor has a name that ends in a hash of its weights, and every figure carries that name:
 distances on two extractors' features cannot be compared.
 
-``inception-v3``
+``inception-v3`` (:mod:`federation.metrics.inception`)
     The network of the published FID and KID. Its weights are a download.
-``lesion-cnn``
+``dinov2`` (:mod:`federation.metrics.dinov2`)
+    A larger network that learned without labels, closer to people's judgement. Its weights are a download.
+``lesion-cnn`` (:mod:`federation.metrics.lesion_cnn`)
     A small classifier of diagnosis and site, trained in half a minute on images that serve nothing
-    else. Features are the mean and the standard deviation of every channel of every block: early
-    blocks see edges and texture, late ones lesions. A principal component analysis of the images it
-    was trained on reduces them to 64 uncorrelated features of unit variance. So KID's kernel,
-    (x·y / d + 1)³, weighs them alike and none can outgrow the others, and FID has more images than
-    features. ``benchmarks/extractor_ordering.py`` shows that it orders images rightly, which the
-    embedding alone did less steadily: with the network's initial weights its judgement of smooth
-    images moved threefold.
+    else. It is there where nothing can be downloaded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
-from federation.cache import cache_folder
 from federation.config import EvaluationSettings
 from federation.errors import InputError
-from federation.images import to_floats
-from federation.models.classifier import Progress, SmallCNN, train_classifier
-from federation.run_directory import to_json, write_text, written_atomically
-from federation.seeding import torch_stream
+from federation.metrics.dinov2 import (
+    DINOv2Extractor,
+    download_dinov2_weights,
+    find_dinov2_weights,
+    hub_cache,
+    is_safetensors,
+    missing_dinov2_weights,
+)
+from federation.metrics.inception import (
+    INCEPTION_SHA256,
+    InceptionExtractor,
+    download_inception_weights,
+    find_inception_weights,
+    weights_sha256,
+)
+from federation.metrics.lesion_cnn import LesionCNNExtractor, load_or_train_lesion_cnn, train_lesion_cnn
+from federation.models.classifier import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-
-_FORMAT = 1
-_NUM_FEATURES = 64
-_MIN_IMAGES = 16
-_BATCH = 100  # images at once: memory only
-# Whatever changes the weights belongs here or in `_training_key`: a stored extractor is found by it.
-_RECIPE: dict[str, Any] = {"format": _FORMAT, "steps": 500, "batch_size": 64, "colour_jitter": 0.2}
-# A channel that (nearly) never fires must not be blown up to unit variance: its deviation counts as
-# at least this share of the median channel's.
-_LEAST_DEVIATION = 0.1
+__all__ = [
+    "DINOv2Extractor",
+    "FeatureExtractor",
+    "InceptionExtractor",
+    "LesionCNNExtractor",
+    "build_extractor",
+    "find_dinov2_weights",
+    "find_inception_weights",
+    "load_or_train_lesion_cnn",
+    "train_lesion_cnn",
+]
 
 
 class FeatureExtractor(Protocol):
@@ -61,237 +62,21 @@ class FeatureExtractor(Protocol):
 
     name: str
     """Kind, resolution where it matters, and a hash of the weights: ``lesion-cnn-32@3f2a``."""
+    digest: str
+    """The whole hash of the weights, whose first four digits are in the name."""
+    num_features: int
+    """Columns of the features."""
+    resolution: int | None
+    """The only side of images that it takes, in pixels; None for any."""
+    preprocessing: str
+    """What happens to 8-bit images before the network sees them: FID depends on it."""
+    learned_from: str
+    """Which of this data set's images it learned from; empty for none that is known."""
+    device: torch.device
+    """Where it computes."""
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.floating]:
         """Map uint8 (n, r, r, 3) to (n, d), a row per image that depends on that image alone."""
-
-
-class InceptionExtractor:
-    """The 2048 features of Inception-v3 that published FID and KID compare, by torch-fidelity.
-
-    Parameters
-    ----------
-    weights
-        File of the weights, see :func:`find_inception_weights`. Its sha256 is verified before it is
-        loaded, because the format can hold code.
-    device
-        Where to compute.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or is not the published one.
-    """
-
-    def __init__(self, weights: Path, *, device: torch.device | str = "cpu") -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        _verify_inception_weights(weights)
-        # Its layers draw initial weights, which are then overwritten, from the global generator.
-        with torch.random.fork_rng(devices=[]):
-            self._network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
-            ).to(device)
-        self._device = device
-        self.name = f"inception-v3@{INCEPTION_SHA256[:4]}"
-
-    @torch.no_grad()
-    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map uint8 (n, r, r, 3) to (n, 2048); enlarged to 299 pixels as the published metric does."""
-        rows = [
-            self._network(_to_device(images, start, self._device).permute(0, 3, 1, 2))[0].cpu().numpy()
-            for start in range(0, len(images), _BATCH)
-        ]
-        return np.concatenate(rows)
-
-
-class LesionCNNExtractor:
-    """Whitened statistics of a lesion classifier's activations; see the module's text.
-
-    Parameters
-    ----------
-    network
-        Trained on diagnosis and site.
-    mean
-        Of the activations' statistics, (k,) float64.
-    projection
-        (k, d) float64: maps centred statistics to features.
-    about
-        What it was trained on, for the reader of the json file.
-    """
-
-    def __init__(self, network: SmallCNN, mean: Tensor, projection: Tensor, about: dict[str, Any]) -> None:
-        self.network = network.eval()
-        self.mean = mean
-        self.projection = projection
-        self.about = about
-        self.digest = _digest(self._tensors())
-        self.name = f"lesion-cnn-{network.resolution}@{self.digest[:4]}"
-
-    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Map uint8 (n, r, r, 3) to (n, d), r the resolution that it was trained at.
-
-        Raises
-        ------
-        ValueError
-            If the images have another size.
-        """
-        side = self.network.resolution
-        if images.shape[1:] != (side, side, 3):
-            raise ValueError(f"{self.name} takes images of shape ({side}, {side}, 3), not {images.shape[1:]}")
-        return ((_activation_statistics(self.network, images) - self.mean) @ self.projection).numpy()
-
-    def save(self, folder: Path, stem: str = "lesion-cnn") -> None:
-        """Write ``<stem>.safetensors`` and ``<stem>.json``, the json last."""
-        with written_atomically(folder / f"{stem}.safetensors") as temporary:
-            safetensors.torch.save_file(self._tensors(), temporary)
-        description = {
-            "format": _FORMAT,
-            "name": self.name,
-            "blake2b": self.digest,
-            "resolution": self.network.resolution,
-            "num_classes": self.network.num_classes,
-            "num_sites": self.network.num_sites,
-            **self.about,
-        }
-        write_text(folder / f"{stem}.json", to_json(description, indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path, stem: str = "lesion-cnn", *, device: torch.device | str = "cpu") -> LesionCNNExtractor:
-        """Read back what :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If a file is missing, damaged, or does not belong to the other.
-        """
-        path = folder / f"{stem}.json"
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load_file(folder / f"{stem}.safetensors")
-            network = SmallCNN(
-                resolution=description["resolution"],
-                num_classes=description["num_classes"],
-                num_sites=description["num_sites"],
-                stream=None,
-            )
-            weights = {
-                name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
-            }
-            network.load_state_dict(weights)
-            known = ("format", "name", "blake2b", "resolution", "num_classes", "num_sites")
-            about = {name: value for name, value in description.items() if name not in known}
-            extractor = cls(network.to(device), tensors["mean"], tensors["projection"], about)
-            intact = extractor.digest == description["blake2b"] and description["format"] == _FORMAT
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            raise InputError(f"extractor {path}: cannot be read ({error}); remove it and its weights") from None
-        if not intact:
-            raise InputError(f"extractor {path}: its weights are other ones; remove both files")
-        return extractor
-
-    def _tensors(self) -> dict[str, Tensor]:
-        weights = {f"network.{name}": value.cpu().contiguous() for name, value in self.network.state_dict().items()}
-        return {**weights, "mean": self.mean, "projection": self.projection}
-
-
-def load_or_train_lesion_cnn(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    sites: NDArray[np.int64],
-    *,
-    num_classes: int,
-    split_seed: int,
-    cache_dir: str = "",
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> LesionCNNExtractor:
-    """Return the extractor of these images: stored where they were seen before, else trained and stored.
-
-    It depends on the images, their labels and the split's seed; neither on the run's seed nor on who
-    holds which images. So runs that differ in those are judged by the same weights.
-
-    Parameters
-    ----------
-    images, labels, sites
-        The extractor part: uint8 (n, r, r, 3), (n,), (n,).
-    num_classes
-        Diagnoses.
-    split_seed
-        ``data.split-seed``.
-    cache_dir
-        ``data.cache-dir``. Empty: the user's cache folder.
-    device
-        Where to train and to compute.
-    progress
-        Called after each training step.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than 16 images, or the cache cannot be written.
-    """
-    if len(images) < _MIN_IMAGES:
-        raise InputError(
-            f"the extractor part has {len(images)} images and the lesion classifier needs at least {_MIN_IMAGES}: "
-            "give more images, or set evaluation.extractor=inception-v3"
-        )
-    folder = cache_folder(cache_dir) / "extractors"
-    key = _training_key(images, labels, sites, num_classes, split_seed, torch.device(device))
-    try:
-        return LesionCNNExtractor.load(folder, key, device=device)
-    except InputError:
-        pass  # absent, or damaged: it is trained anew
-    extractor = train_lesion_cnn(
-        images, labels, sites, num_classes=num_classes, split_seed=split_seed, device=device, progress=progress
-    )
-    try:
-        extractor.save(folder, key)
-    except OSError as error:
-        raise InputError(
-            f"data.cache-dir {folder}: cannot be written ({error.strerror}); set data.cache-dir to a writable folder"
-        ) from None
-    return extractor
-
-
-def train_lesion_cnn(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    sites: NDArray[np.int64],
-    *,
-    num_classes: int,
-    split_seed: int,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> LesionCNNExtractor:
-    """Train the extractor; see :func:`load_or_train_lesion_cnn` for the parameters."""
-    network = train_classifier(
-        images,
-        labels,
-        sites=sites,
-        num_classes=num_classes,
-        steps=_RECIPE["steps"],
-        batch_size=_RECIPE["batch_size"],
-        colour_jitter=_RECIPE["colour_jitter"],
-        stream=torch_stream(split_seed, "lesion-cnn extractor"),
-        device=device,
-        progress=progress,
-        description="training the feature extractor",
-    )
-    statistics = _activation_statistics(network, images)
-    mean, deviation = statistics.mean(0), statistics.std(0)
-    scale = 1.0 / deviation.clamp_min(_LEAST_DEVIATION * float(deviation.median()))
-    _, singular_values, components = torch.linalg.svd((statistics - mean) * scale, full_matrices=False)
-    # Half as many as images at most: the variance of later components is a matter of these very images.
-    count = min(_NUM_FEATURES, len(images) // 2)
-    whitening = components[:count].T * (len(images) ** 0.5 / singular_values[:count])
-    about = {
-        "num_images": len(images),
-        "split_seed": split_seed,
-        "recipe": _RECIPE,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    return LesionCNNExtractor(network, mean, (scale[:, None] * whitening).contiguous(), about)
 
 
 def build_extractor(
@@ -308,12 +93,17 @@ def build_extractor(
 ) -> tuple[FeatureExtractor, str]:
     """Build the extractor that ``evaluation.extractor`` names.
 
+    ``auto`` takes, in this order: the file that ``evaluation.extractor-weights`` names, whichever network
+    it is of; Inception where its weights are on this machine or may be downloaded; DINOv2 where its weights
+    are on this machine; the lesion classifier. It downloads Inception or nothing, and a download that fails
+    is an error, so that no bad connection decides which extractor judges.
+
     Parameters
     ----------
     settings
         ``evaluation``.
     images, labels, sites, num_classes, split_seed, cache_dir, device, progress
-        See :func:`load_or_train_lesion_cnn`; unused with Inception.
+        See :func:`load_or_train_lesion_cnn`; unused with Inception and DINOv2.
 
     Returns
     -------
@@ -326,109 +116,81 @@ def build_extractor(
     ------
     InputError
         If it cannot be had: weights that are missing, damaged, or may not be downloaded.
+    ValueError
+        If ``evaluation.extractor`` is not known.
     """
-    lesion_cnn_reason = "evaluation.extractor asks for it"
-    if settings.extractor != "lesion-cnn":
-        weights = find_inception_weights(settings.extractor_weights)
-        # Weights that were asked for by path are used or refused, never passed over.
-        asked_for = settings.extractor == "inception-v3" or bool(settings.extractor_weights)
-        if not weights.exists() and settings.allow_downloads and not settings.extractor_weights:
-            _download_inception_weights(weights, show_progress=progress is not None)
-        if weights.exists() or asked_for:
-            inception = InceptionExtractor(weights, device=device)
-            return inception, f"{inception.name}, with the weights in {weights}"
-        lesion_cnn_reason = f"there are no Inception weights at {weights}, and evaluation.allow-downloads is false"
-    extractor = load_or_train_lesion_cnn(
-        images,
-        labels,
-        sites,
-        num_classes=num_classes,
-        split_seed=split_seed,
-        cache_dir=cache_dir,
-        device=device,
-        progress=progress,
-    )
-    return extractor, f"{extractor.name}, trained on {len(images):,} images kept for it, since {lesion_cnn_reason}"
+    # Weights that were asked for by path are used or refused, never passed over.
+    path = settings.extractor_weights
 
+    def inception() -> tuple[FeatureExtractor, str]:
+        weights = find_inception_weights(path)
+        if not weights.exists() and settings.allow_downloads and not path:
+            download_inception_weights(weights, show_progress=progress is not None)
+        extractor = InceptionExtractor(weights, device=device)
+        return extractor, f"{extractor.name}, with the weights in {weights}"
 
-def find_inception_weights(path: str = "") -> Path:
-    """Return where Inception's weights are, or would be: `path`, else the torch hub cache."""
-    if path:
-        return Path(path).expanduser()
-    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
+    def dinov2() -> tuple[FeatureExtractor, str]:
+        weights = find_dinov2_weights(path)
+        if weights is None:
+            if not settings.allow_downloads:
+                raise missing_dinov2_weights()
+            weights = download_dinov2_weights()
+        extractor = DINOv2Extractor(weights, device=device)
+        return extractor, f"{extractor.name}, with the weights in {weights}"
 
+    def lesion_cnn(reason: str = "evaluation.extractor asks for it") -> tuple[FeatureExtractor, str]:
+        extractor = load_or_train_lesion_cnn(
+            images,
+            labels,
+            sites,
+            num_classes=num_classes,
+            split_seed=split_seed,
+            cache_dir=cache_dir,
+            device=device,
+            progress=progress,
+        )
+        return extractor, f"{extractor.name}, trained on {len(images):,} images kept for it, since {reason}"
 
-def _download_inception_weights(path: Path, *, show_progress: bool) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Verifies the hash before the file gets its name.
-        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=show_progress)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"evaluation.extractor: Inception's weights cannot be downloaded from {INCEPTION_URL} ({error}); put the "
-            f"file at {path}, or set evaluation.extractor=lesion-cnn"
-        ) from None
-
-
-def _verify_inception_weights(path: Path) -> None:
-    remedy = (
-        f"get {INCEPTION_URL}, set evaluation.allow-downloads=true (without evaluation.extractor-weights), "
-        "or set evaluation.extractor=lesion-cnn"
-    )
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"Inception weights {path}: cannot be read ({error.strerror}); {remedy}") from None
-    if found != INCEPTION_SHA256:
-        raise InputError(
-            f"Inception weights {path}: sha256 is {found[:16]}… and the published file's is "
-            f"{INCEPTION_SHA256[:16]}…; it is not loaded; {remedy}"
+    def auto() -> tuple[FeatureExtractor, str]:
+        if path:
+            return builders[_network_of_weights(Path(path).expanduser())]()
+        weights = find_inception_weights()
+        if weights.exists() or settings.allow_downloads:
+            return inception()
+        no_inception = f"there are no Inception weights at {weights}"
+        if find_dinov2_weights() is not None:
+            extractor, sentence = dinov2()
+            return extractor, f"{sentence}, since {no_inception}, and evaluation.allow-downloads is false"
+        return lesion_cnn(
+            f"{no_inception}, no DINOv2 weights in {hub_cache()}, and evaluation.allow-downloads is false"
         )
 
-
-def _to_device(images: NDArray[np.uint8], start: int, device: torch.device | str) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images[start : start + _BATCH])).to(device)
-
-
-@torch.no_grad()
-def _activation_statistics(network: SmallCNN, images: NDArray[np.uint8]) -> Tensor:
-    """Return mean and standard deviation over pixels of every channel of every block, (n, k) float64 on the CPU."""
-    device = next(network.parameters()).device
-    rows = []
-    for start in range(0, len(images), _BATCH):
-        blocks = network.activations(to_floats(_to_device(images, start, device)))
-        rows.append(torch.cat([torch.cat([block.mean((2, 3)), block.std((2, 3))], dim=1) for block in blocks], dim=1))
-    return torch.cat(rows).to("cpu", torch.float64)
-
-
-def _training_key(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    sites: NDArray[np.int64],
-    num_classes: int,
-    split_seed: int,
-    device: torch.device,
-) -> str:
-    """Hash everything that decides the weights, down to what moves their last bits."""
-    settings = {
-        **_RECIPE,
-        "num_classes": num_classes,
-        "split_seed": split_seed,
-        "shape": images.shape,
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+    builders: dict[str, Callable[[], tuple[FeatureExtractor, str]]] = {
+        "auto": auto,
+        "inception-v3": inception,
+        "dinov2": dinov2,
+        "lesion-cnn": lesion_cnn,
     }
-    hasher = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
-    for array in (images, np.asarray(labels, dtype=np.int64), np.asarray(sites, dtype=np.int64)):
-        hasher.update(np.ascontiguousarray(array).data)
-    return hasher.hexdigest()
+    if settings.extractor not in builders:
+        raise ValueError(f"evaluation.extractor = {settings.extractor!r}: choose one of {', '.join(builders)}")
+    return builders[settings.extractor]()
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        hasher.update(name.encode())
-        hasher.update(np.ascontiguousarray(tensors[name].numpy()).data)
-    return hasher.hexdigest()
+def _network_of_weights(path: Path) -> str:
+    """Tell by its content which network a file's weights are of."""
+    allowed = (
+        f"give Inception's published file (sha256 {INCEPTION_SHA256[:16]}…) or a safetensors file of DINOv2, or "
+        "set evaluation.extractor=lesion-cnn without evaluation.extractor-weights"
+    )
+    try:
+        if is_safetensors(path):
+            return "dinov2"
+        found = weights_sha256(path)
+    except OSError as error:
+        raise InputError(f"evaluation.extractor-weights {path}: cannot be read ({error.strerror}); {allowed}") from None
+    if found != INCEPTION_SHA256:
+        raise InputError(
+            f"evaluation.extractor-weights {path}: neither Inception's published file (its sha256 is {found[:16]}…) "
+            f"nor a safetensors file; it is not loaded; {allowed}"
+        )
+    return "inception-v3"

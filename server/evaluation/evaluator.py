@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from federation.metrics.feature_cache import features_of_batches
 from federation.metrics.features import LesionCNNExtractor, build_extractor
-from federation.metrics.fidelity import fid, fid_caveat, kid
+from federation.metrics.fidelity import fid_caveat
 from federation.models import GenerativeModel
+from federation.models.final import load_final
 from federation.run_directory import RunDirectory
-from federation.seeding import numpy_stream, torch_stream
+from federation.seeding import torch_stream
+from server.evaluation.discriminators import load_discriminators
+from server.evaluation.judge import Judge
 from server.evaluation.sample_sheet import write_sample_sheet
-from server.evaluation.utility import train_on_synthetic_test_on_real
+from server.evaluation.scores import FIGURES, compare, kid_of_group
+from server.evaluation.supply import GeneratorSupply
 from server.evaluation.yardsticks import measure_yardsticks
 from server.inputs import RunInputs
 from server.progress import RunProgress
@@ -22,8 +28,10 @@ from server.progress import RunProgress
 # Images generated at once: enough to keep two cores busy, little memory.
 _BATCH = 100
 _SHEET_COLUMNS = 12
-# Real training images that the yardsticks and the classifiers see at most.
+# Real training images that the yardsticks are made of, at most.
 _MOST_REAL_TRAIN = 4000
+# Points of TensorBoard's projector: more than that a browser turns slowly.
+_MOST_PROJECTED = 500
 
 
 class Evaluator:
@@ -39,9 +47,19 @@ class Evaluator:
         Where features are computed.
     progress
         Where a person looks.
+    knows_members
+        Whether the hospitals hold the training images of `inputs`: in a simulation.
     """
 
-    def __init__(self, inputs: RunInputs, directory: RunDirectory, device: torch.device, progress: RunProgress) -> None:
+    def __init__(
+        self,
+        inputs: RunInputs,
+        directory: RunDirectory,
+        device: torch.device,
+        progress: RunProgress,
+        *,
+        knows_members: bool = True,
+    ) -> None:
         self.inputs = inputs
         self.configuration = inputs.configuration
         self.directory = directory
@@ -64,19 +82,23 @@ class Evaluator:
         )
         progress.say(f"extractor: {sentence}")
 
+        self.judge = Judge(inputs, self.extractor, device=device, progress=self._show)
+        self.members_unknown = "" if knows_members else "the hospitals' training images are not known to the server"
         progress.activity("features of real images")
-        rows = self._choose("validation", settings.images)
-        self.validation_labels = inputs.index.labels[rows]
-        self.validation_features = self.extractor.features(inputs.images[rows])
-        caveat = fid_caveat(len(rows), len(rows), self.validation_features.shape[1])
+        rows = inputs.choose("validation", settings.images)
+        self.validation = self.judge.real_set(rows)
+        self.site_reference = self.judge.site_reference(
+            rows, self.validation, "validation", members_unknown=self.members_unknown
+        )
+        caveat = fid_caveat(len(rows), len(rows), self.extractor.num_features)
         if caveat:
             progress.say(caveat)
         progress.activity("yardsticks")
         self.yardsticks: dict[str, Any] = measure_yardsticks(
             self.extractor,
             validation_images=inputs.images[rows],
-            validation_features=self.validation_features,
-            train_images=inputs.images[self._choose("train", _MOST_REAL_TRAIN)],
+            validation_features=self.validation.features,
+            train_images=inputs.images[inputs.choose("train", _MOST_REAL_TRAIN)],
             seed=self.configuration.data.split_seed,
         )
         self.first_round = 0
@@ -88,46 +110,46 @@ class Evaluator:
         if isinstance(self.extractor, LesionCNNExtractor):
             self.extractor.save(self.directory.extractor)
 
-    def _choose(self, part: str, most: int) -> np.ndarray:
-        """Return at most `most` rows of a part, the same whatever ``seed`` is."""
-        rows = self.inputs.rows(part)
-        if len(rows) <= most:
-            return rows
-        stream = numpy_stream(self.configuration.data.split_seed, f"evaluation images, {part}")
-        return np.sort(stream.choice(rows, size=most, replace=False))
+    def _show(self, description: str, done: int, total: int) -> None:
+        """Say beside the bar, which counts rounds, how far a piece of the judgement is."""
+        self.progress.activity(f"{description} {done}/{total}" if total > 1 else description)
 
-    def generate(self, model: GenerativeModel, labels: np.ndarray, purpose: str) -> np.ndarray:
-        """Draw one image for each label (ignored by an unconditional model); uint8 (n, r, r, 3).
+    def generate(self, model: GenerativeModel, labels: np.ndarray, purpose: str) -> Iterator[np.ndarray]:
+        """Yield batches of images, one for each label (ignored by an unconditional model); uint8 (n, r, r, 3).
 
         The same latents and noise whenever the purpose is the same, so that rounds are compared on them.
         """
         stream = torch_stream(self.configuration.seed, f"evaluation, {purpose}")
-        drawn = []
         for start in range(0, len(labels), _BATCH):
             batch = labels[start : start + _BATCH]
             asked: Tensor | None = torch.from_numpy(batch) if model.num_classes else None
-            drawn.append(model.generate(asked, len(batch), stream).cpu().numpy())
-        return np.concatenate(drawn)
+            yield model.generate(asked, len(batch), stream).cpu().numpy()
 
     def evaluate(self, model: GenerativeModel, server_round: int) -> dict[str, Any]:
-        """Return KID and FID of as many generated images as real validation images, classes alike.
+        """Compare as many generated images as real validation images, classes alike.
 
         Returns
         -------
-        ``kid``, ``kid_sd``, ``fid``, with the extractor's name and the counts that belong to them.
+        ``kid``, ``kid_sd``, ``fid``, ``precision``, ``density``, ``recall`` and ``coverage``, KID by class and by site
+        (None where there are too few images), with the extractor's name and the counts that belong to them.
         """
         self.progress.activity(f"round {server_round}: evaluation")
-        generated = self.generate(model, self.validation_labels, "scores")
-        return self._score(self.validation_features, self.extractor.features(generated))
-
-    def _score(self, real: np.ndarray, generated: np.ndarray) -> dict[str, Any]:
-        mean, deviation = kid(real, generated, seed=self.configuration.data.split_seed)
+        real, seed = self.validation, self.configuration.data.split_seed
+        generated = features_of_batches(self.extractor, self.generate(model, real.labels, "scores"))
+        by_class: dict[str, float | None] = {}
+        if model.num_classes:
+            for label, name in enumerate(self.inputs.index.classes):
+                rows = real.labels == label
+                by_class[name] = kid_of_group(real.features[rows], generated[rows], seed=seed)
         return {
-            "kid": mean,
-            "kid_sd": deviation,
-            "fid": fid(real, generated),
+            **compare(real.features, generated, seed=seed),
+            "kid_by_class": by_class,
+            "kid_by_site": {
+                name: kid_of_group(features, generated, seed=seed)
+                for name, features in self.site_reference.features.items()
+            },
             "extractor": self.extractor.name,
-            "num_real": len(real),
+            "num_real": len(real.features),
             "num_generated": len(generated),
         }
 
@@ -135,60 +157,55 @@ class Evaluator:
         """Write ``samples/round-NNNN.png``: a row per class where the model is told the class."""
         classes = self.inputs.index.classes
         labels = np.repeat(np.arange(len(classes)), _SHEET_COLUMNS)
-        images = self.generate(model, labels, "sample sheet").reshape(
-            len(classes), _SHEET_COLUMNS, *self.inputs.images.shape[1:]
-        )
+        drawn = np.concatenate(list(self.generate(model, labels, "sample sheet")))
+        images = drawn.reshape(len(classes), _SHEET_COLUMNS, *self.inputs.images.shape[1:])
         captions = classes if model.num_classes else [""] * len(classes)
         rows = list(zip(captions, images, strict=True))
-        configuration = self.configuration
-        if configuration.data.source == "phantom" or configuration.report.show_real_images:
-            shown = self._choose("validation", configuration.evaluation.images)[:_SHEET_COLUMNS]
+        if self.may_show_real_images:
+            shown = self.inputs.choose("validation", self.configuration.evaluation.images)[:_SHEET_COLUMNS]
             rows.append(("real", self.inputs.images[shown]))
-        scale = max(1, 64 // configuration.model.resolution)
+        scale = max(1, 64 // self.configuration.model.resolution)
         path = self.directory.sample_sheet(server_round)
         write_sample_sheet(path, rows, scale=scale)
         self._tensorboard().add_images(
             "samples", images.reshape(-1, *images.shape[2:])[: 8 * _SHEET_COLUMNS], server_round, dataformats="NHWC"
         )
 
-    def final_evaluation(self, model: GenerativeModel) -> dict[str, Any]:
-        """Judge the last generator on test images, which nothing else has touched.
+    @property
+    def may_show_real_images(self) -> bool:
+        """Whether real images may be seen in what the run leaves behind."""
+        return self.configuration.data.source == "phantom" or self.configuration.report.show_real_images
+
+    def final_evaluation(self) -> dict[str, Any]:
+        """Judge the exported generator on test images, which nothing else has touched.
 
         Returns
         -------
-        ``test``: scores as in :meth:`evaluate`; ``utility``: classifiers trained on synthetic and on
-        real images, or why there are none.
+        ``test``, ``utility`` and ``authenticity``; see :class:`Judge`. ``dermafed evaluate`` finds the same.
         """
-        inputs, settings = self.inputs, self.configuration.evaluation
-        rows = self._choose("test", settings.images)
-        labels = inputs.index.labels[rows]
-        real = self.extractor.features(inputs.images[rows])
-        generated = self.extractor.features(self.generate(model, labels, "test scores"))
-        return {"test": self._score(real, generated), "utility": self._utility(model)}
+        settings = self.configuration.evaluation
+        final = load_final(self.directory.final, device=self.device)
+        supply = GeneratorSupply(final, seed=self.configuration.seed, threads=settings.threads)
+        self._write_projection(supply)
+        return self.judge.judge(
+            supply,
+            discriminators=load_discriminators(self.directory, self.configuration, self.device),
+            members_unknown=self.members_unknown,
+            pairs_path=self.directory.closest_pairs if self.may_show_real_images else None,
+        )
 
-    def _utility(self, model: GenerativeModel) -> dict[str, Any]:
-        inputs, settings = self.inputs, self.configuration.evaluation
-        if not settings.utility:
-            return {"not_measured": "evaluation.utility is false"}
-        if model.num_classes == 0:
-            return {"not_measured": "an unconditional generator gives no labels to train a classifier on"}
-        train, test = self._choose("train", _MOST_REAL_TRAIN), inputs.rows("test")
-        classes = inputs.index.classes
-        # As many synthetic as real images, every class alike: that is what a generator can give.
-        asked = np.arange(len(train)) % len(classes)
-        self.progress.activity("classifiers on synthetic and on real images")
-        return train_on_synthetic_test_on_real(
-            synthetic_images=self.generate(model, asked, "utility"),
-            synthetic_labels=asked,
-            real_images=inputs.images[train],
-            real_labels=inputs.index.labels[train],
-            test_images=inputs.images[test],
-            test_labels=inputs.index.labels[test],
-            classes=classes,
-            steps=settings.utility_steps,
-            seed=self.configuration.seed,
-            device=self.device,
-            progress=self.progress.step,
+    def _write_projection(self, supply: GeneratorSupply) -> None:
+        """Give TensorBoard's projector the features of generated images, with the images themselves."""
+        classes = self.inputs.index.classes
+        asked = np.arange(_MOST_PROJECTED) % len(classes)
+        labels, batches = supply.draw(asked, "projector")
+        images = np.concatenate(list(batches))
+        self._tensorboard().add_embedding(
+            self.extractor.features(images),
+            metadata=["generated" if labels is None else classes[label] for label in asked],
+            label_img=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+            global_step=self.configuration.rounds,
+            tag=f"generated images, {self.extractor.name}",
         )
 
     def _tensorboard(self) -> Any:
@@ -202,8 +219,13 @@ class Evaluator:
     def log_scalars(self, line: dict[str, Any]) -> None:
         """Write a line of metrics.jsonl as TensorBoard scalars."""
         writer = self._tensorboard()
-        for name in ("kid", "fid"):
-            writer.add_scalar(f"{name}/{self.extractor.name}", line[name], line["round"])
+        for name in FIGURES:
+            if line[name] is not None:
+                writer.add_scalar(f"{name}/{self.extractor.name}", line[name], line["round"])
+        for groups in ("kid_by_class", "kid_by_site"):
+            for name, value in line[groups].items():
+                if value is not None:
+                    writer.add_scalar(f"{groups}/{name}", value, line["round"])
         for name in ("loss_generator", "loss_discriminator", "logit_real", "logit_fake", "augmentation_p"):
             if line.get(name) is not None:
                 writer.add_scalar(name, line[name], line["round"])

@@ -7,6 +7,7 @@ correlations; the blurred images are real ones that lost their detail.
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +88,24 @@ def blurred(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
             for image in images
         ]
     )
+
+
+def noisy(images: NDArray[np.uint8], deviation: float, *, seed: int) -> NDArray[np.uint8]:
+    """Add independent Gaussian noise to each value of uint8 (n, r, r, 3) images; `deviation` in 8-bit steps."""
+    stream = numpy_stream(seed, "yardsticks, noise")
+    noise = stream.standard_normal(images.shape, dtype=np.float32)
+    return np.clip(np.rint(images + deviation * noise), 0, 255).astype(np.uint8)
+
+
+def jpeg_compressed(images: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Compress uint8 (n, r, r, 3) images as JPEG (4:2:0) of a quality from 1 to 95, and decode them again."""
+    found = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+        with Image.open(buffer) as decoded:
+            found.append(np.asarray(decoded))
+    return np.stack(found)
 
 
 def pca_gaussian(images: NDArray[np.uint8], count: int, *, seed: int, num_components: int = 64) -> NDArray[np.uint8]:

@@ -31,6 +31,8 @@ TINY = [
     "--set=evaluation.every=1",
     "--set=evaluation.images=40",
     "--set=evaluation.utility-steps=10",
+    "--set=evaluation.utility-seeds=1",
+    "--set=evaluation.draws=2",
     "--set=checkpoint.every=1",
 ]
 
@@ -72,13 +74,14 @@ def test_what_a_run_prints(finished: tuple[Path, str]) -> None:
     assert len({len(line) for line in lines[header : header + 4]}) == 1  # aligned
     assert lines[header + 3].split()[-1] == "4/4"
     assert "done: 2 rounds, 64 images" in printed
-    assert f"summary: {run_dir / 'summary.json'}" in printed
+    assert f"report: {run_dir / 'report.html'}" in printed
 
 
 def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     run_dir, _ = finished
     assert sorted(path.name for path in run_dir.iterdir()) == [
         "checkpoints",
+        "closest-pairs.png",
         "config.toml",
         "environment.json",
         "extractor",
@@ -89,10 +92,12 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
         "metrics.jsonl",
         "partition.json",
         "partition.png",
+        "report.html",
         "samples",
         "split.csv",
         "summary.json",
         "tensorboard",
+        "upload",
     ]
     metrics = read_lines(run_dir / "metrics.jsonl")
     assert [line["round"] for line in metrics] == [0, 1, 2]
@@ -117,7 +122,16 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert summary["status"] == "done"
     assert summary["kid"] == metrics[-1]["kid"]
     assert summary["kid_floor"] < summary["kid_pca_gaussian"] < summary["kid_mean_image"]
-    assert 0 <= summary["utility"]["real"]["balanced_accuracy"] <= 1
+    assert {"kid", "fid", "precision", "density", "recall", "coverage", "vendi"} <= summary["test"].keys()
+    assert set(metrics[-1]["kid_by_site"]) == set(names)
+    real = summary["utility"]["arms"]["real"]["balanced_accuracy"]
+    assert 0 <= real["mean"] <= 1
+    assert real["interval"] is None, "one seed has no interval"
+    assert summary["authenticity"]["extractor"] == metrics[-1]["extractor"]
+    # Every hospital gets and sends what it said in its lines.
+    assert [entry["up"] for entry in summary["speed"]["bytes"]] == [2 * hospitals[0]["bytes_up"]] * 4
+    assert sum(summary["speed"]["shares"].values()) == pytest.approx(1)
+    assert (run_dir / "report.html").read_text().startswith("<!doctype html>")
     for number in range(3):
         with Image.open(run_dir / "samples" / f"round-{number:04d}.png") as sheet:
             assert sheet.size[0] > 12 * 64
@@ -242,7 +256,7 @@ def test_unconditional_runs_and_says_what_is_not_measured(
         cache_dir=cache_dir,
     )
     assert process.returncode == 0, process.stderr
-    assert "an unconditional generator gives no labels" in process.stdout
+    assert "classifiers: not measured: the generated images bear no class" in process.stdout
     assert load_final(run_dir / "final").classes == ()
     line = read_lines(run_dir / "hospitals.jsonl")[0]
     whole = read_lines(finished[0] / "hospitals.jsonl")[0]

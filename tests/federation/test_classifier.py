@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from federation.errors import InputError
 from federation.images import to_floats
 from federation.models.classifier import (
+    Classifier,
     SmallCNN,
     augment,
+    balanced_accuracy,
+    build_classifier,
+    fit_classifier,
     predict_probabilities,
     train_classifier,
 )
@@ -163,3 +169,100 @@ def test_progress_counts_every_step() -> None:
         description="work",
     )
     assert calls == [("work", 1, 3), ("work", 2, 3), ("work", 3, 3)]
+
+
+class Brightness(Classifier):
+    """Logits 0 and x, where x is the image's mean: -1 for black, 1 for white."""
+
+    num_classes = 2
+    name = "brightness"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        mean = images.mean((1, 2, 3)) * self.slope
+        return torch.stack([torch.zeros_like(mean), mean], dim=1), None
+
+
+def test_balanced_accuracy_by_hand() -> None:
+    # More than are looked at together. White is taken for class 1, black for class 0.
+    images, labels = np.zeros((100, 4, 4, 3), dtype=np.uint8), np.zeros(100, dtype=np.int64)
+    images[96:], labels[98:] = 255, 1  # of class 0, 96 of 98 are right; of class 1, both
+    assert balanced_accuracy(Brightness(), images, labels) == pytest.approx((96 / 98 + 1) / 2)
+    images[98] = 0
+    assert balanced_accuracy(Brightness(), images, labels) == pytest.approx((96 / 98 + 1 / 2) / 2)
+
+
+def test_state_that_serves_validation_best_is_kept() -> None:
+    images, labels = draw_discs_and_rings(64, seed=0)
+    validation, truth = draw_discs_and_rings(40, seed=1)
+    stream = torch_stream(0, "train")
+    classifier = SmallCNN(resolution=32, num_classes=2, stream=stream)
+    states: list[dict[str, torch.Tensor]] = []
+    misleading = (validation, 1 - truth)  # the better it learns, the worse it does: the last state is not the best
+    fit_classifier(
+        classifier,
+        images,
+        labels,
+        steps=20,
+        stream=stream,
+        batch_size=16,
+        validation=misleading,
+        evaluations=5,
+        progress=lambda *_: states.append({name: value.clone() for name, value in classifier.state_dict().items()}),
+    )
+    assert len(states) == 20
+    kept, looked_at = classifier.state_dict(), (4, 8, 12, 16, 20)
+    replica = SmallCNN(resolution=32, num_classes=2, stream=None).eval()
+    scores = []
+    for step in looked_at:
+        replica.load_state_dict(states[step - 1])
+        scores.append(balanced_accuracy(replica, *misleading))
+    best = max(number for number, score in enumerate(scores) if score == max(scores))
+    assert 0 < best < 4
+    assert all(torch.equal(kept[name], states[looked_at[best] - 1][name]) for name in kept)
+
+
+def test_looking_at_validation_images_changes_no_step() -> None:
+    images, labels = draw_discs_and_rings(64, seed=0)
+    validation = draw_discs_and_rings(40, seed=1)
+
+    def train(**options: Any) -> tuple[list[torch.Tensor], float]:
+        stream = torch_stream(0, "train")
+        trained = train_classifier(images, labels, num_classes=2, steps=6, batch_size=8, stream=stream, **options)
+        return list(trained.state_dict().values()), torch.rand(1, generator=stream).item()
+
+    states: list[list[torch.Tensor]] = []
+    without, next_draw = train()
+    stream = torch_stream(0, "train")
+    classifier = SmallCNN(resolution=32, num_classes=2, stream=stream)
+    fit_classifier(
+        classifier,
+        images,
+        labels,
+        steps=6,
+        batch_size=8,
+        stream=stream,
+        validation=validation,
+        evaluations=6,
+        progress=lambda *_: states.append([value.clone() for value in classifier.state_dict().values()]),
+    )
+    assert all(torch.equal(one, other) for one, other in zip(without, states[-1], strict=True))
+    assert torch.rand(1, generator=stream).item() == next_draw
+    with_one, draw = train(validation=validation, evaluations=1)  # the last state is all there is to keep
+    assert all(torch.equal(one, other) for one, other in zip(without, with_one, strict=True))
+    assert draw == next_draw
+
+
+def test_unknown_classifier_is_refused_with_the_choices() -> None:
+    with pytest.raises(InputError, match="'resnet': choose one of small-cnn, efficientnet-b2"):
+        build_classifier("resnet", resolution=32, num_classes=2, stream=torch_stream(0, "weights"))
+
+
+def test_built_by_name_it_is_the_network_that_is_trained() -> None:
+    built = build_classifier("small-cnn", resolution=64, num_classes=3, stream=torch_stream(0, "weights"))
+    direct = SmallCNN(resolution=64, num_classes=3, stream=torch_stream(0, "weights"))
+    assert built.name == "small-cnn-64"
+    assert all(torch.equal(value, direct.state_dict()[name]) for name, value in built.state_dict().items())

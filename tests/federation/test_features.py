@@ -1,30 +1,23 @@
-"""Feature extractors: what they depend on, how they are kept, which one is chosen."""
+"""Which extractor is chosen, and what is said about it."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from PIL import Image
 
 from federation.config import EvaluationSettings
 from federation.errors import InputError
-from federation.metrics import features
-from federation.metrics.features import (
-    InceptionExtractor,
-    LesionCNNExtractor,
-    build_extractor,
-    find_inception_weights,
-    load_or_train_lesion_cnn,
-    train_lesion_cnn,
-)
-from federation.metrics.fidelity import fid, kid
+from federation.metrics import features, inception, lesion_cnn
+from federation.metrics.features import DINOv2Extractor, FeatureExtractor, build_extractor, find_inception_weights
 from federation.seeding import numpy_stream
-from server.evaluation.yardsticks import blurred, measure_yardsticks
+
+HUB_FOLDER = "models--timm--vit_small_patch14_dinov2.lvd142m"
 
 
 @pytest.fixture(autouse=True)
@@ -36,146 +29,131 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever weights the machine has, they are not found."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+
+
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asserted with this holds for any weights."""
-    monkeypatch.setitem(features._RECIPE, "steps", 4)
+    monkeypatch.setitem(lesion_cnn._RECIPE, "steps", 4)
 
 
-def draw_part(count: int = 160, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blobs of 3 classes at 2 sites."""
-    stream = numpy_stream(seed, "part")
-    coarse = stream.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    images = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    return images, np.arange(count) % 3, np.arange(count) % 2
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_features_are_white_on_the_images_they_were_fitted_to() -> None:
-    images, labels, sites = draw_part()
-    extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
-    rows = extractor.features(images)
-    assert rows.shape == (160, 64)
-    assert rows.dtype == np.float64
-    np.testing.assert_allclose(rows.mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(rows.T @ rows / len(rows), np.eye(64), atol=1e-5)
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_each_row_depends_on_its_image_alone() -> None:
-    images, labels, sites = draw_part()
-    extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
-    rows = extractor.features(images)
-    singly = np.concatenate([extractor.features(images[number : number + 1]) for number in (0, 7, 159)])
-    np.testing.assert_allclose(singly, rows[[0, 7, 159]], atol=1e-3)
-    with pytest.raises(ValueError, match=r"takes images of shape \(32, 32, 3\), not \(64, 64, 3\)"):
-        extractor.features(np.zeros((1, 64, 64, 3), dtype=np.uint8))
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_name_follows_the_weights_and_global_generators_are_untouched() -> None:
-    images, labels, sites = draw_part()
-    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first, again, other = (
-        train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=seed) for seed in (0, 0, 1)
-    )
-    assert first.name == again.name == f"lesion-cnn-32@{first.digest[:4]}"
-    assert first.digest == again.digest != other.digest
-    assert torch.equal(torch.get_rng_state(), state[0])
-    assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_saved_and_loaded_are_the_same_and_damage_is_refused(tmp_path: Path) -> None:
-    images, labels, sites = draw_part()
-    extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
-    extractor.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesion-cnn.json", "lesion-cnn.safetensors"]
-    loaded = LesionCNNExtractor.load(tmp_path)
-    assert loaded.name == extractor.name
-    assert loaded.about["num_images"] == 160
-    assert np.array_equal(loaded.features(images), extractor.features(images))
-    loaded.save(tmp_path, "copy")
-    for suffix in ("json", "safetensors"):
-        assert (tmp_path / f"copy.{suffix}").read_bytes() == (tmp_path / f"lesion-cnn.{suffix}").read_bytes()
-
-    weights = tmp_path / "copy.safetensors"
-    damaged = bytearray(weights.read_bytes())
-    damaged[-1] ^= 1
-    weights.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"copy\.json: its weights are other ones; remove both files"):
-        LesionCNNExtractor.load(tmp_path, "copy")
-    weights.write_bytes(damaged[:1000])
-    with pytest.raises(InputError, match=r"copy\.json: cannot be read"):
-        LesionCNNExtractor.load(tmp_path, "copy")
-    with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
-        LesionCNNExtractor.load(tmp_path, "absent")
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_trained_once_for_the_same_images(tmp_path: Path) -> None:
-    images, labels, sites = draw_part(40)
-    steps: list[int] = []
-
-    def obtain(labels: np.ndarray = labels, split_seed: int = 0) -> LesionCNNExtractor:
-        steps.clear()
-        return load_or_train_lesion_cnn(
-            images,
-            labels,
-            sites,
-            num_classes=3,
-            split_seed=split_seed,
-            cache_dir=str(tmp_path),
-            progress=lambda description, done, total: steps.append(done),
-        )
-
-    first = obtain()
-    assert steps == [1, 2, 3, 4]
-    assert first.features(images).shape == (40, 20)
-    assert obtain().digest == first.digest
-    assert steps == []
-    assert obtain(split_seed=1).digest != first.digest
-    assert steps
-    assert obtain(labels=labels[::-1].copy()).digest != first.digest
-    assert steps
-    for path in (tmp_path / "extractors").glob("*.safetensors"):
-        path.write_bytes(b"")
-    assert obtain().digest == first.digest
-    assert steps == [1, 2, 3, 4]
-
-
-def build(settings: EvaluationSettings, tmp_path: Path, count: int = 40):
-    images, labels, sites = draw_part(count)
+def build(settings: EvaluationSettings, tmp_path: Path, count: int = 40) -> tuple[FeatureExtractor, str]:
+    images = numpy_stream(0, "part").integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     return build_extractor(
         settings,
         images=images,
-        labels=labels,
-        sites=sites,
+        labels=np.arange(count) % 3,
+        sites=np.arange(count) % 2,
         num_classes=3,
         split_seed=0,
         cache_dir=str(tmp_path / "cache"),
     )
 
 
+def save_small_dinov2(path: Path) -> Path:
+    import timm
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        network = timm.create_model("vit_small_patch14_dinov2.lvd142m", num_classes=0, img_size=224)
+    safetensors.torch.save_file(network.state_dict(), path)
+    return path
+
+
+def save_inception(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Save initial weights, and let them pass for the published file."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Initial(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: object) -> None: ...
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({}, path)
+    with torch.random.fork_rng(devices=[]):
+        network = Initial("initial", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(network.state_dict(), path)
+    for module in (features, inception):
+        monkeypatch.setattr(module, "INCEPTION_SHA256", inception.weights_sha256(path))
+    return path
+
+
 @pytest.mark.usefixtures("few_steps")
-def test_auto_falls_back_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_auto_falls_back_and_says_why(tmp_path: Path) -> None:
     extractor, reason = build(EvaluationSettings(), tmp_path)
     weights = tmp_path / "hub/checkpoints/weights-inception-2015-12-05-6726825d.pth"
     assert find_inception_weights() == weights
     assert reason == (
         f"{extractor.name}, trained on 40 images kept for it, since there are no Inception weights at {weights}, "
-        "and evaluation.allow-downloads is false"
+        f"no DINOv2 weights in {tmp_path / 'huggingface'}, and evaluation.allow-downloads is false"
     )
     asked, reason = build(EvaluationSettings(extractor="lesion-cnn", allow_downloads=True), tmp_path)
     assert asked.name == extractor.name
     assert reason.endswith("since evaluation.extractor asks for it")
 
 
-@pytest.mark.parametrize("extractor", ["auto", "inception-v3"])
-def test_weights_that_are_asked_for_are_used_or_refused(tmp_path: Path, extractor: str) -> None:
+def test_auto_takes_inception_then_dinov2_from_their_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "huggingface" / HUB_FOLDER
+    dinov2 = save_small_dinov2(folder / "snapshots" / "4f2c" / "model.safetensors")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("4f2c")
+    extractor, reason = build(EvaluationSettings(), tmp_path)
+    assert isinstance(extractor, DINOv2Extractor)
+    assert reason == (
+        f"{extractor.name}, with the weights in {dinov2}, since there are no Inception weights at "
+        f"{find_inception_weights()}, and evaluation.allow-downloads is false"
+    )
+    assert build(EvaluationSettings(extractor="dinov2"), tmp_path)[0].digest == extractor.digest
+
+    weights = save_inception(find_inception_weights(), monkeypatch)
+    extractor, reason = build(EvaluationSettings(), tmp_path)
+    assert extractor.digest == inception.weights_sha256(weights)
+    assert reason == f"inception-v3@{extractor.digest[:4]}, with the weights in {weights}"
+
+
+def test_auto_tells_by_its_content_which_network_a_file_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Names say nothing.
+    dinov2 = save_small_dinov2(tmp_path / "inception.pth")
+    weights = save_inception(tmp_path / "dinov2", monkeypatch)
+    extractor, reason = build(EvaluationSettings(extractor_weights=str(dinov2)), tmp_path)
+    assert reason == f"dinov2-vit-s14@{extractor.digest[:4]}, with the weights in {dinov2}"
+    extractor, reason = build(EvaluationSettings(extractor_weights=str(weights)), tmp_path)
+    assert reason == f"inception-v3@{extractor.digest[:4]}, with the weights in {weights}"
+    # The one is not taken for the other when it is named.
+    with pytest.raises(InputError, match=r"Inception weights .*inception\.pth: sha256 is"):
+        build(EvaluationSettings(extractor="inception-v3", extractor_weights=str(dinov2)), tmp_path)
+    with pytest.raises(InputError, match=r"DINOv2 weights .*dinov2: not a safetensors file"):
+        build(EvaluationSettings(extractor="dinov2", extractor_weights=str(weights)), tmp_path)
+
+
+def test_auto_refuses_other_files_and_names_both(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    settings = EvaluationSettings(extractor_weights=str(path))
+    allowed = (
+        "give Inception's published file (sha256 6726825d0af5f729…) or a safetensors file of DINOv2, or set "
+        "evaluation.extractor=lesion-cnn without evaluation.extractor-weights"
+    )
+    with pytest.raises(InputError) as missing:
+        build(settings, tmp_path)
+    assert str(missing.value) == (
+        f"evaluation.extractor-weights {path}: cannot be read (No such file or directory); {allowed}"
+    )
+    path.write_bytes(b"not these")
+    with pytest.raises(InputError) as wrong:
+        build(settings, tmp_path)
+    assert str(wrong.value) == (
+        f"evaluation.extractor-weights {path}: neither Inception's published file (its sha256 is e5be27a64e06683c…) "
+        f"nor a safetensors file; it is not loaded; {allowed}"
+    )
+
+
+def test_inception_weights_that_are_asked_for_are_used_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "inception.pth"
-    settings = EvaluationSettings(extractor=extractor, extractor_weights=str(path))
+    settings = EvaluationSettings(extractor="inception-v3", extractor_weights=str(path))
     with pytest.raises(InputError) as missing:
         build(settings, tmp_path)
     assert f"Inception weights {path}: cannot be read (No such file or directory); get https://" in str(missing.value)
@@ -186,10 +164,27 @@ def test_weights_that_are_asked_for_are_used_or_refused(tmp_path: Path, extracto
     assert "the published file's is 6726825d0af5f729…; it is not loaded" in str(wrong.value)
 
 
-def test_inception_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_networks_without_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"weights-inception-2015-12-05-6726825d\.pth: cannot be read"):
         build(EvaluationSettings(extractor="inception-v3"), tmp_path)
+    with pytest.raises(InputError) as missing:
+        build(EvaluationSettings(extractor="dinov2"), tmp_path)
+    assert str(missing.value) == (
+        f"evaluation.extractor=dinov2: there are no DINOv2 weights in {tmp_path / 'huggingface'}; give "
+        "model.safetensors of https://huggingface.co/timm/vit_large_patch14_dinov2.lvd142m (or of base, small, giant), "
+        "set evaluation.allow-downloads=true (without evaluation.extractor-weights), or set "
+        "evaluation.extractor=lesion-cnn"
+    )
+
+
+@pytest.mark.parametrize("extractor", ["auto", "inception-v3", "dinov2"])
+def test_a_download_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extractor: str) -> None:
+    monkeypatch.setattr(inception, "INCEPTION_URL", (tmp_path / "no-such-weights.pth").as_uri())
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    network = "DINOv2" if extractor == "dinov2" else "Inception"
+    with pytest.raises(InputError, match=f"evaluation.extractor: {network}'s weights cannot be downloaded from"):
+        build(EvaluationSettings(extractor=extractor, allow_downloads=True), tmp_path)
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
@@ -199,46 +194,38 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
         build(EvaluationSettings(extractor="lesion-cnn"), tmp_path, count=15)
 
 
-def read_real_images(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
-    return np.stack(
-        [np.asarray(Image.open(folder / "images" / f"{row['image_id']}.jpg").resize((32, 32))) for row in rows]
-    )
+def test_an_unknown_extractor_is_refused_with_the_choices(tmp_path: Path) -> None:
+    settings = EvaluationSettings.model_construct(extractor="clip", extractor_weights="")  # past validation
+    with pytest.raises(ValueError, match="'clip': choose one of auto, inception-v3, dinov2, lesion-cnn"):
+        build(settings, tmp_path)
 
 
-def test_orders_real_dermoscopy_rightly(ham10000: Path) -> None:
-    with (ham10000 / "labels.csv").open() as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["lesion_id"])[::3]
-    # Rows are sorted by lesion: three runs of them share at most the lesion on the border.
-    train, part, validation = rows[:1500], rows[1500:2300], rows[2300:3000]
-    classes, sites = sorted({row["dx"] for row in rows}), sorted({row["dataset"] for row in rows})
-    extractor = train_lesion_cnn(
-        read_real_images(ham10000, part),
-        np.array([classes.index(row["dx"]) for row in part]),
-        np.array([sites.index(row["dataset"]) for row in part]),
-        num_classes=len(classes),
-        split_seed=0,
-    )
-    found = measure_yardsticks(
-        extractor,
-        validation_images=read_real_images(ham10000, validation),
-        train_images=read_real_images(ham10000, train),
-        seed=0,
-    )
-    assert abs(found["kid_floor"]) < 0.03
-    assert 3 * abs(found["kid_floor"]) < found["kid_blurred_16"] < found["kid_blurred_8"] / 2
-    assert found["kid_pca_gaussian"] > 0.2
-    assert found["kid_mean_image"] > 3 * max(found["kid_blurred_8"], found["kid_pca_gaussian"])
-
-
-def test_inception_with_the_published_weights() -> None:
-    weights = find_inception_weights()
-    if not weights.exists():
-        pytest.skip(f"Inception's weights are not on this machine: {weights}")
-    images = draw_part(24)[0]
-    extractor = InceptionExtractor(weights)
-    assert extractor.name == "inception-v3@6726"
-    rows = extractor.features(images)
-    assert rows.shape == (24, 2048)
-    smooth = extractor.features(blurred(images, 8))
-    assert kid(rows[:12], rows[12:])[0] < kid(rows[:12], smooth[12:])[0]
-    assert fid(rows, rows) == pytest.approx(0, abs=1e-2)
+@pytest.mark.usefixtures("few_steps")
+def test_what_extractors_say_about_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dinov2 = save_small_dinov2(tmp_path / "dinov2")
+    weights = save_inception(tmp_path / "inception", monkeypatch)
+    said = {}
+    for name, path in (("lesion-cnn", ""), ("inception-v3", str(weights)), ("dinov2", str(dinov2))):
+        extractor = build(EvaluationSettings(extractor=name, extractor_weights=path), tmp_path)[0]
+        assert extractor.name.endswith(f"@{extractor.digest[:4]}")
+        assert extractor.device == torch.device("cpu")
+        side = extractor.resolution or 40
+        assert extractor.features(np.zeros((1, side, side, 3), dtype=np.uint8)).shape == (1, extractor.num_features)
+        said[name] = extractor.num_features, extractor.resolution, extractor.learned_from, extractor.preprocessing
+    assert said == {
+        "lesion-cnn": (20, 32, "the extractor part", "8-bit RGB, 32x32, scaled to [-1, 1]; no resizing"),
+        "inception-v3": (
+            2048,
+            None,
+            "",
+            "8-bit RGB, resized to 299x299 by bilinear interpolation as TensorFlow 1 does it (no antialias), "
+            "then (x - 128) / 128",
+        ),
+        "dinov2": (
+            384,
+            None,
+            "",
+            "8-bit RGB, resized to 224x224 by Pillow's bicubic filter (with antialias), then ImageNet's mean and "
+            "standard deviation",
+        ),
+    }

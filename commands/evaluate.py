@@ -1,0 +1,418 @@
+"""``dermafed evaluate``: judge a run, an exported generator, or any folder of images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
+from federation.errors import InputError, RunDirectoryError
+from federation.run_directory import RunDirectory, read_lines, to_json, write_text
+
+if TYPE_CHECKING:
+    from federation.metrics.features import FeatureExtractor
+    from server.evaluation.discriminators import Discriminators
+    from server.evaluation.supply import ImageSupply
+    from server.inputs import RunInputs
+
+PARTS = ("test", "validation")
+PHANTOM = "phantom"
+_LARGEST, _LEAST = 512, 32
+
+
+def evaluate(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_DIR|FINAL_DIR|IMAGE_FOLDER",
+            help="A finished run, an exported generator (its final/ folder), or a folder of images from anywhere.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="The real images: HAM10000, ISIC 2019, ISIC 2020, a folder with a csv or with a sub-folder per class; "
+            "the layout is recognised. The word phantom stands for the generated ones. A run knows its own.",
+            show_default=False,
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Where the figures go. Default: the screen alone.")
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Judge this too, on the same real images, and say which is better."),
+    ] = None,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="test|validation",
+            help="Real images to compare with. What is chosen by looking at it is chosen on validation; test is for "
+            "the end.",
+        ),
+    ] = "test",
+    resolution: Annotated[
+        int,
+        typer.Option(
+            metavar="PIXELS",
+            help="IMAGE_FOLDER: the side at which images are judged, a power of two from 32; larger ones are reduced. "
+            "Default: their own.",
+        ),
+    ] = 0,
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set one key, e.g. evaluation.utility=false, evaluation.extractor=inception-v3, data.group-column=id.",
+        ),
+    ] = None,
+) -> None:
+    """Judge generated images: fidelity, diversity, predictive ability, authenticity.
+
+    Real images are split by patient or lesion, by data.split-seed, into train,
+    extractor, validation and test. Fidelity and diversity are against the test
+    part. Membership inference asks if the train part was learned by heart, which
+    is meant for generators that were trained on that part. An image folder has
+    its classes from labels.csv, or from sub-folders, or none. A run brings its
+    own settings and its own feature extractor.
+
+    FILE.json has kid, fid, precision, density, recall, coverage and vendi at its
+    top level with the extractor's name, and the sections utility and authenticity.
+
+    Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted.
+    """
+    if part not in PARTS:
+        raise InputError(f"--part {part}: allowed is one of {', '.join(PARTS)}")
+    _check_out(out)
+    assignments = parse_assignments(set_values or [])
+    targets = [target] if compare is None else [target, compare]
+    configuration = _configuration(targets, data, resolution, assignments)
+
+    from server.evaluation.summary_text import describe_comparison, describe_judgement
+
+    console = Console()
+    with _Activity(Console(stderr=True)) as activity:
+        judged = _judge(targets, configuration, part, assignments.values.keys(), activity)
+    for path, result in zip(targets, judged, strict=True):
+        if compare is not None:
+            typer.echo(f"{path}:")
+        for line in describe_judgement(result):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    document = _document(target, data, judged[0])
+    if compare is not None:
+        document["other"] = _document(compare, data, judged[1])
+        document["comparison"] = _compare(target, compare, *judged)
+        for line in describe_comparison(document["comparison"]):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if out is not None:
+        write_text(out, to_json(document, indent=2) + "\n")
+        typer.echo(f"wrote {out}")
+
+
+class _Activity:
+    """Shows on the error stream what is done, where that is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> _Activity:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, description: str, done: int, total: int) -> None:
+        self._bar.update(self._task, description=description, completed=done, total=total)
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None:
+        return
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the name of a json file")
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.resolve().parent}; make it, or give another --out")
+
+
+def _is_run(path: Path) -> bool:
+    return RunDirectory(path).config.is_file()
+
+
+def _is_final(path: Path) -> bool:
+    return (path / "model.json").exists() or (path / "generator.safetensors").exists()
+
+
+def _configuration(targets: list[Path], data: str, resolution: int, assignments: Layer) -> Configuration:
+    """Resolve what to judge with: a run's own settings, or those that the target's files and the data's layout give."""
+    from data_partitions.sources.layout import recognise_layout
+    from federation.models.final import load_final
+
+    for path in targets:
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise InputError(f"{path}: {what}; give a finished run, its final/ folder, or a folder of images")
+    layers: list[Layer] = []
+    sides: dict[Path, int] = {}
+    for path in targets:
+        if _is_run(path):
+            directory = RunDirectory(path)
+            configuration = resolve([load_toml(directory.config)])
+            if not (directory.metrics.is_file() and directory.metrics.read_text(encoding="utf-8").strip()):
+                raise RunDirectoryError(
+                    f"run directory {path}: the run never reached its first evaluation, so that there is nothing to "
+                    f"judge; go on with it: dermafed simulate --resume --run-dir {path}"
+                )
+            _check_finished(path)
+            sides[path] = configuration.model.resolution
+            if not layers:
+                layers.append(load_toml(directory.config))
+        elif _is_final(path):
+            final = load_final(path)
+            sides[path] = final.network.resolution
+            if final.classes and not layers:
+                layers.append(Layer(str(path), {"data.classes": ",".join(final.classes)}))
+    folders = [path for path in targets if path not in sides]
+    if sides and resolution and set(sides.values()) != {resolution}:
+        first = next(iter(sides))
+        raise InputError(
+            f"--resolution {resolution}: {first} draws {sides[first]} px; leave --resolution out, or generate images "
+            "into a folder and give that"
+        )
+    if len(set(sides.values())) > 1:
+        known = " and ".join(f"{path} ({side} px)" for path, side in sides.items())
+        raise InputError(
+            f"{known}: cannot be compared at one resolution; generate both into folders and give --resolution"
+        )
+    side = next(iter(sides.values()), 0) or resolution or _own_resolution(folders)
+    if not _is_run(targets[0]):
+        if not data:
+            raise InputError(f"--data is missing: {targets[0]} does not know its real images; give their folder")
+        # Sites are read from the data; who trained on what is not known.
+        layers.append(Layer("target", {"partition.hospitals": 1}))
+    if data:
+        is_phantom = data == PHANTOM and not Path(data).exists()
+        found = {"data.source": PHANTOM} if is_phantom else recognise_layout(data, assignments.values.keys())
+        layers.append(Layer("--data", dict(found)))
+    layers.append(Layer("target", {"model.resolution": side}))
+    layers.append(assignments)
+    return resolve(layers).with_absolute_paths()
+
+
+def _check_finished(path: Path) -> None:
+    """Refuse a run that is not finished: an older generator may lie in one that was resumed for more rounds."""
+    from federation.models.final import load_final
+
+    load_final(path)
+    summary = RunDirectory(path).summary
+    try:
+        status = json.loads(summary.read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{summary}: cannot be read ({error}); finish the run with dermafed simulate --resume --run-dir {path}"
+        ) from None
+    if status != "done":
+        raise RunDirectoryError(
+            f"run directory {path}: the run is not finished but {status}; finish it with dermafed simulate --resume "
+            f"--run-dir {path}"
+        )
+
+
+def _own_resolution(folders: list[Path]) -> int:
+    """Return the images' own side, if it is one that networks take."""
+    from data_partitions.image_folder import find_resolution
+
+    sides = {path: find_resolution(path) for path in folders}
+    smallest = min(sides.values())
+    path = min(sides, key=lambda path: sides[path])
+    if smallest < _LEAST:
+        raise InputError(f"{path}: its images are of {smallest} px; allowed are {_LEAST} px and more")
+    below = min(_LARGEST, 2 ** (smallest.bit_length() - 1))
+    if len(set(sides.values())) > 1 or smallest != below:
+        known = ", ".join(f"{path} has {side} px" for path, side in sides.items())
+        raise InputError(
+            f"{known}: images are judged at one power of two; give --resolution {below}, to which larger ones are "
+            "reduced, or less"
+        )
+    return below
+
+
+def _judge(
+    targets: list[Path], configuration: Configuration, part: str, asked: Collection[str], progress: _Activity
+) -> list[dict[str, Any]]:
+    """Judge every target with one extractor on the same real images."""
+    import torch
+
+    from server.evaluation.judge import Judge
+    from server.evaluation.threads import use_threads
+    from server.inputs import prepare_inputs
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    use_threads(configuration.evaluation.threads)
+    inputs = prepare_inputs(configuration, progress)
+    members_unknown = [_why_members_are_unknown(path, inputs, part) for path in targets]
+    supplies = [_supply(path, inputs, device, progress) for path in targets]
+    extractor = _extractor(targets, inputs, asked, device, progress)
+    judge = Judge(inputs, extractor, device=device, progress=progress)
+    return [
+        judge.judge(supply, discriminators=attacked, part=part, members_unknown=reason)
+        for (supply, attacked), reason in zip(supplies, members_unknown, strict=True)
+    ]
+
+
+def _why_members_are_unknown(path: Path, inputs: RunInputs, part: str) -> str:
+    """Return why a run's training images are not the train part here; empty where they are, or are taken to be.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it was trained on images that it would be judged with.
+    """
+    import pandas as pd
+
+    directory = RunDirectory(path)
+    if not _is_run(path):
+        return ""
+    if not directory.split.is_file():
+        return "the hospitals' training images were not known to the server"
+    split = pd.read_csv(directory.split, dtype=str)
+    trained_on = set(split.image_id[split.part == "train"])
+    ids = inputs.index.table.image_id.to_numpy(dtype=object)
+    if trained_on == set(ids[inputs.rows("train")]):
+        return ""
+    judged = ids[inputs.rows(part)]
+    shared = sorted(trained_on.intersection(judged))
+    if shared:
+        raise RunDirectoryError(
+            f"run directory {path}: was trained on {len(shared):,} of the {len(judged):,} images that it would be "
+            f"judged with ({shared[0]}, …), since its split or its data are others; judge it by itself, without --set "
+            "data.split-seed, or compare runs of one split"
+        )
+    return "the run was trained on other images than the train part here"
+
+
+def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> tuple[ImageSupply, Discriminators]:
+    """Open a target."""
+    import numpy as np
+
+    from data_partitions.image_folder import load_image_folder
+    from federation.models.final import load_final
+    from server.evaluation.discriminators import load_discriminators, without_discriminators
+    from server.evaluation.supply import GeneratorSupply, PoolSupply
+
+    configuration = inputs.configuration
+    classes = inputs.index.classes
+    if _is_run(path) or _is_final(path):
+        final = load_final(path, device=device)
+        if final.classes and final.classes != classes:
+            raise InputError(
+                f"{path}: its classes are {', '.join(final.classes)}, and those of the data {', '.join(classes)}; give "
+                f"the data that it was trained on, or --set data.classes={','.join(final.classes)}"
+            )
+        supply = GeneratorSupply(final, seed=configuration.seed, threads=configuration.evaluation.threads)
+        if _is_run(path):
+            own = resolve([load_toml(RunDirectory(path).config)])
+            attacked = load_discriminators(RunDirectory(path), own, device)
+            partition = json.loads(RunDirectory(path).partition.read_text(encoding="utf-8"))
+            if partition["digest"] != inputs.partition.digest:
+                reason = "its hospitals held other images than those of the partition that is in force here"
+                attacked = replace(attacked, upload=None, upload_reason=reason)
+            return supply, attacked
+        return supply, without_discriminators(
+            "an exported generator comes without discriminators; give the run directory"
+        )
+    folder = load_image_folder(path, configuration.model.resolution, progress)
+    for note in folder.notes:
+        typer.echo(f"{path}: {note}", err=True)
+    labels = None
+    if folder.class_names is not None:
+        unknown = sorted(set(folder.class_names) - set(classes))
+        if unknown:
+            typer.echo(
+                f"{path}: judged without classes, since the data have no class {', '.join(unknown)}; theirs are "
+                f"{', '.join(classes)}",
+                err=True,
+            )
+        else:
+            labels = np.array([classes.index(name) for name in folder.class_names])
+    pool = PoolSupply(folder.images, labels, seed=configuration.seed)
+    return pool, without_discriminators("a folder of images comes without discriminators; give the run directory")
+
+
+def _extractor(
+    targets: list[Path], inputs: RunInputs, asked: Collection[str], device: Any, progress: _Activity
+) -> FeatureExtractor:
+    """Return the extractor of the first target that is a run, else the one that the settings name.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the run's own cannot be had here, and no other was asked for.
+    """
+    import numpy as np
+
+    from federation.metrics.features import LesionCNNExtractor, build_extractor
+
+    configuration = inputs.configuration
+    run = None if "evaluation.extractor" in asked else next((path for path in targets if _is_run(path)), None)
+    if run is not None and RunDirectory(run).extractor.is_dir():
+        return LesionCNNExtractor.load(RunDirectory(run).extractor, device=device)
+    rows = inputs.rows("extractor")
+    sites = np.unique(inputs.index.sites, return_inverse=True)[1]
+    extractor, sentence = build_extractor(
+        configuration.evaluation,
+        images=inputs.images[rows],
+        labels=inputs.index.labels[rows],
+        sites=sites[rows],
+        num_classes=len(inputs.index.classes),
+        split_seed=configuration.data.split_seed,
+        cache_dir=configuration.data.cache_dir,
+        device=device,
+        progress=progress,
+    )
+    if run is not None:
+        own = read_lines(RunDirectory(run).metrics)[-1]["extractor"]
+        if own != extractor.name:
+            raise RunDirectoryError(
+                f"run directory {run}: its scores are of {own}, and here the extractor is {extractor.name}: they could "
+                "not be compared; name the run's weights with --set evaluation.extractor-weights=FILE, or ask for "
+                "another, e.g. --set evaluation.extractor=lesion-cnn"
+            )
+    typer.echo(f"extractor: {sentence}", err=True)
+    return extractor
+
+
+def _document(target: Path, data: str, judged: dict[str, Any]) -> dict[str, Any]:
+    """Return what is written: the figures of the test part at the top."""
+    return {
+        "target": str(target),
+        "data": str(data),
+        **judged["test"],
+        "utility": judged["utility"],
+        "authenticity": judged["authenticity"],
+    }
+
+
+def _compare(target: Path, other: Path, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Say which of two has the smaller KID, and if the difference is more than draws make."""
+    from server.evaluation.scores import compare_draws
+
+    return {"target": str(target), "other": str(other), **compare_draws(first["test"], second["test"])}

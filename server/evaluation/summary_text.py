@@ -1,0 +1,109 @@
+"""A judgement in a few lines, for the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each judgement.
+
+    Parameters
+    ----------
+    judged
+        With ``test``, ``utility`` and ``authenticity``; see :class:`server.evaluation.judge.Judge`.
+    """
+    test = judged["test"]
+    yield (
+        f"{test['num_generated']:,} generated against {test['num_real']:,} real {test['part']} images, "
+        f"{test['num_draws']} times ({test['extractor']}):"
+    )
+    real = test["real"]
+    yield (
+        f"  fidelity   KID {_range(test, 'kid')} (real {_figure(real['kid'])}), FID {_range(test, 'fid')} "
+        f"(real {_figure(real['fid'])}), precision {_range(test, 'precision')} (real {_figure(real['precision'])})"
+    )
+    yield (
+        f"  diversity  recall {_range(test, 'recall')} (real {_figure(real['recall'])}), coverage "
+        f"{_range(test, 'coverage')} (real {_figure(real['coverage'])}), Vendi {_range(test, 'vendi')} "
+        f"(real {_figure(real['vendi'])})"
+    )
+    if test["fid_caveat"]:
+        yield f"  {test['fid_caveat']}"
+    yield from _utility_lines(judged["utility"])
+    yield from _authenticity_lines(judged["authenticity"])
+
+
+def describe_comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a comparison; see :func:`server.evaluation.scores.compare_draws`."""
+    yield "first minus second:"
+    for name, entry in comparison.items():
+        if isinstance(entry, Mapping):
+            interval = entry["interval"]
+            between = "" if interval is None else f" [{_figure(interval[0])}, {_figure(interval[1])}]"
+            yield f"  {name:<9}  {_figure(entry['difference'])}{between}"
+    yield comparison["verdict"]
+
+
+def _utility_lines(utility: Mapping[str, Any]) -> Iterator[str]:
+    if "not_measured" in utility:
+        yield f"classifiers: not measured: {utility['not_measured']}"
+        return
+    yield (
+        f"classifiers ({utility['classifier']}, {utility['num_seeds']} seeds) tested on "
+        f"{utility['num_test_images']:,} real images, balanced accuracy and macro AUROC:"
+    )
+    width = max(len(name) for name in utility["arms"])
+    for name, arm in utility["arms"].items():
+        if "not_measured" in arm:
+            yield f"  {name:<{width}}  not measured: {arm['not_measured']}"
+        else:
+            yield f"  {name:<{width}}  {_spread(arm['balanced_accuracy'])}  {_spread(arm['macro_auroc'])}"
+    recognised = utility["recognised"]
+    if "not_measured" in recognised:
+        yield f"  recognised as the class asked for: not measured: {recognised['not_measured']}"
+    else:
+        yield (
+            f"  recognised as the class asked for: {_spread(recognised['mean'])} of generated images (chance "
+            f"{recognised['chance']:.3f})"
+        )
+
+
+def _authenticity_lines(authenticity: Mapping[str, Any]) -> Iterator[str]:
+    if "not_measured" in authenticity:
+        yield f"authenticity: not measured: {authenticity['not_measured']}"
+        return
+    if not authenticity["valid"]:
+        yield f"authenticity: not valid: {authenticity['reason']}"
+        return
+    yield (
+        f"authenticity: AuthPct {authenticity['auth_pct']:.1f} (real images {authenticity['auth_pct_control']:.1f}); "
+        "membership inference, AUC (0.5 leaks nothing):"
+    )
+    for name, attack in authenticity["membership"].items():
+        label = name.replace("_", " ")
+        if "not_measured" in attack:
+            yield f"  {label:<13} not measured: {attack['not_measured']}"
+        else:
+            low, high = attack["interval"]
+            yield f"  {label:<13} {attack['auc']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _figure(value: float | None) -> str:
+    """Return three digits or so; a dash for what could not be measured."""
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _range(figures: Mapping[str, Any], name: str) -> str:
+    interval = figures.get(f"{name}_interval")
+    return _figure(figures[name]) + ("" if interval is None else f" [{_figure(interval[0])}, {_figure(interval[1])}]")
+
+
+def _spread(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "–"
+    interval = entry["interval"]
+    return f"{entry['mean']:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")

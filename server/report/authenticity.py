@@ -1,0 +1,208 @@
+"""Whether training images were copied, and what gives them away, in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.report.curves import Estimate, Picture, draw_estimates
+from server.report.numerals import MISSING, between, exact, with_interval
+from server.report.run_record import RunRecord, entries, interval, not_measured, number, section, text
+from server.report.tables import (
+    Body,
+    Cell,
+    Column,
+    Table,
+    missing,
+    named,
+    value,
+    words,
+)
+
+ATTACKS = {
+    "null_control": ("Real test images in the generated ones' place", "the control: what is found here is no copying"),
+    "generator": ("Generated images", "nearness to a generated image"),
+    "discriminator": ("Final discriminator", "its logit"),
+    "upload": ("One hospital's upload", "the logit of the discriminator it sends"),
+}
+"""What an attacker has, and what it looks at."""
+
+
+def membership_table(authenticity: Mapping[str, Any]) -> Table:
+    """Lay out the attacks."""
+    rows = []
+    for key, (label, note) in ATTACKS.items():
+        attack = section(authenticity, "membership", key)
+        site = text(attack, "site")
+        head = named(label, f"{note}, {site}" if site else note)
+        if number(attack, "auc") is None:
+            rows.append([head, missing(not_measured(attack) or "Not recorded.", span=4)])
+            continue
+        rows.append(
+            [
+                head,
+                value(number(attack, "auc")),
+                Cell(content=between(interval(attack, "interval")), is_numeric=True),
+                value(number(attack, "num_members"), "count"),
+                value(number(attack, "num_non_members"), "count"),
+            ]
+        )
+    return Table(
+        name="membership",
+        caption="Membership inference: can training images be told from held-out ones?",
+        columns=(
+            Column("An attacker has", is_numeric=False),
+            Column("Area", "0.5 gives nothing away"),
+            Column("95 % interval"),
+            Column("Training images"),
+            Column("Held-out images"),
+        ),
+        bodies=[Body(rows)],
+    )
+
+
+def membership_picture(authenticity: Mapping[str, Any]) -> Picture | None:
+    """Draw the areas of the attacks."""
+    rows = []
+    for key, (label, _) in ATTACKS.items():
+        area = number(authenticity, "membership", key, "auc")
+        if area is not None:
+            short = {"null_control": "control (real images)", "generator": "generated images"}.get(key, label.lower())
+            around = interval(authenticity, "membership", key, "interval")
+            rows.append(Estimate(short, area, around, is_main=key != "null_control"))
+    return draw_estimates(
+        "membership-picture",
+        "Membership inference",
+        rows,
+        axis="area under the ROC curve",
+        reference=("0.5: nothing is given away", 0.5),
+    )
+
+
+def nearest_table(authenticity: Mapping[str, Any]) -> Table:
+    """Lay out distances, AuthPct and near-duplicates beside their controls."""
+    nearest, near = section(authenticity, "nearest"), section(authenticity, "near_duplicates")
+    extractor = text(authenticity, "extractor")
+    num_train, num_test = number(nearest, "num_train"), number(nearest, "num_test")
+    as_many = f"of {num_train:,} training and {num_test:,} held-out images" if num_train and num_test else ""
+
+    def row(label: str, note: str, amount: float | None, control: float | None, of: str, style: str) -> list[Cell]:
+        return [named(label, note), value(amount, style), value(control, style), words(of)]
+
+    rows = [
+        row(
+            "Median distance to the nearest training image",
+            as_many,
+            number(nearest, "median_to_train"),
+            None,
+            f"in the features of {extractor}",
+            "figure",
+        ),
+        row(
+            "Median distance to the nearest held-out image",
+            as_many,
+            number(nearest, "median_to_test"),
+            None,
+            f"in the features of {extractor}",
+            "figure",
+        ),
+        [
+            named("Share nearer to training images", as_many),
+            Cell(
+                content=with_interval(number(nearest, "share_nearer_to_train"), interval(nearest, "interval")),
+                is_numeric=True,
+            ),
+            value(number(nearest, "control_share")),
+            words("half of the held-out images against the other half"),
+        ],
+    ]
+    if number(nearest, "share_unusually_close") is not None:
+        rows.append(
+            row(
+                "Share unusually close to a training image",
+                "closer than 99 % of held-out images are",
+                number(nearest, "share_unusually_close"),
+                None,
+                "0.01 if nothing was copied",
+                "share",
+            )
+        )
+    rows.append(
+        row(
+            "AuthPct",
+            "per cent of images farther from their nearest training image than that is from its own",
+            number(authenticity, "auth_pct"),
+            number(authenticity, "auth_pct_control"),
+            "held-out images",
+            "figure",
+        )
+    )
+    bits = number(near, "threshold_bits")
+    within = f"perceptual hashes within {bits} bits, in any orientation" if bits is not None else ""
+    rows += [
+        row(
+            "Near-duplicates of training images",
+            _compared(within, number(near, "num_train_compared")),
+            number(near, "to_train"),
+            number(near, "of_real_test_to_train"),
+            "held-out images beside the same training images",
+            "percent",
+        ),
+        row(
+            "Near-duplicates of held-out images",
+            _compared(within, number(near, "num_test_compared")),
+            number(near, "to_test"),
+            None,
+            "of fewer images, and so rarer by chance alone",
+            "percent",
+        ),
+    ]
+    return Table(
+        name="nearest",
+        caption="How near generated images are to training images, beside the control",
+        columns=(
+            Column("Figure", is_numeric=False),
+            Column("Generated images"),
+            Column("Control"),
+            Column("The control is", is_numeric=False),
+        ),
+        bodies=[Body(rows)],
+    )
+
+
+def _compared(within: str, compared: float | None) -> str:
+    return within if compared is None else f"{within}; {compared:,} compared"
+
+
+def pairs_table(record: RunRecord) -> Table | None:
+    """Lay out the closest pairs; image ids only where real images may be shown."""
+    authenticity = section(record.summary, "authenticity")
+    pairs = entries(authenticity, "closest_pairs")
+    if not pairs:
+        return None
+    shows_ids = record.may_show_real_images
+    return Table(
+        name="pairs",
+        caption="The generated images closest to a training image",
+        columns=(
+            Column("Generated image"),
+            *([Column("Training image", is_numeric=False)] if shows_ids else []),
+            Column("Distance", f"features of {text(authenticity, 'extractor')}"),
+            Column("Percentile", "of held-out images' distances"),
+        ),
+        bodies=[
+            Body(
+                [
+                    [
+                        Cell(content=exact(number(pair, "generated"), "count"), is_header=True, is_numeric=True),
+                        *([words(str(pair.get("train_image_id", MISSING)))] if shows_ids else []),
+                        value(number(pair, "distance")),
+                        value(number(pair, "percentile")),
+                    ]
+                    for pair in pairs
+                ]
+            )
+        ],
+        note="Percentile: how many per cent of real held-out images lie closer to a training image than this one."
+        + ("" if shows_ids else " The ids of the training images stand in summary.json, which stays where the run is."),
+    )

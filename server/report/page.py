@@ -1,0 +1,213 @@
+"""The report as one file: everything inside, nothing fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from federation.errors import RunError
+from federation.run_directory import RunDirectory, write_text
+from server.report.authenticity import membership_picture, membership_table, nearest_table, pairs_table
+from server.report.groups import groups_table, sites_summary
+from server.report.hospitals import failures_table, hospitals_table, partition_table
+from server.report.judgements import RULES, run_sentence
+from server.report.numerals import exact, figure, percent
+from server.report.rounds import curves, rounds_table
+from server.report.run_record import RunRecord, not_measured, number, read_run, section, text
+from server.report.samples import MOST_ROUNDS, Samples, read_samples
+from server.report.settings import commands, environment_rows, settings_tables
+from server.report.speed import bytes_table, shares, speed_table
+from server.report.utility import arms_picture, arms_table, confusion_table, sensitivity_table
+from server.report.verdict import ruler, sentences, verdict_table
+
+
+def write_report(directory: RunDirectory) -> Path:
+    """Write ``report.html`` into a run directory, of whatever is there.
+
+    Parameters
+    ----------
+    directory
+        Of a run that is done, failed, was interrupted, or still goes on.
+
+    Returns
+    -------
+    The report's path.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is no run, or a file of it cannot be read. Nothing is written then.
+    RunError
+        If the report cannot be written.
+    """
+    page = render_report(read_run(directory))
+    try:
+        write_text(directory.report, page)
+    except OSError as error:
+        raise RunError(
+            f"{directory.report}: cannot be written ({error.strerror or error}); make room, or give the rights"
+        ) from None
+    return directory.report
+
+
+def render_report(record: RunRecord) -> str:
+    """Return the report of a run as html. The same run gives the same text."""
+    import jinja2
+
+    from server.report.script import SCRIPT
+    from server.report.stylesheet import STYLESHEET
+    from server.report.template import TEMPLATE
+
+    environment = jinja2.Environment(
+        autoescape=True,  # names of hospitals and classes come from outside
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"exact": exact, "figure": figure, "percent": percent}
+    template = environment.from_string(TEMPLATE)
+    page: str = template.render(stylesheet=Markup(STYLESHEET), script=Markup(SCRIPT), **_content(record))
+    return page.lstrip()
+
+
+def _content(record: RunRecord) -> dict[str, Any]:
+    from jinja2.utils import htmlsafe_json_dumps
+
+    summary = record.summary
+    test, utility = section(summary, "test"), section(summary, "utility")
+    authenticity = section(summary, "authenticity")
+    rows = list(record.classes) if record.is_conditional else []
+    if rows and record.may_show_real_images:
+        rows.append("real")
+    samples = read_samples(record.sheets, rows)
+    changed, settings = settings_tables(record)
+    return {
+        "name": str(record.setting("name")),
+        "status": record.status,
+        "status_sentence": run_sentence(record),
+        "facts": _facts(record),
+        "judgements": sentences(record),
+        "rules": RULES,
+        "ruler": ruler(record),
+        "verdict": verdict_table(record),
+        "test_sentence": _test_sentence(test),
+        "curves": curves(record),
+        "no_curves": _why_no_curves(record),
+        "other_extractors": len(record.metrics) - len(record.scores),
+        "rounds": rounds_table(record),
+        "samples": samples,
+        "sheets_json": htmlsafe_json_dumps(_sheets(record, samples)),
+        "most_rounds": MOST_ROUNDS,
+        "is_conditional": record.is_conditional,
+        "may_show_real_images": record.may_show_real_images,
+        "per_class": groups_table(record, "per_class", "Class"),
+        "per_site": groups_table(record, "per_site", "Hospital"),
+        "sites_summary": sites_summary(record),
+        "no_utility": record.why_missing("utility"),
+        "utility": utility,
+        "arms": arms_table(utility),
+        "arms_picture": arms_picture(utility),
+        "sensitivity": sensitivity_table(utility),
+        "confusion": confusion_table(utility),
+        "no_authenticity": record.why_missing("authenticity"),
+        "authenticity": authenticity,
+        "nearest": nearest_table(authenticity),
+        "membership": membership_table(authenticity),
+        "membership_picture": membership_picture(authenticity),
+        "pairs": pairs_table(record),
+        "pairs_picture": _pairs_picture(record),
+        "has_pairs_file": record.closest_pairs is not None,
+        "projection": not_measured(authenticity.get("projection")),
+        "no_speed": record.why_missing("speed"),
+        "shares": shares(record),
+        "time_to_kid": speed_table(record),
+        "bytes": bytes_table(record),
+        "partition": partition_table(record),
+        "scheme": record.setting("partition.scheme"),
+        "digest": text(record.partition, "digest") or "not recorded",
+        "hospitals": hospitals_table(record),
+        "failures": failures_table(record),
+        "changed": changed,
+        "settings": settings,
+        "commands": commands(record),
+        "environment": environment_rows(record),
+        "seed": record.setting("seed"),
+        "split_seed": record.setting("data.split-seed"),
+        "partition_seed": record.setting("partition.seed"),
+    }
+
+
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Return what a reader needs to know of the run before any figure."""
+    told = "told the diagnosis" if record.is_conditional else "not told the diagnosis"
+    hospitals = section(record.partition, "hospitals")
+    images = number(record.partition, "images")
+    held = f", {images:,} training images" if images is not None else ""
+    num_hospitals = len(hospitals) or record.setting("partition.hospitals")
+    facts = [
+        ("Data", f"{record.setting('data.source')}, {record.setting('model.resolution')} px"),
+        ("Model", f"{record.setting('model.name')}, {told}"),
+        ("Strategy", str(record.setting("strategy.name"))),
+        ("Hospitals", f"{num_hospitals:,}{held} ({record.setting('partition.scheme')})"),
+        ("Extractor", text(record.summary, "test", "extractor") or record.extractor or "none used yet"),
+        ("Seed", str(record.setting("seed"))),
+    ]
+    if created := text(record.environment, "created"):
+        facts.append(("Started", created.replace("T", " ").replace("+00:00", " UTC")))
+    version, commit = text(record.environment, "dermafed"), text(record.environment, "git_commit")
+    if version or commit:
+        facts.append(("dermafed", f"{version}{f' ({commit[:10]})' if commit else ''}".strip()))
+    return facts
+
+
+def _test_sentence(test: dict[str, Any]) -> list[str]:
+    """Return what must stand beside the figures of a test: preprocessing, intervals, FID's caveat."""
+    said = [text(test, key) for key in ("preprocessing", "intervals_say", "fid_caveat")]
+    labels = ("Preprocessing", "Intervals", "FID")
+    subset = number(test, "subset_size")
+    sentences = [f"{label}: {words.rstrip('.')}." for label, words in zip(labels, said, strict=True) if words]
+    if subset is not None:
+        sentences.append(f"KID: on subsets of {subset:,} images.")
+    return sentences
+
+
+def _why_no_curves(record: RunRecord) -> str:
+    if record.metrics:
+        return ""
+    return "The run never reached its first evaluation: metrics.jsonl holds no line."
+
+
+def _sheets(record: RunRecord, samples: Samples) -> list[dict[str, Any]]:
+    """Return what the slider needs of each round."""
+    lines = {number(line, "round"): line for line in record.metrics}
+    entries = []
+    for sheet in samples.sheets:
+        line = lines.get(sheet.round, {})
+        parts = [f"Round {sheet.round:,}"]
+        if (kid := number(line, "kid")) is not None:
+            parts.append(f"validation KID {figure(kid)}")
+        if (images := number(line, "images")) is not None:
+            parts.append(f"{images:,} training images shown")
+        entries.append(
+            {
+                "round": sheet.round,
+                "caption": " · ".join(parts),
+                "href": sheet.href,
+                "width": sheet.width,
+                "height": sheet.height,
+                "pitch": sheet.pitch,
+            }
+        )
+    return entries
+
+
+def _pairs_picture(record: RunRecord) -> str:
+    """Return the picture of the closest pairs, if there is one and it may be seen; it shows real images."""
+    import base64
+
+    if record.closest_pairs is None or not record.may_show_real_images:
+        return ""
+    data = base64.b64encode(record.closest_pairs.read_bytes()).decode("ascii")
+    return f"data:image/png;base64,{data}"

@@ -1,0 +1,166 @@
+"""The lesion classifier as extractor: what it depends on, how it is kept, whether it orders images rightly."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from federation.errors import InputError
+from federation.metrics import lesion_cnn
+from federation.metrics.lesion_cnn import LesionCNNExtractor, load_or_train_lesion_cnn, train_lesion_cnn
+from federation.seeding import numpy_stream
+from server.evaluation.yardsticks import measure_yardsticks
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread: the same bits everywhere, and no threads that wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asserted with this holds for any weights."""
+    monkeypatch.setitem(lesion_cnn._RECIPE, "steps", 4)
+
+
+def draw_part(count: int = 160, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blobs of 3 classes at 2 sites."""
+    stream = numpy_stream(seed, "part")
+    coarse = stream.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    return images, np.arange(count) % 3, np.arange(count) % 2
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_features_are_white_on_the_images_they_were_fitted_to() -> None:
+    images, labels, sites = draw_part()
+    extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
+    rows = extractor.features(images)
+    assert rows.shape == (160, 64)
+    assert rows.dtype == np.float64
+    np.testing.assert_allclose(rows.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(rows.T @ rows / len(rows), np.eye(64), atol=1e-5)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_each_row_depends_on_its_image_alone() -> None:
+    images, labels, sites = draw_part()
+    extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
+    rows = extractor.features(images)
+    singly = np.concatenate([extractor.features(images[number : number + 1]) for number in (0, 7, 159)])
+    np.testing.assert_allclose(singly, rows[[0, 7, 159]], atol=1e-3)
+    with pytest.raises(ValueError, match=r"takes images of shape \(32, 32, 3\), not \(64, 64, 3\)"):
+        extractor.features(np.zeros((1, 64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_name_follows_the_weights_and_global_generators_are_untouched() -> None:
+    images, labels, sites = draw_part()
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, again, other = (
+        train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=seed) for seed in (0, 0, 1)
+    )
+    assert first.name == again.name == f"lesion-cnn-32@{first.digest[:4]}"
+    assert first.digest == again.digest != other.digest
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_saved_and_loaded_are_the_same_and_damage_is_refused(tmp_path: Path) -> None:
+    images, labels, sites = draw_part()
+    extractor = train_lesion_cnn(images, labels, sites, num_classes=3, split_seed=0)
+    extractor.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lesion-cnn.json", "lesion-cnn.safetensors"]
+    loaded = LesionCNNExtractor.load(tmp_path)
+    assert loaded.name == extractor.name
+    assert loaded.about["num_images"] == 160
+    assert np.array_equal(loaded.features(images), extractor.features(images))
+    loaded.save(tmp_path, "copy")
+    for suffix in ("json", "safetensors"):
+        assert (tmp_path / f"copy.{suffix}").read_bytes() == (tmp_path / f"lesion-cnn.{suffix}").read_bytes()
+
+    weights = tmp_path / "copy.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"copy\.json: its weights are other ones; remove both files"):
+        LesionCNNExtractor.load(tmp_path, "copy")
+    weights.write_bytes(damaged[:1000])
+    with pytest.raises(InputError, match=r"copy\.json: cannot be read"):
+        LesionCNNExtractor.load(tmp_path, "copy")
+    with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
+        LesionCNNExtractor.load(tmp_path, "absent")
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_trained_once_for_the_same_images(tmp_path: Path) -> None:
+    images, labels, sites = draw_part(40)
+    steps: list[int] = []
+
+    def obtain(labels: np.ndarray = labels, split_seed: int = 0) -> LesionCNNExtractor:
+        steps.clear()
+        return load_or_train_lesion_cnn(
+            images,
+            labels,
+            sites,
+            num_classes=3,
+            split_seed=split_seed,
+            cache_dir=str(tmp_path),
+            progress=lambda description, done, total: steps.append(done),
+        )
+
+    first = obtain()
+    assert steps == [1, 2, 3, 4]
+    assert first.features(images).shape == (40, 20)
+    assert obtain().digest == first.digest
+    assert steps == []
+    assert obtain(split_seed=1).digest != first.digest
+    assert steps
+    assert obtain(labels=labels[::-1].copy()).digest != first.digest
+    assert steps
+    for path in (tmp_path / "extractors").glob("*.safetensors"):
+        path.write_bytes(b"")
+    assert obtain().digest == first.digest
+    assert steps == [1, 2, 3, 4]
+
+
+def read_real_images(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
+    return np.stack(
+        [np.asarray(Image.open(folder / "images" / f"{row['image_id']}.jpg").resize((32, 32))) for row in rows]
+    )
+
+
+def test_orders_real_dermoscopy_rightly(ham10000: Path) -> None:
+    with (ham10000 / "labels.csv").open() as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["lesion_id"])[::3]
+    # Rows are sorted by lesion: three runs of them share at most the lesion on the border.
+    train, part, validation = rows[:1500], rows[1500:2300], rows[2300:3000]
+    classes, sites = sorted({row["dx"] for row in rows}), sorted({row["dataset"] for row in rows})
+    extractor = train_lesion_cnn(
+        read_real_images(ham10000, part),
+        np.array([classes.index(row["dx"]) for row in part]),
+        np.array([sites.index(row["dataset"]) for row in part]),
+        num_classes=len(classes),
+        split_seed=0,
+    )
+    found = measure_yardsticks(
+        extractor,
+        validation_images=read_real_images(ham10000, validation),
+        train_images=read_real_images(ham10000, train),
+        seed=0,
+    )
+    assert abs(found["kid_floor"]) < 0.03
+    assert 3 * abs(found["kid_floor"]) < found["kid_blurred_16"] < found["kid_blurred_8"] / 2
+    assert found["kid_pca_gaussian"] > 0.2
+    assert found["kid_mean_image"] > 3 * max(found["kid_blurred_8"], found["kid_pca_gaussian"])
