@@ -50,8 +50,9 @@ def _utility_lines(utility: Mapping[str, Any]) -> Iterator[str]:
     if "not_measured" in utility:
         yield f"classifiers: not measured: {utility['not_measured']}"
         return
+    seeds = "one seed" if utility["num_seeds"] == 1 else f"{utility['num_seeds']} seeds"
     yield (
-        f"classifiers ({utility['classifier']}, {utility['num_seeds']} seeds) tested on "
+        f"classifiers ({utility['classifier']}, {seeds}) tested on "
         f"{utility['num_test_images']:,} real images, balanced accuracy and macro AUROC:"
     )
     width = max(len(name) for name in utility["arms"])
