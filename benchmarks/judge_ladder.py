@@ -30,10 +30,11 @@ from data_partitions.dataset import ImageDataset
 from federation.config import Configuration, parse_assignments, resolve
 from federation.metrics.authenticity import authentic_percentage, canonical_orientation, membership_auc
 from federation.metrics.diversity import vendi_score
-from federation.metrics.features import FeatureExtractor, build_extractor
+from federation.metrics.features import FeatureExtractor
 from federation.metrics.neighbours import nearest_neighbours
 from federation.models import GenerativeModel, build_model
 from federation.seeding import numpy_stream, torch_stream
+from server.evaluation.run_extractor import extractor_of
 from server.evaluation.scores import compare
 from server.evaluation.utility import judge_utility
 from server.evaluation.yardsticks import blurred, jpeg_compressed, mean_image, noisy, pca_gaussian
@@ -100,17 +101,7 @@ class Bench:
     def open(cls, configuration: Configuration) -> Bench:
         """Read the images and train or load the extractor."""
         inputs = prepare_inputs(configuration)
-        rows = inputs.rows("extractor")
-        sites = np.unique(inputs.index.sites, return_inverse=True)[1]
-        extractor, _ = build_extractor(
-            configuration.evaluation,
-            images=inputs.images[rows],
-            labels=inputs.index.labels[rows],
-            sites=sites[rows],
-            num_classes=len(inputs.index.classes),
-            split_seed=configuration.data.split_seed,
-            cache_dir=configuration.data.cache_dir,
-        )
+        extractor, _ = extractor_of(inputs)
         return cls(inputs, extractor)
 
     def train_generators(self, images_shown: Sequence[int]) -> None:

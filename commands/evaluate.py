@@ -367,27 +367,13 @@ def _extractor(
     RunDirectoryError
         If the run's own cannot be had here, and no other was asked for.
     """
-    import numpy as np
+    from federation.metrics.features import LesionCNNExtractor
+    from server.evaluation.run_extractor import extractor_of
 
-    from federation.metrics.features import LesionCNNExtractor, build_extractor
-
-    configuration = inputs.configuration
     run = None if "evaluation.extractor" in asked else next((path for path in targets if _is_run(path)), None)
     if run is not None and RunDirectory(run).extractor.is_dir():
         return LesionCNNExtractor.load(RunDirectory(run).extractor, device=device)
-    rows = inputs.rows("extractor")
-    sites = np.unique(inputs.index.sites, return_inverse=True)[1]
-    extractor, sentence = build_extractor(
-        configuration.evaluation,
-        images=inputs.images[rows],
-        labels=inputs.index.labels[rows],
-        sites=sites[rows],
-        num_classes=len(inputs.index.classes),
-        split_seed=configuration.data.split_seed,
-        cache_dir=configuration.data.cache_dir,
-        device=device,
-        progress=progress,
-    )
+    extractor, sentence = extractor_of(inputs, device=device, progress=progress)
     if run is not None:
         own = read_lines(RunDirectory(run).metrics)[-1]["extractor"]
         if own != extractor.name:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from federation.metrics.feature_cache import features_of_batches
-from federation.metrics.features import LesionCNNExtractor, build_extractor
+from federation.metrics.features import LesionCNNExtractor
 from federation.metrics.fidelity import fid_caveat
 from federation.models import GenerativeModel
 from federation.models.final import load_final
@@ -18,6 +18,7 @@ from federation.run_directory import RunDirectory
 from federation.seeding import torch_stream
 from server.evaluation.discriminators import load_discriminators
 from server.evaluation.judge import Judge
+from server.evaluation.run_extractor import extractor_of
 from server.evaluation.sample_sheet import write_sample_sheet
 from server.evaluation.scores import FIGURES, compare, kid_of_group
 from server.evaluation.supply import GeneratorSupply
@@ -67,19 +68,7 @@ class Evaluator:
         self.progress = progress
         settings = self.configuration.evaluation
 
-        extractor_rows = inputs.rows("extractor")
-        sites = np.unique(inputs.index.sites, return_inverse=True)[1]
-        self.extractor, sentence = build_extractor(
-            settings,
-            images=inputs.images[extractor_rows],
-            labels=inputs.index.labels[extractor_rows],
-            sites=sites[extractor_rows],
-            num_classes=len(inputs.index.classes),
-            split_seed=self.configuration.data.split_seed,
-            cache_dir=self.configuration.data.cache_dir,
-            device=device,
-            progress=progress.step,
-        )
+        self.extractor, sentence = extractor_of(inputs, device=device, progress=progress.step)
         progress.say(f"extractor: {sentence}")
 
         self.judge = Judge(inputs, self.extractor, device=device, progress=self._show)
