@@ -322,7 +322,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder of HAM10000")
     parser.add_argument("--resolution", type=int, default=32)
-    parser.add_argument("--generators", default="0,8000,40000", help="images shown, ascending; empty for none")
+    parser.add_argument("--generators", default="0,20000,60000", help="images shown, ascending; empty for none")
     parser.add_argument("--steps", type=int, default=600, help="of each classifier; 0: without classifiers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

@@ -20,7 +20,7 @@ from data_partitions.partition import Partition, partition_for_site, partition_i
 from data_partitions.sources import load_index
 from data_partitions.split import split_parts
 from federation.config import Configuration, DataSettings, PartitionSettings
-from federation.errors import ConfigurationError
+from federation.errors import ConfigurationError, DataError
 from federation.run_directory import written_atomically
 
 
@@ -86,10 +86,36 @@ class PrivateState:
         """Return the rounds with a file, ascending."""
         return sorted(int(path.stem.removeprefix("round-")) for path in self.folder.glob("round-*.safetensors"))
 
-    def load(self, before_round: int) -> dict[str, Tensor]:
-        """Return the newest state from before a round; empty if the hospital has not trained before it."""
-        earlier = [number for number in self.rounds() if number < before_round]
-        return safetensors.torch.load_file(self._path(earlier[-1])) if earlier else {}
+    def load(self, last_round: int, server_round: int) -> dict[str, Tensor]:
+        """Return the state after the last round in which the server took this hospital's reply.
+
+        What was written in rounds since then is dropped: those replies were late, refused or lost, or the run
+        was resumed from before them.
+
+        Parameters
+        ----------
+        last_round
+            That round; 0 if there was none: the state is empty then.
+        server_round
+            The round that begins.
+
+        Raises
+        ------
+        DataError
+            If the state of that round is gone.
+        """
+        for number in self.rounds():
+            if last_round < number < server_round:
+                self._path(number).unlink(missing_ok=True)
+        if last_round == 0:
+            return {}
+        path = self._path(last_round)
+        if not path.is_file():
+            raise DataError(
+                f"{path}: this hospital's private state after round {last_round} is gone, and without it training "
+                "would not go on as it was; put the file back, or start the run anew"
+            )
+        return safetensors.torch.load_file(path)
 
     def save(self, server_round: int, state: Mapping[str, Tensor], checkpoint_rounds: Iterable[int]) -> None:
         """Write the state after a round; drop files that no checkpoint needs any more.

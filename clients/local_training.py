@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -27,13 +26,6 @@ class LocalResult:
     """Mean of each term over the round's steps."""
 
 
-def count_steps(settings: TrainingSettings, num_images: int) -> int:
-    """Return the steps of a round for a hospital with `num_images`, at least 1."""
-    if settings.local_epochs > 0:
-        return max(1, math.ceil(settings.local_epochs * num_images / settings.batch_size))
-    return settings.local_steps
-
-
 def train_locally(
     model: GenerativeModel, dataset: ImageDataset, settings: TrainingSettings, stream: torch.Generator
 ) -> LocalResult:
@@ -56,7 +48,7 @@ def train_locally(
         Naming the first step at which a term of the losses is not finite, and each such term of that step.
     """
     start = time.perf_counter()
-    num_steps = count_steps(settings, len(dataset))
+    num_steps = settings.count_steps(len(dataset))
     terms: list[dict[str, Tensor]] = []
     for _ in range(num_steps):
         images, labels = dataset.sample_batch(stream, settings.batch_size)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
 from federation.errors import RunDirectoryError
-from federation.run_directory import check_free, default_path
+from federation.run_directory import check_free, default_path, holds_something
 
 
 def simulate(
@@ -57,7 +57,7 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
         saved = run_dir / "config.toml"
         if saved.is_file():
             layers.append(load_toml(saved))
-        elif run_dir.is_dir() and any(run_dir.iterdir()):
+        elif run_dir.is_dir() and holds_something(run_dir):
             raise RunDirectoryError(f"run directory {run_dir}: has no config.toml to resume; give another --run-dir")
         else:
             typer.echo(f"nothing was saved in {run_dir} yet: starting anew", err=True)
@@ -85,7 +85,7 @@ def show(configuration: Configuration, console: Console) -> None:
     from server.inputs import prepare_inputs
     from server.progress import RunProgress
 
-    with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
+    with RunProgress(configuration.rounds, console) as progress:
         inputs = prepare_inputs(configuration, progress.step)
     console.print(inputs.configuration.to_toml(), highlight=False, markup=False)
     for note in inputs.notes:
@@ -108,7 +108,7 @@ def run(configuration: Configuration, console: Console) -> Path:
     from server.progress import RunProgress
 
     # Wrong data must end the command before workers start and before anything is written.
-    with RunProgress(configuration.rounds, configuration.partition.hospitals, console) as progress:
+    with RunProgress(configuration.rounds, console) as progress:
         inputs = prepare_inputs(configuration, progress.step)
     engine = build_engine(inputs.configuration, client_app)
     try:

@@ -203,6 +203,12 @@ class TrainingSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the convolutions. ``auto``: bf16 where the processor has it. Weights are always fp32."""
 
+    def count_steps(self, num_images: int) -> int:
+        """Return the steps of a round at a hospital with `num_images` training images, at least 1."""
+        if self.local_epochs > 0:
+            return max(1, math.ceil(self.local_epochs * num_images / self.batch_size))
+        return self.local_steps
+
 
 class AugmentationSettings(Section):
     """What the discriminator sees of real and of generated images alike, against overfitting of small sets."""
@@ -235,6 +241,31 @@ class StrategySettings(Section):
     averaged_state: str = ""
     """State of training that is averaged too, separated by commas: ``ada-p``, ``path-length-mean``. Empty: it
     stays at each hospital, whose own images it belongs to. Adam's moments always stay."""
+
+
+class ParticipationSettings(Section):
+    """Who takes part in a round, and how long others wait for them."""
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the hospitals asked in each round, drawn anew from ``seed`` and round; at least one."""
+    min_replies: int = Field(default=1, ge=1)
+    """A round with fewer usable replies ends the run; its last good state is saved."""
+    retries: int = Field(default=1, ge=0, le=100)
+    """How often a hospital that failed is asked again within the round, in a simulation by a new process."""
+    train_seconds: float = Field(default=0.0, ge=0)
+    """How long a hospital may take to train in a round: in a simulation from the moment it begins, at real sites
+    from the moment it is asked. 0: as long as it likes."""
+    describe_seconds: float = Field(default=600.0, gt=0)
+    """How long the hospitals may take, before the first round, to read their images and say who they are."""
+
+
+class EarlyStoppingSettings(Section):
+    """When to end before the last round."""
+
+    patience: int = Field(default=0, ge=0)
+    """Evaluations in a row without a better KID on validation images after which the run ends. 0: never."""
+    min_images: int = Field(default=0, ge=0)
+    """Images shown, in the whole federation, before which no run is ended."""
 
 
 class EvaluationSettings(Section):
@@ -274,6 +305,9 @@ class EvaluationSettings(Section):
     """Whether it is tested at the end if the generator copies its training images."""
     threads: int = Field(default=2, ge=1, le=256)
     """CPU threads of the evaluation."""
+    overlap: Literal["auto", "always", "never"] = "auto"
+    """Whether hospitals train the next round while the last one is judged; the scores are the same. ``auto``: where
+    the hospitals' work leaves ``evaluation.threads`` cores of this machine free, and nothing waits for the score."""
 
 
 class CheckpointSettings(Section):
@@ -281,8 +315,8 @@ class CheckpointSettings(Section):
 
     every: int = Field(default=10, ge=1)
     """Rounds from one checkpoint to the next."""
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept."""
+    keep: int = Field(default=2, ge=2)
+    """Checkpoints kept, at least 2; that of the best KID on validation images is kept beside them."""
 
 
 class SimulationSettings(Section):
@@ -295,8 +329,15 @@ class SimulationSettings(Section):
     """Ray workers. 0: processor cores / ``training.threads``, at most one per hospital."""
     gpus_per_hospital: float = Field(default=0.0, ge=0, le=8)
     """Share of a GPU for each worker, e.g. 0.25. 0: the GPUs found are shared by the workers alike."""
-    fail_fast: bool = True
-    """Whether the run ends when a hospital fails; otherwise the round goes on without it."""
+    address: str = ""
+    """A running Ray cluster, e.g. ``10.0.0.1:6379``, or ``auto``. Empty: this machine alone. Run directory and images
+    must lie on a file system that all its machines share, under one path."""
+    preflight: bool = True
+    """``ray``: whether a training step is timed before the first round and its memory measured: to say how many
+    hospitals fit side by side, and to refuse more."""
+    fail_fast: bool = False
+    """Whether the run ends when a hospital fails in spite of ``participation.retries``; otherwise the round goes on
+    without it."""
 
 
 class ReportSettings(Section):
@@ -331,6 +372,10 @@ class Configuration(Section):
     """What the discriminator sees of real and of generated images alike."""
     strategy: StrategySettings = StrategySettings()
     """How the hospitals' updates are combined."""
+    participation: ParticipationSettings = ParticipationSettings()
+    """Who takes part in a round, and how long others wait for them."""
+    early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
+    """When to end before the last round."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How the global generator is judged."""
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -629,6 +674,13 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
         yield (
             f"augmentation.p = {augmentation.p:g}: augmentation.name = {augmentation.name} has no probability; "
             "set augmentation.p=0, or augmentation.name=fixed"
+        )
+    asked = max(1, round(configuration.participation.fraction * configuration.partition.hospitals))
+    if configuration.participation.min_replies > asked:
+        yield (
+            f"participation.min-replies = {configuration.participation.min_replies}: only {asked} of "
+            f"partition.hospitals = {configuration.partition.hospitals} are asked in a round (participation.fraction = "
+            f"{configuration.participation.fraction:g}); lower it, or ask more"
         )
     evaluation = configuration.evaluation
     for name in configuration.utility_arms:

@@ -39,8 +39,12 @@ NUM_EXAMPLES = "num-examples"
 SERVER_ROUND = "server-round"
 CHECKPOINT_ROUNDS = "checkpoint-rounds"
 """Rounds that the server can go back to: hospitals keep their own state of these."""
+LAST_ROUND = "last-round"
+"""The last round in which this hospital's reply was taken, 0 for none: the state it goes on from."""
 DESCRIBE = "query.describe"
 """Message type that asks a node who it is."""
+PREFLIGHT = "query.preflight"
+"""Message type that asks a node what a training step costs."""
 
 REQUIRED_METRICS = (
     NUM_EXAMPLES,
@@ -139,17 +143,25 @@ def load_tensors(networks: Mapping[str, nn.Module], values: Mapping[str, Tensor 
     """Copy values into the networks' own entries, in place; names must be known and shapes equal."""
     targets = named_tensors(networks)
     for name, value in values.items():
-        targets[name].copy_(torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+        if isinstance(value, np.ndarray):
+            # What another process lent to us cannot be written to, which torch insists on.
+            value = torch.from_numpy(value if value.flags.writeable else value.copy())
+        targets[name].copy_(value)
 
 
 def pack_arrays(tensors: Mapping[str, Tensor | np.ndarray]) -> ArrayRecord:
-    """Turn named tensors into an ArrayRecord of fp32 arrays with the same bits."""
-    from flwr.app import Array, ArrayRecord
+    """Turn named tensors into an ArrayRecord of fp32 arrays with the same bits.
+
+    Tensors are copied, since training goes on with them; numpy arrays are not, and must not be written to afterwards.
+    """
+    from flwr.app import ArrayRecord
+
+    from federation.arrays import Array
 
     record = ArrayRecord()
     for name, value in tensors.items():
-        array = value if isinstance(value, np.ndarray) else value.detach().cpu().numpy()
-        record[name] = Array(np.asarray(array, order="C"))  # not ascontiguousarray, which gives a scalar an axis
+        array = value if isinstance(value, np.ndarray) else np.array(value.detach().cpu().numpy(), order="C")
+        record[name] = Array(array)
     return record
 
 
@@ -194,13 +206,20 @@ def check_arrays(record: ArrayRecord, expected: Mapping[str, Tensor | np.ndarray
             problems.append(f"{name}: shape {tuple(array.shape)}, expected {tuple(reference.shape)}")
         elif str(array.dtype) != wanted_type:
             problems.append(f"{name}: type {array.dtype}, expected {wanted_type}")
-        elif not np.isfinite(array).all():
+        elif not _is_finite(array):
             problems.append(f"{name}: {np.count_nonzero(~np.isfinite(array))} of {array.size} values are not finite")
         arrays[name] = array
     if problems:
         shown = problems[:8] + ([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])
         raise WireError("; ".join(shown))
     return arrays
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Return whether all values are finite, in one pass that writes nothing where they are."""
+    with np.errstate(all="ignore"):
+        # One value that is not finite makes the sum so; a sum can also overflow by itself.
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num_examples: int) -> None:
@@ -240,4 +259,6 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
 
 def count_bytes(record: ArrayRecord) -> int:
     """Return the bytes of a record's arrays as they cross the wire."""
-    return sum(len(array.data) for array in record.values())
+    from federation.arrays import Array
+
+    return sum(array.num_bytes if isinstance(array, Array) else len(array.data) for array in record.values())

@@ -83,10 +83,15 @@ def check_free(path: Path) -> None:
     RunDirectoryError
         With the remedy.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or holds_something(path)):
         raise RunDirectoryError(
             f"run directory {path}: exists already; give another --run-dir, remove it, or continue it with --resume"
         )
+
+
+def holds_something(path: Path) -> bool:
+    """Return whether a directory holds anything but what a run leaves that was killed before it saved anything."""
+    return any(not entry.name.startswith(".config.toml.") for entry in path.iterdir())
 
 
 class RunDirectory:
@@ -188,32 +193,57 @@ class RunDirectory:
             return []
         return sorted(int(entry.name.removeprefix("round-")) for entry in self.checkpoints.glob("round-*"))
 
-    def write_checkpoint(self, server_round: int, keep: int, write: Callable[[Path], None]) -> Path:
-        """Write a checkpoint atomically, then remove all but the newest `keep`.
+    def write_checkpoint(
+        self, server_round: int, keep: int, write: Callable[[Path], None], best: int | None = None
+    ) -> Path:
+        """Write a checkpoint atomically, then remove all but the newest `keep` and the best.
 
         Parameters
         ----------
         server_round
-            The round that has just ended.
+            The round to save.
         keep
             Checkpoints to leave, at least 1.
         write
             Fills an empty directory.
+        best
+            Another round whose checkpoint stays, where it has one.
         """
         target = self.checkpoint(server_round)
         temporary = self.checkpoints / f".round-{server_round:04d}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in self.checkpoints.glob(".round-*"):  # by a process that was killed while it wrote or removed
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
+        for path in temporary.iterdir():
+            _synchronise(path)
         if target.exists():  # an interrupted run that was resumed at an earlier round
-            shutil.rmtree(target)
+            self._remove_checkpoint(server_round)
         temporary.replace(target)
+        _synchronise(self.checkpoints)
         for old in self.checkpoint_rounds()[:-keep]:
-            shutil.rmtree(self.checkpoint(old))
+            if old != best:
+                self._remove_checkpoint(old)
         return target
+
+    def _remove_checkpoint(self, server_round: int) -> None:
+        """Remove a checkpoint, so that a process killed meanwhile leaves the whole of it or nothing under its name."""
+        doomed = self.checkpoints / f".round-{server_round:04d}.removed"
+        shutil.rmtree(doomed, ignore_errors=True)
+        self.checkpoint(server_round).replace(doomed)
+        shutil.rmtree(doomed)
+
+
+def _synchronise(path: Path) -> None:
+    """Have the system write a file or a directory to its disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a line file. A last line without its end, left by a killed run, is not read."""
+    """Read a line file. A last line without its end, left by a killed run or just being written, is not read."""
     text = path.read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

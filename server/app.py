@@ -9,15 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +21,18 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
 from federation.config import Layer, load_toml, resolve
-from federation.errors import HospitalError, RunDirectoryError, RunError, WireError
+from federation.engine.grid import SimulationGrid
+from federation.errors import RunDirectoryError
 from federation.exchange import (
-    ARRAYS,
     CHECKPOINT_ROUNDS,
-    METRICS,
-    NUM_EXAMPLES,
     SharingPolicy,
-    check_reply,
-    count_bytes,
     load_tensors,
     named_tensors,
     pack_arrays,
@@ -50,22 +42,40 @@ from federation.exchange import (
 from federation.models import build_model
 from federation.models.final import save_final
 from federation.run_directory import RunDirectory, check_free, default_path, read_lines, to_json, write_text
+from server.background import BackgroundWork
+from server.callbacks import EarlyStopping, RoundCallback, RoundReport
+from server.engine_use import EngineUse, count_left_out, describe_left_out
+from server.environment import describe_environment
 from server.evaluation.discriminators import save_upload
 from server.evaluation.evaluator import Evaluator
 from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
 from server.inputs import RunInputs, prepare_inputs
-from server.messaging import Site, collect_replies, describe_sites, replies_by_node
+from server.messaging import Site, choose_sites, describe_sites, list_sites
+from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
+from server.training_round import TrainingRound
 from strategies import build_strategy
 
 app = ServerApp()
 
 _LOGGERS = ("flwr", "dermafed")
 # What a resumed run may change: how long it goes on and how it is run, not what is computed.
-_RESUMABLE = ("rounds", "run-dir", "resume", "simulation.", "checkpoint.")
+_RESUMABLE = (
+    "rounds",
+    "run-dir",
+    "resume",
+    "simulation.",
+    "checkpoint.",
+    "early-stopping.",
+    "evaluation.overlap",
+    "participation.min-replies",
+    "participation.retries",
+    "participation.train-seconds",
+    "participation.describe-seconds",
+)
 
 
 @app.main()
@@ -75,7 +85,9 @@ def main(grid: Grid, context: Context) -> None:
     run_federation(grid, prepare_inputs(configuration))
 
 
-def run_federation(grid: Grid, inputs: RunInputs, console: Console | None = None) -> Path:
+def run_federation(
+    grid: Grid, inputs: RunInputs, console: Console | None = None, callbacks: Sequence[RoundCallback] = ()
+) -> Path:
     """Run a federation from data to summary; return the run directory.
 
     Parameters
@@ -86,6 +98,8 @@ def run_federation(grid: Grid, inputs: RunInputs, console: Console | None = None
         Data, partition and configuration; an empty ``run-dir`` is filled in.
     console
         Where progress is shown.
+    callbacks
+        Called after each round; each may end the run. While there are any, a round is judged before the next begins.
 
     Raises
     ------
@@ -98,8 +112,8 @@ def run_federation(grid: Grid, inputs: RunInputs, console: Console | None = None
     if not configuration.run_dir:
         path = default_path(configuration.name).absolute()
         inputs = replace(inputs, configuration=configuration.with_values({"run-dir": str(path)}))
-    with RunProgress(configuration.rounds, configuration.partition.hospitals, console or Console()) as progress:
-        run = FederatedRun(grid, inputs, progress)
+    with RunProgress(configuration.rounds, console or Console()) as progress:
+        run = FederatedRun(grid, inputs, progress, callbacks)
         try:
             run.execute()
         except BaseException as error:
@@ -110,15 +124,19 @@ def run_federation(grid: Grid, inputs: RunInputs, console: Console | None = None
     return run.directory.path
 
 
-@dataclass
-class RoundOutcome:
-    """What came of asking the hospitals in a round."""
+@dataclass(frozen=True)
+class RunState:
+    """All that changes from round to round at the server: never in place, so that a round can be saved later."""
 
-    accepted: list[Message] = field(default_factory=list)
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    """For hospitals.jsonl, in the order of site names."""
-    reasons: dict[str, str] = field(default_factory=dict)
-    """Why a hospital's reply is not among the accepted, by site."""
+    completed_rounds: int
+    arrays: Mapping[str, np.ndarray]
+    """The global networks. Entries that are private to hospitals stay as they began."""
+    num_images: int
+    """Images shown so far."""
+    last_rounds: Mapping[str, int]
+    """The last round in which each hospital's reply was taken."""
+    strategy: Mapping[str, Any]
+    """What the strategy carries along."""
 
 
 class FederatedRun:
@@ -132,28 +150,41 @@ class FederatedRun:
         Data, partition and the complete configuration.
     progress
         Where a person looks.
+    callbacks
+        Called after each round, in this order.
     """
 
-    def __init__(self, grid: Grid, inputs: RunInputs, progress: RunProgress) -> None:
+    def __init__(
+        self, grid: Grid, inputs: RunInputs, progress: RunProgress, callbacks: Sequence[RoundCallback] = ()
+    ) -> None:
         self.started = time.perf_counter()
         self.grid = grid
         self.inputs = inputs
         self.configuration = inputs.configuration
         self.progress = progress
+        self.callbacks = tuple(callbacks)
+        self.early_stopping = EarlyStopping(self.configuration.early_stopping)
+        self.stop_reason: str | None = None
         self.watch = Stopwatch()
+        self.use = EngineUse()
+        self.background = BackgroundWork()
         self.directory = RunDirectory(Path(self.configuration.run_dir))
         self.strategy = build_strategy(self.configuration.strategy)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # What is judged. Its weights are those of the state that is judged, not always of the newest one.
         self.model = build_model(self.configuration, device=self.device)
         self.policy = SharingPolicy(self.configuration.private_prefixes, self.configuration.averaged_state)
         self.policy.check(named_tensors(self.model.networks))
-        # The global networks. Entries that are private to hospitals stay as they began.
-        self.arrays: dict[str, np.ndarray] = {
-            name: value.detach().cpu().numpy().copy()
-            for name, value in shared_tensors(self.model.networks, self.policy).items()
-        }
-        self.completed_rounds = 0
-        self.num_images = 0
+        self.state = RunState(
+            completed_rounds=0,
+            arrays={
+                name: value.detach().cpu().numpy().copy()
+                for name, value in shared_tensors(self.model.networks, self.policy).items()
+            },
+            num_images=0,
+            last_rounds={},
+            strategy=self.strategy.state_dict(),
+        )
         self.peak_worker_bytes: dict[int, int] = {}
         self.seconds_before = 0.0
         self.sites: list[Site] = []
@@ -173,7 +204,8 @@ class FederatedRun:
         self._check_directory()
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
-        self.progress.say("hospitals: " + ", ".join(f"{site.name} ({site.num_images:,} images)" for site in self.sites))
+        self.progress.say(f"hospitals: {list_sites(self.sites)}")
+        self._prepare_engine()
         use_threads(configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
             self.evaluator = Evaluator(
@@ -181,123 +213,175 @@ class FederatedRun:
             )
         self._open_directory()
 
-        self.progress.start_rounds(self.completed_rounds + 1)
+        self.progress.start_rounds(self.state.completed_rounds + 1)
         # Round 0; or, resumed, an evaluation that an interruption cut short.
-        if self._is_evaluated(self.completed_rounds) and not self._was_evaluated(self.completed_rounds):
-            self._evaluate(self.completed_rounds, RoundOutcome(), 0.0)
+        if self._is_evaluated(self.state.completed_rounds) and not self._was_evaluated(self.state.completed_rounds):
+            self._judge(self.state, None, 0.0)
+        self.stop_reason = self.early_stopping.reason(self._history())
 
-        for server_round in range(self.completed_rounds + 1, configuration.rounds + 1):
+        while self.state.completed_rounds < configuration.rounds and not self.stop_reason:
             start = time.perf_counter()
-            # Send the global networks, let hospitals train.
-            outcome = self._ask_hospitals(server_round)
-            # Combine what came back.
-            self._combine(server_round, outcome)
-            # Keep what one hospital sent last: the judge asks what it gives away.
-            if server_round == configuration.rounds:
-                self._save_upload(outcome)
-            # Judge the new generator, or just say what the round was.
-            if self._is_evaluated(server_round):
-                self._evaluate(server_round, outcome, time.perf_counter() - start)
+            # Send the global networks, let hospitals train, combine what comes back.
+            training = self._train(self.state.completed_rounds + 1)
+            seconds = time.perf_counter() - start
+            # Judge the new generator and save, while the next round trains where that changes nothing.
+            judge = partial(self._judge, self.state, training, seconds)
+            if self._overlaps_evaluation():
+                self.background.submit(judge)
             else:
-                self._show_round(server_round, outcome, {}, time.perf_counter() - start)
-            # Save.
-            if server_round % configuration.checkpoint.every == 0 or server_round == configuration.rounds:
-                self._save_checkpoint()
+                judge()
+            self.background.submit(partial(self._keep, self.state, training))
+        self.background.drain()
         self._finish()
+
+    def _prepare_engine(self) -> None:
+        """Tell a simulation what to expect of each hospital; see if its workers fit."""
+        if not isinstance(self.grid, SimulationGrid):
+            return
+        training = self.configuration.training
+        self.grid.expect({site.node_id: float(training.count_steps(site.num_images)) for site in self.sites})
+        if self.configuration.simulation.preflight and self.grid.workloads():
+            self.progress.activity("preflight: a training step is timed")
+            self.progress.say(check_workers(self.grid, self.sites, self.configuration))
 
     # ------------------------------------------------------------------ a round
 
-    def _ask_hospitals(self, server_round: int) -> RoundOutcome:
-        """Send the global networks to every hospital; check and describe the replies."""
-        record = pack_arrays(self.arrays)
-        config = ConfigRecord(dict(self.configuration.to_flat()))
-        config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
-        known = {site.node_id for site in self.sites}
-        messages = [
-            message
-            for message in self.strategy.configure_train(server_round, record, config, self.grid)
-            if message.metadata.dst_node_id in known
-        ]
-        down = count_bytes(record)
-        arrived = 0
-
-        def on_reply(reply: Message) -> None:
-            nonlocal arrived
-            arrived += 1
-            self.progress.reply_arrived(server_round, arrived)
-
-        with self.watch.measure("training"):
-            replies = replies_by_node(messages, collect_replies(self.grid, messages, on_reply))
-
-        outcome = RoundOutcome()
-        # In the order of names, so that sums do not depend on who was fastest.
-        for site in self.sites:
-            reply = replies.get(site.node_id)
-            line: dict[str, Any] = {"round": server_round, "site": site.name, "bytes-down": down}
-            reason = self._refusal(site, reply, outcome.accepted)
-            if reason is None:
-                assert reply is not None
-                metrics = dict(reply.content.metric_records[METRICS])
-                metrics["num-training-images"] = metrics.pop(NUM_EXAMPLES)
-                line |= {"status": "ok", "bytes-up": count_bytes(reply.content.array_records[ARRAYS]), **metrics}
-                pid = int(str(metrics["worker-pid"]))
-                self.peak_worker_bytes[pid] = int(str(metrics["peak-memory-bytes"]))
-                outcome.accepted.append(reply)
-            else:
-                failed = reply is None or reply.has_error()
-                line |= {"status": "failed" if failed else "refused", "reason": reason}
-                outcome.reasons[site.name] = reason
-            outcome.lines.append({key.replace("-", "_"): value for key, value in line.items()})
-        self.directory.append(self.directory.hospitals, outcome.lines)
-        return outcome
-
-    def _refusal(self, site: Site, reply: Message | None, accepted: list[Message]) -> str | None:
-        """Say why a reply cannot be used beside those accepted before it; None if it can."""
-        if reply is None:
-            return "the hospital is not connected"
-        if reply.has_error():
-            return str(reply.error.reason)
-        try:
-            check_reply(reply, self.arrays, site.num_images)
-        except WireError as error:
-            return str(error)
-        if accepted:
-            names, first = (set(message.content.metric_records[METRICS]) for message in (reply, accepted[0]))
-            if names != first:
-                return f"metrics {', '.join(sorted(names ^ first))}: not in every reply"
-        return None
-
-    def _combine(self, server_round: int, outcome: RoundOutcome) -> None:
-        """Replace the global networks by what the strategy makes of the accepted replies."""
-        for site, reason in outcome.reasons.items():
-            if self.configuration.simulation.fail_fast:
-                raise HospitalError(site, reason)
-            self.progress.say(f"round {server_round}: left out hospital {site!r}: {reason.strip().splitlines()[-1]}")
-            logging.getLogger("dermafed").error("round %d: hospital %s: %s", server_round, site, reason)
-        if not outcome.accepted:
-            raise RunError(
-                f"round {server_round}: no hospital's reply could be used; "
-                f"the reasons stand in {self.directory.hospitals}"
-            )
-        with self.watch.measure("aggregation"):
-            record, _ = self.strategy.aggregate_train(server_round, outcome.accepted)
-            assert isinstance(record, ArrayRecord)
-            arrays = unpack_arrays(record)
-            load_tensors(self.model.networks, arrays)
-        # Together, so that an interruption finds the state before this round or the one after it.
-        self.arrays, self.completed_rounds = arrays, server_round
-        self.num_images += sum(line["num_images"] for line in outcome.lines if line["status"] == "ok")
-
-    def _save_upload(self, outcome: RoundOutcome) -> None:
-        """Keep the upload of the hospital with the most images, where its images are known: in a simulation."""
-        if not self._is_simulation():
-            return
-        largest = max(
-            outcome.accepted, key=lambda reply: float(str(reply.content.metric_records[METRICS][NUM_EXAMPLES]))
+    def _train(self, server_round: int) -> TrainingRound:
+        """Let the hospitals train; replace the global networks by what the strategy makes of their replies."""
+        configuration, state = self.configuration, self.state
+        training = TrainingRound(
+            grid=self.grid,
+            server_round=server_round,
+            sites=choose_sites(self.sites, configuration.participation, configuration.seed, server_round),
+            expected=state.arrays,
+            settings=configuration.participation,
+            last_rounds=state.last_rounds,
+            fail_fast=configuration.simulation.fail_fast,
+            say=self.progress.say,
+            show=partial(self.progress.show_round, server_round) if self.progress.console.is_terminal else None,
+            keep_largest=self._is_simulation() and (server_round == configuration.rounds or self._may_stop()),
         )
-        names = {site.node_id: site.name for site in self.sites}
-        arrays = unpack_arrays(largest.content.array_records[ARRAYS])
-        save_upload(self.directory, names[largest.metadata.src_node_id], self.completed_rounds, arrays)
+        config = ConfigRecord(dict(configuration.to_flat()))
+        config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
+        start = time.perf_counter()
+        try:
+            replies = training.replies(self.strategy, pack_arrays(state.arrays), config)
+            record, _ = self.strategy.aggregate_train(server_round, replies)
+        finally:
+            self.directory.append(self.directory.hospitals, training.lines)
+        assert isinstance(record, ArrayRecord)
+        arrays = unpack_arrays(record)
+        seconds = time.perf_counter() - start
+        self.watch.add("training", training.waiting_seconds)
+        self.watch.add("aggregation", seconds - training.waiting_seconds)
+        self.use.add_round(training, seconds, self.grid)
+        for metrics in training.metrics:
+            self.peak_worker_bytes[int(metrics["worker-pid"])] = int(metrics["peak-memory-bytes"])
+        # Together, so that an interruption finds the state before this round or the one after it.
+        self.state = RunState(
+            completed_rounds=server_round,
+            arrays=arrays,
+            num_images=state.num_images + sum(int(metrics["num-images"]) for metrics in training.metrics),
+            last_rounds={**state.last_rounds, **{site.name: server_round for site in training.accepted}},
+            strategy=self.strategy.state_dict(),
+        )
+        return training
+
+    def _may_stop(self) -> bool:
+        """Return whether a round may turn out to be the last one."""
+        return bool(self.callbacks) or self.configuration.early_stopping.patience > 0
+
+    def _overlaps_evaluation(self) -> bool:
+        """Return whether hospitals may train on while a round is judged."""
+        wanted = self.configuration.evaluation.overlap
+        if wanted != "auto":
+            return wanted == "always" and not self._may_stop()
+        busy = 0
+        if isinstance(self.grid, SimulationGrid) and not self.configuration.simulation.address:
+            workers = len(self.grid.workloads())
+            if not workers:  # hospitals train in this very process
+                return False
+            busy = workers * self.configuration.training.threads
+        free = len(os.sched_getaffinity(0)) - busy
+        return not self._may_stop() and free >= self.configuration.evaluation.threads
+
+    def _judge(self, state: RunState, training: TrainingRound | None, round_seconds: float) -> None:
+        """Judge the round's generator on validation images, where it is its turn; say what the round was."""
+        scores: dict[str, Any] = {}
+        server_round = state.completed_rounds
+        losses = training.mean_losses() if training else {}
+        if self._is_evaluated(server_round):
+            scores = self._evaluate(state, losses)
+        self.progress.round_line(
+            server_round,
+            losses=losses,
+            scores=scores,
+            num_images=state.num_images,
+            seconds=round_seconds,
+            replies=(len(training.accepted), len(training.sites)) if training else None,
+        )
+        if training and self._may_stop():
+            self._call_back(state, training, losses, scores)
+            if self.stop_reason and not scores:
+                self._evaluate(state, losses)  # what a run ends with is judged
+
+    def _evaluate(self, state: RunState, losses: Mapping[str, float]) -> dict[str, Any]:
+        """Judge the global generator; write the scores."""
+        use_threads(self.configuration.evaluation.threads)
+        with self.watch.measure("evaluation") as lap:
+            load_tensors(self.model.networks, state.arrays)
+            scores = self.evaluator.evaluate(self.model, state.completed_rounds)
+            self.evaluator.write_sample_sheet(self.model, state.completed_rounds)
+        line = {
+            "round": state.completed_rounds,
+            "images": state.num_images,
+            **{name.replace("-", "_"): value for name, value in losses.items()},
+            **scores,
+            "evaluation_seconds": lap.seconds,
+            "seconds": self.seconds(),
+        }
+        self.directory.append(self.directory.metrics, [line])
+        self.evaluator.log_scalars(line)
+        return scores
+
+    def _call_back(
+        self, state: RunState, training: TrainingRound, losses: Mapping[str, float], scores: Mapping[str, Any]
+    ) -> None:
+        """Let callbacks look at the round; note why it should be the last, if one of them says so."""
+        report = RoundReport(
+            server_round=state.completed_rounds,
+            num_rounds=self.configuration.rounds,
+            num_images=state.num_images,
+            seconds=self.seconds(),
+            losses=losses,
+            scores=scores,
+            accepted=[site.name for site in training.accepted],
+            left_out=training.left_out(),
+            history=self._history(),
+        )
+        for callback in (self.early_stopping, *self.callbacks):
+            self.stop_reason = self.stop_reason or callback.after_round(report)
+
+    def _keep(self, state: RunState, training: TrainingRound) -> None:
+        """Save a round where it is its turn, or where it is the best so far; of the last round an upload too."""
+        checkpoint = self.configuration.checkpoint
+        is_last = state.completed_rounds == self.configuration.rounds or bool(self.stop_reason)
+        if is_last and training.largest is not None:
+            # The judge asks what an upload gives away.
+            site, record = training.largest
+            save_upload(self.directory, site.name, state.completed_rounds, unpack_arrays(record))
+        training.largest = None
+        best = self._best_round()
+        if is_last or state.completed_rounds % checkpoint.every == 0 or best == state.completed_rounds:
+            self._save_checkpoint(state)
+
+    def _best_round(self) -> int | None:
+        """Return the round after training with the best KID on validation images; None before there is one."""
+        judged = [line for line in self._history() if line.get("kid") is not None and line["round"] > 0]
+        return min(judged, key=lambda line: line["kid"])["round"] if judged else None
+
+    def _history(self) -> list[dict[str, Any]]:
+        return read_lines(self.directory.metrics) if self.directory.metrics.exists() else []
 
     def _is_simulation(self) -> bool:
         """Return whether the hospitals are those of the server's own partition. Of real sites it has no images."""
@@ -306,49 +390,8 @@ class FederatedRun:
     def _is_evaluated(self, server_round: int) -> bool:
         return server_round % self.configuration.evaluation.every == 0 or server_round == self.configuration.rounds
 
-    def _evaluate(self, server_round: int, outcome: RoundOutcome, round_seconds: float) -> None:
-        """Judge the global generator on validation images; write and print the scores."""
-        use_threads(self.configuration.evaluation.threads)
-        with self.watch.measure("evaluation") as lap:
-            scores = self.evaluator.evaluate(self.model, server_round)
-            self.evaluator.write_sample_sheet(self.model, server_round)
-        line = {
-            "round": server_round,
-            "images": self.num_images,
-            **{name.replace("-", "_"): value for name, value in self._mean_losses(outcome).items()},
-            **scores,
-            "evaluation_seconds": lap.seconds,
-            "seconds": self.seconds(),
-        }
-        self.directory.append(self.directory.metrics, [line])
-        self.evaluator.log_scalars(line)
-        self._show_round(server_round, outcome, scores, round_seconds)
-
-    def _show_round(self, server_round: int, outcome: RoundOutcome, scores: dict[str, Any], seconds: float) -> None:
-        self.progress.round_line(
-            server_round,
-            losses=self._mean_losses(outcome),
-            scores=scores,
-            num_images=self.num_images,
-            seconds=seconds,
-            num_replies=len(outcome.accepted) if outcome.lines else None,
-        )
-
-    def _mean_losses(self, outcome: RoundOutcome) -> dict[str, float]:
-        """Mean over the hospitals, each weighted by its number of training images."""
-        if not outcome.accepted:
-            return {}
-        records = [reply.content.metric_records[METRICS] for reply in outcome.accepted]
-        weights = np.array([float(str(record[NUM_EXAMPLES])) for record in records])
-        return {
-            name: float(np.average([float(str(record[name])) for record in records], weights=weights))
-            for name in ("loss-generator", "loss-discriminator", "logit-real", "logit-fake", "augmentation-p")
-            if all(name in record for record in records)
-        }
-
     def _was_evaluated(self, server_round: int) -> bool:
-        path = self.directory.metrics
-        return path.exists() and any(line["round"] == server_round for line in read_lines(path))
+        return any(line["round"] == server_round for line in self._history())
 
     def seconds(self) -> float:
         """Return the run's duration so far, in all its pieces."""
@@ -366,23 +409,25 @@ class FederatedRun:
         directory.lock()
         self.started_writing = True
         self._log_to_file()
+        # First of all: with it, and without anything else, a run can be resumed. Written again in a resumed run, which
+        # may go on for more rounds than it was started for.
+        write_text(directory.config, configuration.with_values({"resume": False}).to_toml())
+        if not directory.partition.exists():
+            self._write_description()
         if configuration.resume:
             self._load_checkpoint()
-        else:
-            self._write_description()
-        # Resumed too: it may go on for more rounds than it was started for.
-        write_text(directory.config, configuration.with_values({"resume": False}).to_toml())
-        self.evaluator.first_round = self.completed_rounds
+        self.evaluator.first_round = self.state.completed_rounds
         self.evaluator.save_extractor()
 
     def _write_description(self) -> None:
         """Write what the run is made of."""
         directory, inputs = self.directory, self.inputs
         write_text(directory.environment, to_json(describe_environment(self.device), indent=2) + "\n")
-        write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
         plot_partition(inputs.partition, directory.partition_picture)
         if self._is_simulation():
             write_split_csv(inputs.index, inputs.parts, inputs.partition, directory.split)
+        # Last: where it is, all of them are.
+        write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
 
     def _check_directory(self) -> None:
         """Check that the run directory is free, or, to resume, that of this very configuration.
@@ -419,7 +464,7 @@ class FederatedRun:
         path = self.directory.checkpoint(rounds[-1]) / "global.safetensors"
         with safetensors.safe_open(path, framework="np") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        expected = {name: value.shape for name, value in self.arrays.items()}
+        expected = {name: value.shape for name, value in self.state.arrays.items()}
         differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
         return [
             f"{path}: {name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}; "
@@ -444,41 +489,48 @@ class FederatedRun:
                 "with the same evaluation.extractor, evaluation.threads and data.cache-dir"
             )
 
-    def _save_checkpoint(self) -> None:
-        """Write all that is needed to go on after the last completed round."""
-        state = {
-            "round": self.completed_rounds,
-            "num_images": self.num_images,
+    def _save_checkpoint(self, state: RunState) -> None:
+        """Write all that is needed to go on after a round."""
+        entries = {
+            "round": state.completed_rounds,
+            "num_images": state.num_images,
             "seconds": self.seconds(),
             "seconds_by_work": self.watch.seconds,
-            "strategy": self.strategy.state_dict(),
+            "last_rounds": state.last_rounds,
+            "strategy": state.strategy,
         }
 
         def write(folder: Path) -> None:
-            safetensors.numpy.save_file(self.arrays, folder / "global.safetensors")
-            (folder / "state.json").write_text(to_json(state, indent=2) + "\n", encoding="utf-8")
+            safetensors.numpy.save_file(dict(state.arrays), folder / "global.safetensors")
+            (folder / "state.json").write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
 
-        self.directory.write_checkpoint(self.completed_rounds, self.configuration.checkpoint.keep, write)
+        self.directory.write_checkpoint(
+            state.completed_rounds, self.configuration.checkpoint.keep, write, best=self._best_round()
+        )
 
     def _load_checkpoint(self) -> None:
         """Go back to the newest checkpoint, or to the beginning where there is none."""
         rounds = self.directory.checkpoint_rounds()
         if rounds:
             folder = self.directory.checkpoint(rounds[-1])
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            self.arrays = safetensors.numpy.load_file(folder / "global.safetensors")
-            load_tensors(self.model.networks, self.arrays)
-            self.strategy.load_state_dict(state["strategy"])
-            self.completed_rounds = state["round"]
-            self.num_images = state["num_images"]
-            self.seconds_before = state["seconds"]
-            for work, seconds in state["seconds_by_work"].items():
+            entries = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            self.state = RunState(
+                completed_rounds=entries["round"],
+                arrays=safetensors.numpy.load_file(folder / "global.safetensors"),
+                num_images=entries["num_images"],
+                last_rounds=entries["last_rounds"],
+                strategy=entries["strategy"],
+            )
+            self.strategy.load_state_dict(entries["strategy"])
+            self.seconds_before = entries["seconds"]
+            for work, seconds in entries["seconds_by_work"].items():
                 self.watch.add(work, seconds)
-        self.directory.keep_rounds(self.completed_rounds if rounds else -1)
-        self.progress.say(f"resumed after round {self.completed_rounds}")
+        self.directory.keep_rounds(self.state.completed_rounds if rounds else -1)
+        self.progress.say(f"resumed after round {self.state.completed_rounds}")
 
     def _finish(self) -> None:
         """Export the generator, judge it once on test images, sum up."""
+        load_tensors(self.model.networks, self.state.arrays)
         save_final(self.directory.final, self.model, self.configuration)
         self.progress.activity("final evaluation on test images")
         use_threads(self.configuration.evaluation.threads)
@@ -505,35 +557,45 @@ class FederatedRun:
         """Leave a readable run directory that can be resumed, whatever ended the run."""
         if not self.started_writing or self.finished:
             return
-        if self.completed_rounds and self.completed_rounds not in self.directory.checkpoint_rounds():
-            self._save_checkpoint()
+        for problem in self.background.end():
+            logging.getLogger("dermafed").error("work beside the rounds failed", exc_info=problem)
+        completed = self.state.completed_rounds
+        if completed and completed not in self.directory.checkpoint_rounds():
+            try:
+                self._save_checkpoint(self.state)
+            except OSError as problem:  # a full disk, say: the checkpoint before this one is there still
+                completed = max(self.directory.checkpoint_rounds(), default=0)
+                self.progress.say(f"the last round could not be saved ({problem})")
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
         self._write_report()
-        logging.getLogger("dermafed").error("run %s after round %d", status, self.completed_rounds, exc_info=error)
-        self.progress.say(
-            f"{status} after round {self.completed_rounds}; go on with --resume --run-dir {self.directory.path}"
-        )
+        logging.getLogger("dermafed").error("run %s after round %d", status, completed, exc_info=error)
+        self.progress.say(f"{status} after round {completed}; go on with --resume --run-dir {self.directory.path}")
 
     def _summary(self, status: str) -> dict[str, Any]:
-        lines = read_lines(self.directory.metrics) if self.directory.metrics.exists() else []
+        lines = self._history()
+        hospitals = read_lines(self.directory.hospitals) if self.directory.hospitals.exists() else []
         seconds = self.seconds()
         training = self.watch.seconds.get("training", 0.0)
         driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         workers = {pid: size for pid, size in self.peak_worker_bytes.items() if pid != os.getpid()}
         summary: dict[str, Any] = {
             "status": status,
-            "rounds": self.completed_rounds,
-            "images": self.num_images,
+            "rounds": self.state.completed_rounds,
+            "images": self.state.num_images,
             "seconds": seconds,
             "seconds_by_work": self.watch.seconds,
-            "images_per_second": self.num_images / training if training else None,
+            "images_per_second": self.state.num_images / training if training else None,
+            "stopped_early": self.stop_reason,
+            "left_out": count_left_out(hospitals),
+            "engine": self.use.summary(),
             "peak_memory_bytes": {"server": driver, "workers": sorted(workers.values(), reverse=True)},
         }
         if lines:
             judged = [line for line in lines if line.get("kid") is not None]
             best = min(judged, key=lambda line: line["kid"], default=None)
+            best_trained = self._best_round()
             summary |= {
                 "kid_round_0": lines[0].get("kid"),
                 "kid": lines[-1].get("kid"),
@@ -541,6 +603,7 @@ class FederatedRun:
                 "fid": lines[-1].get("fid"),
                 "best_round": best["round"] if best else None,
                 "best_kid": best["kid"] if best else None,
+                "best_checkpoint": best_trained if best_trained in self.directory.checkpoint_rounds() else None,
             }
         if hasattr(self, "evaluator"):
             summary |= {
@@ -548,7 +611,7 @@ class FederatedRun:
                 **self.evaluator.yardsticks,
                 "speed": measure_training_speed(
                     lines,
-                    read_lines(self.directory.hospitals) if self.directory.hospitals.exists() else [],
+                    hospitals,
                     seconds_by_work=self.watch.seconds,
                     seconds=seconds,
                     one_machine=self._is_simulation(),
@@ -562,6 +625,8 @@ class FederatedRun:
         memory = summary["peak_memory_bytes"]
         say("")
         say(f"done: {summary['rounds']} rounds, {summary['images']:,} images in {summary['seconds']:.0f} s")
+        if self.stop_reason:
+            say(f"ended early: {self.stop_reason}")
         say(
             f"KID on validation images: {summary['kid_round_0']:.4f} at round 0, {summary['kid']:.4f} now "
             f"(real halves {summary['kid_floor']:.4f}, PCA Gaussian {summary['kid_pca_gaussian']:.4f}, "
@@ -575,6 +640,9 @@ class FederatedRun:
                 f"{memory['server'] / 2**20:,.0f} MiB at the server"
                 + "".join(f", {size / 2**20:,.0f} MiB at a worker" for size in memory["workers"])
             )
+        for line in (self.use.sentence(), describe_left_out(summary["left_out"])):
+            if line:
+                say(line)
         for label, path in (
             ("samples", self.directory.sample_sheet(summary["rounds"])),
             ("generator", self.directory.final),
@@ -595,7 +663,8 @@ class FederatedRun:
             logger.propagate = False
 
     def close(self) -> None:
-        """Close the log file and the event files."""
+        """End what goes on beside; close the log file and the event files."""
+        self.background.end()
         if self.log_handler is not None:
             for name in _LOGGERS:
                 logging.getLogger(name).removeHandler(self.log_handler)
@@ -603,45 +672,3 @@ class FederatedRun:
         if hasattr(self, "evaluator"):
             self.evaluator.close()
         self.directory.unlock()
-
-
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, device and git commit: what a reader needs to repeat a run."""
-    packages = ("torch", "torchvision", "numpy", "flwr", "flwr-datasets", "torch-fidelity", "torchmetrics", "pillow")
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dermafed": _version("dermafed"),
-        "git_commit": _git_commit(),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": _processor_name(),
-        "cores": os.cpu_count(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "packages": {name: _version(name) for name in packages},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout or a bundle that is not installed
-        return None
-
-
-def _git_commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except OSError:  # no git on this machine
-        return None
-    return answer.stdout.strip() or None
-
-
-def _processor_name() -> str:
-    try:
-        lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from federation.config import Configuration
+from federation.config import Configuration, ParticipationSettings
+from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, HospitalError
 from federation.exchange import CONFIG, DESCRIBE, NUM_EXAMPLES
+from federation.seeding import numpy_stream
 
-# Between two looks at a remote server for replies; our own engines wait by themselves.
-_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
+"""Between two looks at a remote server for replies; our own engines wait by themselves."""
+# Hospitals listed by name on one line.
+_MOST_NAMED = 12
 # How long to wait for as many nodes as hospitals, when nodes come one by one.
 _NODES_SECONDS = 60.0
 
@@ -30,21 +36,99 @@ class Site:
     """Its training images: its weight in an average."""
 
 
-def collect_replies(
-    grid: Grid, messages: Iterable[Message], on_reply: Callable[[Message], None] = lambda reply: None
-) -> list[Message]:
-    """Send messages and wait for a reply to each, in order of arrival."""
+class ChosenNodes(Grid):
+    """A grid that shows some of its nodes only: those that take part in a round, and are there.
+
+    Parameters
+    ----------
+    grid
+        The whole.
+    node_ids
+        Who takes part.
+    """
+
+    def __init__(self, grid: Grid, node_ids: Collection[int]) -> None:
+        self._grid = grid
+        self._node_ids = node_ids
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the chosen nodes that are connected."""
+        return [node_id for node_id in self._grid.get_node_ids() if node_id in self._node_ids]
+
+    def set_run(self, run: Any) -> None:
+        """Pass on."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """The whole grid's."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Pass on."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Pass on."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Pass on."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Pass on."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+def choose_sites(sites: Sequence[Site], settings: ParticipationSettings, seed: int, server_round: int) -> list[Site]:
+    """Draw who takes part in a round, from seed and round alone.
+
+    Parameters
+    ----------
+    sites
+        All, in the order of names.
+    settings
+        The fraction.
+    seed, server_round
+        Of the draw.
+
+    Returns
+    -------
+    Those chosen, in the order of names.
+    """
+    number = max(1, round(settings.fraction * len(sites)))
+    if number == len(sites):
+        return list(sites)
+    stream = numpy_stream(seed, "participation", server_round=server_round)
+    return [sites[position] for position in sorted(stream.choice(len(sites), size=number, replace=False))]
+
+
+def list_sites(sites: Sequence[Site]) -> str:
+    """Name hospitals and their images; of many, the first few."""
+    named = [f"{site.name} ({site.num_images:,} images)" for site in sites[:_MOST_NAMED]]
+    if len(sites) > _MOST_NAMED:
+        rest = sites[_MOST_NAMED:]
+        named.append(f"and {len(rest):,} more ({sum(site.num_images for site in rest):,} images)")
+    return ", ".join(named)
+
+
+def collect_replies(grid: Grid, messages: Iterable[Message], seconds: float = 0.0) -> list[Message]:
+    """Send messages and wait for a reply to each, or for `seconds` (0: as long as it takes); in order of arrival."""
+    deadline = time.monotonic() + (seconds or math.inf)
     message_ids = list(grid.push_messages(messages))
     waiting = {message_id for message_id in message_ids if message_id is not None}
     replies: list[Message] = []
-    while waiting:
+    while waiting and time.monotonic() < deadline:
         arrived = list(grid.pull_messages(waiting))
         for reply in arrived:
             waiting.discard(reply.metadata.reply_to_message_id)
-            on_reply(reply)
         replies += arrived
-        if not arrived:
-            time.sleep(_POLL_SECONDS)
+        # Our own engines wait by themselves.
+        if not arrived and not isinstance(grid, SimulationGrid):
+            time.sleep(POLL_SECONDS)
     return replies
 
 
@@ -93,9 +177,14 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
     node_ids = wait_for_nodes(grid, configuration.partition.hospitals)
     content = RecordDict({CONFIG: ConfigRecord(dict(configuration.to_flat()))})
     messages = [grid.create_message(content, DESCRIBE, node_id, "describe") for node_id in node_ids]
-    replies = replies_by_node(messages, collect_replies(grid, messages))
+    # In a simulation the engine sees to the time: its hospitals read their images a few at a time.
+    seconds = 0.0 if isinstance(grid, SimulationGrid) else configuration.participation.describe_seconds
+    replies = replies_by_node(messages, collect_replies(grid, messages, seconds))
     sites = []
-    for node_id, reply in replies.items():
+    for node_id in node_ids:
+        if node_id not in replies:
+            raise HospitalError(f"node {node_id}", f"no answer within {seconds:g} s (participation.describe-seconds)")
+        reply = replies[node_id]
         if reply.has_error():
             raise HospitalError(f"node {node_id}", str(reply.error.reason))
         record = reply.content.config_records[CONFIG]

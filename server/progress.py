@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from server.training_round import RoundState
 
 _HEADER = (
     f"{'round':>9}  {'loss G':>7}  {'loss D':>7}  {'KID':>8}  {'FID':>7}  {'images':>9}  {'seconds':>7}  {'replies':>7}"
@@ -18,22 +23,30 @@ def _number(value: float | None, width: int, digits: int) -> str:
     return f"{'–':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
 
 
+# Hospitals named in each group of the live view.
+_MOST_NAMED = 6
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 class RunProgress:
-    """Prints a run as it goes. Without a terminal there is no bar, and the lines stay the same.
+    """Prints a run as it goes: a line per round, below them live who is training, waiting and failed.
+
+    Without a terminal there is nothing live, and the lines stay the same.
 
     Parameters
     ----------
     num_rounds
         Rounds of the whole run.
-    num_hospitals
-        Hospitals asked in each round.
     console
         Where to print.
     """
 
-    def __init__(self, num_rounds: int, num_hospitals: int, console: Console) -> None:
+    def __init__(self, num_rounds: int, console: Console) -> None:
         self.num_rounds = num_rounds
-        self.num_hospitals = num_hospitals
         self.console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -41,18 +54,20 @@ class RunProgress:
             TextColumn("{task.percentage:>3.0f} %"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            transient=True,
             disable=not console.is_terminal,
         )
+        self._hospitals = Text()
+        self._live = Live(Group(self._bar, self._hospitals), console=console, transient=True)
         self._task: TaskID | None = None
         self._header_shown = False
 
     def __enter__(self) -> RunProgress:
-        self._bar.start()
+        if self.console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -65,21 +80,26 @@ class RunProgress:
         self._bar.update(self._task, description=description, completed=done, total=total)
 
     def start_rounds(self, first_round: int) -> None:
-        """Begin the rounds; the bar counts hospitals' replies."""
+        """Begin the rounds; the bar counts them, and the hospitals that have answered."""
         if self._task is not None:
             self._bar.remove_task(self._task)
         # A fresh task: the time left must not be estimated from what came before the rounds.
-        self._task = self._bar.add_task(
-            "training", total=self.num_rounds * self.num_hospitals, completed=(first_round - 1) * self.num_hospitals
-        )
+        self._task = self._bar.add_task("training", total=self.num_rounds, completed=first_round - 1)
 
-    def reply_arrived(self, server_round: int, count: int) -> None:
-        """Move the bar: `count` hospitals of this round have answered."""
+    def show_round(self, server_round: int, state: RoundState) -> None:
+        """Show who trains, who waits and who failed, and move the bar."""
         assert self._task is not None
+        asked = sum(map(len, (state.training, state.waiting, state.done, state.failed)))
+        settled = len(state.done) + len(state.failed)
         self._bar.update(
             self._task,
-            description=f"round {server_round}/{self.num_rounds}: {count}/{self.num_hospitals} hospitals",
-            completed=(server_round - 1) * self.num_hospitals + count,
+            description=f"round {server_round}/{self.num_rounds}: {settled}/{asked} hospitals",
+            completed=server_round - 1 + settled / max(1, asked),
+        )
+        self._hospitals.plain = "\n".join(
+            f"{label:>9}  {_names(names)}"
+            for label, names in (("training", state.training), ("waiting", state.waiting), ("failed", state.failed))
+            if names
         )
 
     def activity(self, description: str) -> None:
@@ -95,18 +115,21 @@ class RunProgress:
         scores: Mapping[str, Any],
         num_images: int,
         seconds: float,
-        num_replies: int | None,
+        replies: tuple[int, int] | None,
     ) -> None:
-        """Print the line of a round; a dash stands for what was not computed in it."""
+        """Print the line of a round; a dash stands for what was not computed in it.
+
+        `replies` are those that were used, and the hospitals that were asked.
+        """
         if not self._header_shown:
             self.say(_HEADER)
             self._header_shown = True
-        replies = "–" if num_replies is None else f"{num_replies}/{self.num_hospitals}"
+        answered = "–" if replies is None else f"{replies[0]}/{replies[1]}"
         self.say(
             f"{f'{server_round}/{self.num_rounds}':>9}  "
             f"{_number(losses.get('loss-generator'), 7, 3)}  {_number(losses.get('loss-discriminator'), 7, 3)}  "
             f"{_number(scores.get('kid'), 8, 4)}  {_number(scores.get('fid'), 7, 2)}  "
-            f"{num_images:>9,}  {seconds:>7.1f}  {replies:>7}"
+            f"{num_images:>9,}  {seconds:>7.1f}  {answered:>7}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Flower Grids that simulate hospitals on this machine; they receive the apps as arguments."""
+"""Flower Grids that simulate hospitals, on this machine or a Ray cluster; they receive the apps as arguments."""
 
 from __future__ import annotations
 
@@ -75,14 +75,21 @@ def build_engine(configuration: Configuration, client_app: ClientApp) -> Simulat
 
         from federation.engine.ray import RayGrid
 
-        num_workers, share = share_gpus(
-            count_workers(configuration), configuration.simulation.gpus_per_hospital, torch.cuda.device_count()
-        )
+        simulation, participation = configuration.simulation, configuration.participation
+        if simulation.address:
+            # What the cluster's machines have is not known here; the grid counts it.
+            num_workers, share = min(simulation.workers, len(nodes)), simulation.gpus_per_hospital
+        else:
+            num_workers, share = share_gpus(
+                count_workers(configuration), simulation.gpus_per_hospital, torch.cuda.device_count()
+            )
         return RayGrid(
             client_app,
             nodes,
             num_workers=num_workers,
             threads=configuration.training.threads,
             gpus_per_worker=share,
+            deadlines={"train": participation.train_seconds, "query": participation.describe_seconds},
+            address=simulation.address,
         )
     raise ValueError(f"simulation.engine = {configuration.simulation.engine!r}: choose one of ray, in-process")

@@ -6,6 +6,7 @@ import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import DEFAULT_TTL, Context, Message, Metadata, RecordDict
@@ -14,6 +15,8 @@ from flwr.serverapp import Grid
 # Error codes as in Flower's own ClientApp runner, which are not public.
 APP_ERROR = 2
 WORKER_DIED = 3
+# Ours: an attempt that took longer than it may.
+TOO_LATE = 100
 
 _SERVER_NODE_ID = 1
 _RUN_ID = 1
@@ -25,6 +28,15 @@ def simulation_nodes(num_hospitals: int) -> dict[int, dict[str, int]]:
         node_id: {"partition-id": node_id - 2, "num-partitions": num_hospitals}
         for node_id in range(2, num_hospitals + 2)  # 1 is the server
     }
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a worker has done."""
+
+    busy_seconds: float
+    """Spent in the ClientApp's training."""
+    num_messages: int
 
 
 def assemble_message(content: RecordDict, metadata: Metadata) -> Message:
@@ -106,6 +118,20 @@ class SimulationGrid(Grid):
                 waiting.discard(reply.metadata.reply_to_message_id)
                 replies.append(reply)
         return replies
+
+    def expect(self, costs: Mapping[int, float]) -> None:
+        """Be told how long each node's training takes in relation to the others', before it was measured."""
+
+    def distrust_worker(self, node_id: int) -> None:
+        """Let the next message to a node be worked on by a new process, where there is one to end."""
+
+    def running(self) -> list[int]:
+        """Return the nodes that work on a message at this moment."""
+        return []
+
+    def workloads(self) -> list[Workload]:
+        """Return what each worker has done so far, training alone; empty where this process does the work."""
+        return []
 
     def close(self) -> None:
         """Release what the engine holds."""

@@ -3,46 +3,110 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import signal
 import sys
+import time
 import traceback
-from collections import deque
+import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
-from federation.engine.grid import APP_ERROR, WORKER_DIED, SimulationGrid, assemble_message
+from federation.engine.grid import APP_ERROR, TOO_LATE, WORKER_DIED, SimulationGrid, Workload, assemble_message
 from federation.engine.in_process import call_client_app
+from federation.engine.ray_processes import RayProcesses
+from federation.errors import ConfigurationError, RunError
+from federation.exchange import count_bytes
 
 # A worker allocates and frees the same large tensors at every step; giving them back to the system in
 # between costs about a tenth of the training time.
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(64 * 2**20)}
-# How long to wait for a reply before the caller gets to look around.
-_PULL_SECONDS = 2.0
+# The longest wait before the caller gets to look around, and we to see if Ray still lives.
+_WAIT_SECONDS = 1.0
+# Workers that die one after the other before they have done anything: it is not the hospital's fault.
+_MOST_FAILED_STARTS = 3
+# Bytes of finished replies that nobody has taken, from which on messages go out in the order they came in.
+_LEAST_HELD_BYTES = 256 * 2**20
+# Of two waiting hospitals whose times differ by less than this share, the one that the worker knows goes first.
+_ALIKE = 0.1
+TRAIN = "train"
 
 
 class _Worker:
     """Runs in its own process and keeps what the ClientApp caches: images, networks."""
 
-    def __init__(self, client_app: ClientApp) -> None:
+    def __init__(self, client_app: ClientApp, gpu_share: float) -> None:
         self.client_app = client_app
+        if 0 < gpu_share < 1:
+            import torch
+
+            # What a hospital asks for beyond its share fails there, and not at its neighbour.
+            torch.cuda.set_per_process_memory_fraction(gpu_share)
 
     def ready(self) -> int:
         """Return the process id, once the process is up and the app is imported."""
         return os.getpid()
 
-    def handle(self, metadata: Metadata, content: RecordDict, context: Context) -> tuple[Message, RecordDict]:
-        """Return the reply and the node's state after it."""
+    def handle(
+        self,
+        metadata: Metadata,
+        others: RecordDict,
+        context: Context,
+        names: tuple[str, ...],
+        *array_records: ArrayRecord,
+    ) -> tuple[Message, RecordDict, float]:
+        """Return the reply, the node's state after it, and the seconds it took.
+
+        `array_records` lie in Ray's object store; `others` came along with the call.
+        """
+        start = time.perf_counter()
+        content = RecordDict({**others, **dict(zip(names, array_records, strict=True))})
         reply = call_client_app(self.client_app, assemble_message(content, metadata), context)
-        return reply, context.state
+        return reply, context.state, time.perf_counter() - start
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A place for a worker: when one dies, another takes it."""
+
+    actor: Any
+    ready: Any
+    """Reference to the worker's process id."""
+    process_id: int = 0
+    """0 while it starts."""
+    is_fresh: bool = True
+    """Whether the worker has not been given any message."""
+    busy_seconds: float = 0.0
+    num_messages: int = 0
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """A message on its way through a worker."""
+
+    message: Message
+    slot: _Slot
+    started: float
+    """By the monotonic clock, as is the deadline."""
+    deadline: float
 
 
 class RayGrid(SimulationGrid):
-    """A Grid over long-lived Ray actors: each takes the next waiting message when it is free.
+    """A Grid over long-lived Ray actors.
 
-    The content of a round's messages, one object for all hospitals, is put once into Ray's object store.
+    An ArrayRecord that several messages hold is put once into Ray's object store, where workers read it without
+    a copy. A worker that is free takes the hospital that will take longest, as measured before; of several alike,
+    one that it knows. Finished replies stay in the object store until the caller lets go of them; when they are
+    too many, messages go out in the order in which they came in, so that a caller who takes replies in that order
+    needs memory for a few only.
+
+    After a failed attempt, whatever the cause, a new worker takes the place of the old.
 
     Parameters
     ----------
@@ -51,11 +115,21 @@ class RayGrid(SimulationGrid):
     node_configs
         The configuration of each node, by node id.
     num_workers
-        Actors.
+        Actors; 0: as many as fit on the cluster, at most one per node.
     threads
         CPU threads of each.
     gpus_per_worker
         Share of a GPU of each; 0 for none.
+    deadlines
+        How many seconds a worker may take for a message, by the first word of its type, e.g.
+        ``{"train": 60, "query": 10}``; absent or 0: as long as it likes.
+    address
+        Of a running Ray cluster; empty: start Ray on this machine.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no cluster at the address, or none of its machines has room for a worker.
     """
 
     def __init__(
@@ -66,87 +140,301 @@ class RayGrid(SimulationGrid):
         num_workers: int,
         threads: int = 1,
         gpus_per_worker: float = 0.0,
+        deadlines: Mapping[str, float] | None = None,
+        address: str = "",
     ) -> None:
         import ray
 
         super().__init__(node_configs)
         self._ray = ray
         self._client_app = client_app
+        self._gpu_share = gpus_per_worker
+        self._deadlines = dict(deadlines or {})
+        self._is_local = not address
         self._states: dict[int, Context] = {node_id: self.new_context(node_id) for node_id in self.node_configs}
-        self._waiting: deque[Message] = deque()
-        self._running: dict[Any, tuple[Message, Any]] = {}
-        # Messages hold their content: while one waits, its id() is not given to another object.
-        self._stored: dict[int, Any] = {}
+        # Messages in the order in which they came in.
+        self._waiting: dict[str, Message] = {}
+        self._running: dict[Any, _Attempt] = {}
+        self._starting: dict[Any, _Slot] = {}
+        self._idle: list[_Slot] = []
+        self._failed_starts = 0
+        # ArrayRecords in the object store by id(); a record is held with its reference, so its id stays its own.
+        self._stored: dict[int, tuple[Any, ArrayRecord]] = {}
+        self._distrusting: set[int] = set()
+        self._seconds: dict[int, float] = {}
+        self._costs: dict[int, float] = {}
+        self._last_slot: dict[int, _Slot] = {}
+        self._held_bytes = 0
+        self._most_held_bytes = max(_LEAST_HELD_BYTES, _memory_bytes() // 100)
+        self._connect(address, num_workers * threads, threads)
+        try:
+            if not num_workers:
+                num_workers = self._count_fitting(threads)
+            self._processes = RayProcesses.of_this_process() if self._is_local else RayProcesses({})
+            self._actor_class = ray.remote(
+                num_cpus=threads, num_gpus=gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
+            )(_Worker)
+            self._slots = [self._start_slot() for _ in range(num_workers)]
+            while self._starting:
+                self._wait()
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    # ------------------------------------------------------------------ Ray
+
+    def _connect(self, address: str, num_cpus: int, threads: int) -> None:
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
             "FLWR_TELEMETRY_ENABLED": "0",
             **_MALLOC,
         }
-        ray.init(
-            address="local",  # never somebody else's cluster that happens to run here
-            num_cpus=num_workers,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment},
-        )
-        self._actor_class = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=0)(_Worker)
-        self._idle = [self._start_worker() for _ in range(num_workers)]
-        ray.get([worker.ready.remote() for worker in self._idle])
+        arguments: dict[str, Any] = {
+            "log_to_driver": False,
+            "configure_logging": False,
+            "logging_level": logging.ERROR,
+            "runtime_env": {"env_vars": environment},
+        }
+        if not address:
+            # "local": never somebody else's cluster that happens to run here.
+            self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
+            return
+        try:
+            self._ray.init(address=address, **arguments)
+        except ConnectionError as error:
+            raise ConfigurationError(
+                f"simulation.address = {address!r}: no Ray cluster answers there ({str(error).splitlines()[0]}); start "
+                "one with ray start --head, or leave simulation.address empty to use this machine alone"
+            ) from None
 
-    def _start_worker(self) -> Any:
-        return self._actor_class.remote(self._client_app)
+    def _count_fitting(self, threads: int) -> int:
+        """Return how many workers the cluster's machines take, at most one per node."""
+        fitting = 0
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                resources = node["Resources"]
+                room = int(resources.get("CPU", 0)) // threads
+                if self._gpu_share:
+                    gpus = resources.get("GPU", 0)
+                    per_gpu = int(1 / self._gpu_share) if self._gpu_share <= 1 else 1 / self._gpu_share
+                    room = min(room, int(gpus * per_gpu))
+                fitting += room
+        if not fitting:
+            raise ConfigurationError(
+                f"training.threads = {threads} and simulation.gpus-per-hospital = {self._gpu_share:g}: no machine of "
+                "the Ray cluster has room for a worker; lower them, or start the cluster's machines with more"
+            )
+        return min(fitting, len(self.node_configs))
+
+    def _start_slot(self) -> _Slot:
+        actor: Any = self._actor_class.remote(self._client_app, self._gpu_share)
+        slot = _Slot(actor, actor.ready.remote())
+        self._starting[slot.ready] = slot
+        return slot
+
+    def _replace(self, slot: _Slot, *, hangs: bool = False) -> None:
+        """End a slot's worker, dead already or not, and start another in its place."""
+        self._ray.kill(slot.actor, no_restart=True)
+        if hangs and self._is_local:
+            # Ray asks a process to end; one that is stopped, or hangs in a system call, does not hear it.
+            with suppress(ProcessLookupError):
+                os.kill(slot.process_id, signal.SIGKILL)
+        slot.actor = self._actor_class.remote(self._client_app, self._gpu_share)
+        slot.ready, slot.process_id, slot.is_fresh = slot.actor.ready.remote(), 0, True
+        self._starting[slot.ready] = slot
+
+    # ------------------------------------------------------------------ the Grid
+
+    def expect(self, costs: Mapping[int, float]) -> None:
+        """Take relative costs, used for nodes whose training has not been timed yet."""
+        self._costs = dict(costs)
+
+    def distrust_worker(self, node_id: int) -> None:
+        """Let the next message to a node be worked on by a new process."""
+        self._distrusting.add(node_id)
+
+    def running(self) -> list[int]:
+        """Return the nodes that work on a message at this moment."""
+        return [attempt.message.metadata.dst_node_id for attempt in self._running.values()]
+
+    def workloads(self) -> list[Workload]:
+        """Return what each worker has done so far, training alone."""
+        return [Workload(slot.busy_seconds, slot.num_messages) for slot in self._slots]
 
     def _enqueue(self, message: Message) -> None:
-        self._waiting.append(message)
+        self._waiting[message.metadata.message_id] = message
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return replies that have arrived, in the order of their arrival; waits a moment for the first.
+
+        Raises
+        ------
+        RunError
+            If Ray itself died, or workers die as soon as they start.
+        """
+        wanted = set(message_ids)
+        self._dispatch()
+        if not any(attempt.message.metadata.message_id in wanted for attempt in self._running.values()) and not (
+            self._starting and any(message_id in wanted for message_id in self._waiting)
+        ):
+            return []
+        return self._wait(wanted)
+
+    # ------------------------------------------------------------------ dispatching
 
     def _dispatch(self) -> None:
+        """Give waiting messages to workers that are free."""
         while self._idle and self._waiting:
-            message = self._waiting.popleft()
-            worker = self._idle.pop()
-            key = id(message.content)
-            if key not in self._stored:
-                self._stored[key] = (self._ray.put(message.content), message.content)
-            reference = worker.handle.remote(
-                message.metadata, self._stored[key][0], self._states[message.metadata.dst_node_id]
-            )
-            self._running[reference] = (message, worker)
+            slot = self._idle.pop()
+            message = self._choose(slot)
+            if message.metadata.dst_node_id in self._distrusting and not slot.is_fresh:
+                self._replace(slot)  # the message waits for the new worker
+                continue
+            self._distrusting.discard(message.metadata.dst_node_id)
+            del self._waiting[message.metadata.message_id]
+            self._send(message, slot)
         if not self._waiting and not self._running:
             self._stored.clear()
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have arrived; waits for the first a little while."""
-        wanted = set(message_ids)
-        self._dispatch()
-        references = [
-            reference for reference, (message, _) in self._running.items() if message.metadata.message_id in wanted
-        ]
-        if not references:
-            return []
-        done, _ = self._ray.wait(references, num_returns=1, timeout=_PULL_SECONDS)
+    def _choose(self, slot: _Slot) -> Message:
+        """Return the waiting message that a free worker should take next."""
+        first = next(iter(self._waiting.values()))
+        if self._held_bytes > self._most_held_bytes or first.metadata.message_type != TRAIN:
+            return first
+        seconds = self._expected_seconds()
+        longest = max(seconds[message.metadata.dst_node_id] for message in self._waiting.values())
+        chosen = None
+        for message in self._waiting.values():
+            node_id = message.metadata.dst_node_id
+            if seconds[node_id] >= (1 - _ALIKE) * longest and self._last_slot.get(node_id) is slot:
+                return message
+            if chosen is None and seconds[node_id] == longest:
+                chosen = message
+        assert chosen is not None
+        return chosen
+
+    def _expected_seconds(self) -> dict[int, float]:
+        """Return how long each waiting node's training will take: as long as before, else by its costs."""
+        both = [node_id for node_id in self._seconds if self._costs.get(node_id)]
+        scale = sum(self._seconds[node] for node in both) / sum(self._costs[node] for node in both) if both else 1.0
+        nodes = (message.metadata.dst_node_id for message in self._waiting.values())
+        return {node: self._seconds.get(node, scale * self._costs.get(node, 0.0)) for node in nodes}
+
+    def _send(self, message: Message, slot: _Slot) -> None:
+        others = RecordDict()
+        names, references = [], []
+        for name, record in message.content.items():
+            if not isinstance(record, ArrayRecord):
+                others[name] = record
+                continue
+            if id(record) not in self._stored:
+                self._stored[id(record)] = (self._ray.put(record), record)
+            names.append(name)
+            references.append(self._stored[id(record)][0])
+        node_id = message.metadata.dst_node_id
+        reference = slot.actor.handle.remote(message.metadata, others, self._states[node_id], tuple(names), *references)
+        slot.is_fresh = False
+        allowed = self._deadlines.get(message.metadata.message_type.partition(".")[0], 0.0)
+        started = time.monotonic()
+        self._running[reference] = _Attempt(message, slot, started, started + (allowed or math.inf))
+
+    # ------------------------------------------------------------------ receiving
+
+    def _wait(self, wanted: set[str] | None = None) -> list[Message]:
+        """Wait until something happens, for a moment at most; return replies to messages that are wanted."""
+        references = [*self._starting]
+        for reference, attempt in self._running.items():
+            if wanted is None or attempt.message.metadata.message_id in wanted:
+                references.append(reference)
+        done, _ = self._ray.wait(references, num_returns=1, timeout=self._timeout())
+        if not done:
+            self._processes.check()
+        else:
+            # What else has come by now.
+            done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         replies = []
         for reference in done:
-            message, worker = self._running.pop(reference)
-            replies.append(self._finish(reference, message, worker))
-        self._dispatch()
+            if reference in self._starting:
+                self._welcome(reference)
+            else:
+                replies.append(self._finish(reference))
+            self._dispatch()
+        replies += self._end_late_attempts()
         return replies
 
-    def _finish(self, reference: Any, message: Message, worker: Any) -> Message:
-        """Return a worker's reply. A dead worker becomes an error reply, and another takes its place."""
+    def _timeout(self) -> float:
+        """Return how long to wait: until the next attempt would be late, and not so long that nobody looks around."""
+        left = [attempt.deadline - time.monotonic() for attempt in self._running.values()]
+        return max(0.0, min([_WAIT_SECONDS, *left]))
+
+    def _welcome(self, reference: Any) -> None:
+        """Take in a worker that has started, or start another if it died."""
+        slot = self._starting.pop(reference)
         try:
-            reply, state = self._ray.get(reference)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError) as error:
-            self._idle.append(self._start_worker())
-            return Message(Error(code=WORKER_DIED, reason=f"the worker process died: {error}"), reply_to=message)
-        except self._ray.exceptions.RayError:
-            self._idle.append(worker)
-            return Message(Error(code=APP_ERROR, reason=traceback.format_exc()), reply_to=message)
-        self._idle.append(worker)
-        self._states[message.metadata.dst_node_id].state = state
+            slot.process_id = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._processes.check()
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS:
+                raise RunError(f"{self._failed_starts} workers in a row died while they started: {error}") from None
+            self._replace(slot)
+            return
+        self._failed_starts = 0
+        self._idle.append(slot)
+
+    def _finish(self, reference: Any) -> Message:
+        """Return a worker's reply; in place of one that died, an error."""
+        attempt = self._running.pop(reference)
+        message, slot = attempt.message, attempt.slot
+        node_id = message.metadata.dst_node_id
+        try:
+            reply, state, seconds = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._processes.check()
+            self._replace(slot)
+            died = isinstance(error, self._ray.exceptions.RayActorError | self._ray.exceptions.OutOfMemoryError)
+            if died:
+                return Message(Error(WORKER_DIED, f"the worker process died: {error}"), reply_to=message)
+            return Message(Error(APP_ERROR, traceback.format_exc()), reply_to=message)
+        self._states[node_id].state = state
+        if reply.has_error():
+            self._replace(slot)  # who knows what the failure left behind
+            return reply
+        self._idle.append(slot)
+        if message.metadata.message_type == TRAIN:
+            slot.busy_seconds += seconds
+            slot.num_messages += 1
+            self._seconds[node_id] = seconds
+            self._last_slot[node_id] = slot
+        self._count_held(reply)
         return reply
+
+    def _end_late_attempts(self) -> list[Message]:
+        """End attempts that have taken longer than they may; return the errors that stand for them."""
+        errors = []
+        for reference, attempt in list(self._running.items()):
+            if time.monotonic() >= attempt.deadline:
+                del self._running[reference]
+                self._replace(attempt.slot, hangs=True)
+                reason = f"no answer within {attempt.deadline - attempt.started:g} s"
+                errors.append(Message(Error(TOO_LATE, reason), reply_to=attempt.message))
+        return errors
+
+    def _count_held(self, reply: Message) -> None:
+        """Count a reply's bytes until the caller lets go of its records."""
+        for record in reply.content.array_records.values():
+            size = count_bytes(record)
+            self._held_bytes += size
+            weakref.finalize(record, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self._held_bytes -= size
 
     def close(self) -> None:
         """Stop the workers and Ray."""
         self._ray.shutdown()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

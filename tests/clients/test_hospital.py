@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from clients.hospital import Identity, PrivateState, folder_name, load_hospital
-from clients.local_training import count_steps, train_locally
+from clients.local_training import train_locally
 from data_partitions.dataset import ImageDataset
 from federation.config import Configuration, TrainingSettings, parse_assignments, resolve
-from federation.errors import ConfigurationError, NotFiniteError
+from federation.errors import ConfigurationError, DataError, NotFiniteError
 from federation.seeding import torch_stream
 
 
@@ -82,14 +82,14 @@ def test_a_node_count_other_than_the_hospitals_is_an_error(cache_dir: str, tmp_p
 
 def test_private_state_goes_back_to_every_kept_checkpoint(tmp_path: Path) -> None:
     state = PrivateState(tmp_path)
-    assert state.load(before_round=1) == {}
+    assert state.load(0, 1) == {}
     for number in range(1, 36):
-        assert state.load(before_round=number).get("round", torch.tensor(0)).item() == number - 1
+        assert state.load(number - 1, number).get("round", torch.tensor(0)).item() == number - 1
         checkpoints = [kept for kept in (7, 20, 33) if kept < number][-2:]
         state.save(number, {"round": torch.tensor(number)}, checkpoints)
     assert state.rounds() == [20, 33, 34, 35]
     # A run resumed after its checkpoint of round 20 trains round 21 from there.
-    assert state.load(before_round=21)["round"].item() == 20
+    assert state.load(20, 21)["round"].item() == 20
     state.save(21, {"round": torch.tensor(210)}, [20])
     assert state.rounds() == [20, 21]
 
@@ -100,7 +100,26 @@ def test_private_state_of_a_hospital_that_missed_rounds(tmp_path: Path) -> None:
         state.save(number, {"round": torch.tensor(number)}, [20] if number > 20 else [])
     assert state.rounds() == [19, 25]
     # Round 20's checkpoint needs what the hospital had then: its state of round 19.
-    assert state.load(before_round=21)["round"].item() == 19
+    assert state.load(19, 21)["round"].item() == 19
+
+
+def test_private_state_of_a_reply_that_was_not_taken_is_forgotten(tmp_path: Path) -> None:
+    state = PrivateState(tmp_path)
+    for number in (1, 2, 3):
+        state.save(number, {"round": torch.tensor(number)}, [2])
+    # The server refused the reply of round 3: round 4 goes on from round 2, and round 3 never was.
+    assert state.load(2, 4)["round"].item() == 2
+    assert state.rounds() == [2]
+    # Asked again within a round, the hospital begins where it began before.
+    state.save(4, {"round": torch.tensor(4)}, [2])
+    assert state.load(2, 4)["round"].item() == 2
+    # A run that starts anew has no state.
+    assert state.load(0, 1) == {}
+
+
+def test_private_state_that_is_gone_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="private state after round 3 is gone"):
+        PrivateState(tmp_path).load(3, 4)
 
 
 def test_folder_names() -> None:
@@ -111,9 +130,9 @@ def test_folder_names() -> None:
 
 
 def test_steps_of_a_round() -> None:
-    assert count_steps(TrainingSettings(local_steps=20), 1000) == 20
+    assert TrainingSettings(local_steps=20).count_steps(1000) == 20
     epochs = TrainingSettings(local_epochs=0.5, local_steps=0, batch_size=16)
-    assert [count_steps(epochs, size) for size in (1, 32, 33, 1000)] == [1, 1, 2, 32]
+    assert [epochs.count_steps(size) for size in (1, 32, 33, 1000)] == [1, 1, 2, 32]
 
 
 class FailingModel:

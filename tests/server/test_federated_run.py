@@ -112,7 +112,7 @@ def test_a_round_goes_on_without_a_hospital(
     kind: str, status: str, reason: str, tmp_path: Path, cache_dir: str
 ) -> None:
     run_dir = tmp_path / "run"
-    printed = run(configuration(run_dir, cache_dir, "simulation.fail-fast=false"), Sabotage(1, 2, kind))
+    printed = run(configuration(run_dir, cache_dir), Sabotage(1, 2, kind))
     assert f"round 2: left out hospital 'north-clinic': {reason}" in printed
     lines = [line for line in read_lines(run_dir / "hospitals.jsonl") if line["round"] == 2]
     assert [(line["site"], line["status"]) for line in lines] == [
@@ -131,14 +131,17 @@ def test_fail_fast_shows_the_hospitals_traceback_and_saves(recipe: list[str], tm
     run_dir = tmp_path / "run"
     # With everything on, p is adapted every 4 steps: round 3 ends, and the run is resumed, between two adaptations.
     rounds = ("rounds=5", "checkpoint.every=2", "evaluation.every=1", "training.local-steps=2", *recipe)
+    fail_fast = "simulation.fail-fast=true"
     with pytest.raises(HospitalError) as caught:
-        run(configuration(run_dir, cache_dir, *rounds), Sabotage(2, 4, "raise"))
+        run(configuration(run_dir, cache_dir, *rounds, fail_fast), Sabotage(2, 4, "raise"))
     assert str(caught.value).startswith("hospital 'slide-archive' failed:\nTraceback (most recent call last)")
     assert "ValueError: the images of this hospital are gone" in str(caught.value)
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["status"], summary["rounds"]) == ("failed", 3)
     # Round 3 is no multiple of checkpoint.every: it was saved because the run ended there.
-    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["round-0002", "round-0003"]
+    # The best by KID stands beside the newest two.
+    kid = {line["round"]: line["kid"] for line in read_lines(run_dir / "metrics.jsonl") if line["round"]}
+    assert RunDirectory(run_dir).checkpoint_rounds() == sorted({2, 3, min(kid, key=lambda number: kid[number])})
     # Mended, the run goes on from there and ends as one that never failed.
     run(configuration(run_dir, cache_dir, *rounds, "resume=true"), client_app)
     run(configuration(tmp_path / "straight", cache_dir, *rounds), client_app)
@@ -248,7 +251,7 @@ def test_a_hospital_that_left_is_counted(tmp_path: Path, cache_dir: str) -> None
             self.calls = getattr(self, "calls", 0) + 1
             return [2, 3, 4, 5] if self.calls == 1 else [2, 4, 5]
 
-    settings = configuration(tmp_path / "run", cache_dir, "simulation.fail-fast=false", "rounds=1")
+    settings = configuration(tmp_path / "run", cache_dir, "rounds=1")
     printed = io.StringIO()
     run_federation(Leaving(client_app, simulation_nodes(4)), prepare_inputs(settings), Console(file=printed, width=200))
     assert "left out hospital 'north-clinic': the hospital is not connected" in printed.getvalue()
@@ -256,8 +259,8 @@ def test_a_hospital_that_left_is_counted(tmp_path: Path, cache_dir: str) -> None
 
 
 def test_a_round_without_any_reply_fails_the_run(tmp_path: Path, cache_dir: str) -> None:
-    settings = configuration(tmp_path / "run", cache_dir, "simulation.fail-fast=false")
-    with pytest.raises(RunError, match="round 1: no hospital's reply could be used"):
+    settings = configuration(tmp_path / "run", cache_dir)
+    with pytest.raises(RunError, match="round 1: replies of 0 of 4 hospitals could be used"):
         run(settings, Sabotage(-1, 1, "raise"))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -13,6 +16,7 @@ from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays, unpack_arrays
 from strategies import build_strategy
+from strategies.weighted_mean import WeightedMean
 
 
 def grid(num_hospitals: int) -> InProcessGrid:
@@ -46,6 +50,42 @@ def test_weights_are_by_number_of_images() -> None:
     assert arrays["generator.w"].dtype == np.float32
 
 
+def test_replies_are_not_kept() -> None:
+    """Memory at the server must not grow with the number of hospitals."""
+    alive: list[weakref.ref[Message]] = []
+    counts = []
+
+    def one_by_one() -> Iterator[Message]:
+        for number in range(5):
+            counts.append(sum(reference() is not None for reference in alive))
+            reply = replies([[1, 2, number]], [1])[0]
+            alive.append(weakref.ref(reply))
+            yield reply
+            del reply
+
+    build_strategy(StrategySettings()).aggregate_train(1, one_by_one())
+    assert counts == [0] * 5
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    mean = WeightedMean()
+    for value, weight in ((1.0, 3.0), (5.0, 1.0)):
+        mean.add(pack_arrays({"noise_strength": np.array(value, np.float32)}), weight)
+    result = unpack_arrays(mean.result())["noise_strength"]
+    assert (result.shape, result.dtype, float(result)) == ((), np.float32, 2.0)
+
+
+def test_a_mean_is_that_of_float64() -> None:
+    """Across blocks: against numpy on the whole."""
+    stream = np.random.default_rng(0)
+    models = stream.standard_normal((3, 100_003)).astype(np.float32)
+    mean = WeightedMean()
+    for model, weight in zip(models, (7.0, 1.0, 2.0), strict=True):
+        mean.add(pack_arrays({"w": model}), weight)
+    expected = (7 * models[0].astype(np.float64) + models[1] + 2 * models[2].astype(np.float64)) / 10
+    assert np.array_equal(unpack_arrays(mean.result())["w"], expected.astype(np.float32))
+
+
 def test_metrics_are_averaged_by_the_same_weights() -> None:
     _, metrics = build_strategy(StrategySettings()).aggregate_train(1, replies([[1, 0, 0], [5, 0, 0]], [30, 10]))
     assert metrics is not None
@@ -77,11 +117,12 @@ def test_equal_hospitals_give_that_hospital() -> None:
     np.testing.assert_allclose(aggregate([[0.1, 7, -3]] * 3, [5, 1, 9])["generator.w"], [0.1, 7, -3], rtol=1e-6)
 
 
-def test_every_node_gets_the_round_and_one_content() -> None:
+def test_every_node_gets_the_round_and_one_array_record() -> None:
     config = ConfigRecord({"rounds": 3})
     messages = list(build_strategy(StrategySettings()).configure_train(7, ArrayRecord(), config, grid(3)))
     assert [message.metadata.dst_node_id for message in messages] == [2, 3, 4]
-    assert len({id(message.content) for message in messages}) == 1
+    assert len({id(message.content[ARRAYS]) for message in messages}) == 1
+    assert len({id(message.content["config"]) for message in messages}) == 3
     assert messages[0].content.config_records["config"]["server-round"] == 7
     assert "server-round" not in config
 

@@ -1,0 +1,294 @@
+"""One round of training: ask the hospitals, check what comes, ask again where it failed, hand on what is good.
+
+Replies are handed on in the order of site names, so that a sum does not depend on who was fastest, and each as
+soon as it is the next: a strategy that sums can let go of it while others still train.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from federation.config import ParticipationSettings
+from federation.engine.grid import TOO_LATE, SimulationGrid
+from federation.errors import HospitalError, RunError, WireError
+from federation.exchange import ARRAYS, CONFIG, LAST_ROUND, METRICS, NUM_EXAMPLES, check_reply, count_bytes
+from server.messaging import POLL_SECONDS, ChosenNodes, Site
+
+_MEAN_LOSSES = ("loss-generator", "loss-discriminator", "logit-real", "logit-fake", "augmentation-p")
+
+
+@dataclass
+class RoundState:
+    """Who does what at this moment, for a person to see."""
+
+    training: list[str]
+    waiting: list[str]
+    done: list[str]
+    failed: list[str]
+
+
+@dataclass
+class _Question:
+    """A message on its way to a hospital."""
+
+    site: Site
+    message: Message
+    attempt: int
+    sent: float
+
+
+@dataclass
+class _Fate:
+    """What came of asking a hospital: a reply, or the reason why there is none."""
+
+    reply: Message | None
+    status: str
+    reason: str = ""
+
+
+@dataclass
+class TrainingRound:
+    """Asks hospitals to train, once.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    server_round
+        The round.
+    sites
+        Who takes part, in the order of names.
+    expected
+        Entries with the names, shapes and types that every reply must have.
+    settings
+        Retries, deadlines, the least number of replies.
+    last_rounds
+        The last round in which each site's reply was taken; absent for none.
+    fail_fast
+        Whether a hospital that fails ends the run.
+    say
+        Tells a person what happened.
+    show
+        Called whenever somebody's state may have changed, where anybody looks.
+    keep_largest
+        Whether to keep what the hospital with the most images sent.
+    """
+
+    grid: Grid
+    server_round: int
+    sites: Sequence[Site]
+    expected: Mapping[str, np.ndarray]
+    settings: ParticipationSettings
+    last_rounds: Mapping[str, int]
+    fail_fast: bool = False
+    say: Callable[[str], None] = lambda text: None
+    show: Callable[[RoundState], None] | None = None
+    keep_largest: bool = False
+
+    accepted: list[Site] = field(default_factory=list)
+    """Whose replies were handed on."""
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    """What each of them said."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """For hospitals.jsonl, in the order of site names."""
+    largest: tuple[Site, ArrayRecord] | None = None
+    waiting_seconds: float = 0.0
+    """Time in which hospitals were waited for; the rest of a round is the strategy's."""
+
+    def __post_init__(self) -> None:
+        self._questions: dict[str, _Question] = {}
+        self._fates: dict[str, _Fate] = {}
+        self._retried: dict[str, list[str]] = {}
+        self._down = 0
+
+    # ------------------------------------------------------------------ asking
+
+    def replies(self, strategy: Any, arrays: ArrayRecord, config: ConfigRecord) -> Iterator[Message]:
+        """Ask every hospital; yield the replies that can be used, in the order of site names.
+
+        Raises
+        ------
+        HospitalError
+            If a hospital failed, whatever was tried, and `fail_fast` is set.
+        RunError
+            If there are fewer replies than ``participation.min-replies``.
+        """
+        self._down = count_bytes(arrays)
+        nodes = {site.node_id: site for site in self.sites}
+        messages = {
+            message.metadata.dst_node_id: message
+            for message in strategy.configure_train(self.server_round, arrays, config, ChosenNodes(self.grid, nodes))
+        }
+        for site in self.sites:
+            if site.node_id in messages:
+                message = messages.pop(site.node_id)
+                message.content.config_records[CONFIG][LAST_ROUND] = self.last_rounds.get(site.name, 0)
+                self._send(site, message, attempt=1)
+            else:
+                self._give_up(site, _Fate(None, "failed", "the hospital is not connected"))
+        for site in self.sites:
+            start = time.perf_counter()
+            while site.name not in self._fates:
+                self._receive()
+            reply = self._settle(site, self._fates[site.name])
+            self.waiting_seconds += time.perf_counter() - start
+            if reply is not None:
+                yield reply
+                del reply  # the strategy has it; while the next is waited for, nobody should
+        if len(self.accepted) < self.settings.min_replies:
+            reasons = [f"{line['site']}: {_last_line(line['reason'])}" for line in self.lines if "reason" in line]
+            raise RunError(
+                f"round {self.server_round}: replies of {len(self.accepted)} of {len(self.sites)} hospitals could be "
+                f"used; participation.min-replies = {self.settings.min_replies}\n" + "\n".join(reasons[:8])
+            )
+
+    def _send(self, site: Site, message: Message, attempt: int) -> None:
+        (message_id,) = self.grid.push_messages([message])
+        self._questions[message_id] = _Question(site, message, attempt, time.monotonic())
+
+    def _receive(self) -> None:
+        """Wait a moment for replies; decide what becomes of each."""
+        self._show()
+        arrived = list(self.grid.pull_messages(list(self._questions)))
+        for reply in arrived:
+            question = self._questions.pop(reply.metadata.reply_to_message_id)
+            fate = self._judge(question.site, reply)
+            if fate.reply is not None:
+                self._fates[question.site.name] = fate
+            elif question.attempt > self.settings.retries:
+                self._give_up(question.site, fate)
+            else:
+                self._ask_again(question, fate)
+        if not arrived and not isinstance(self.grid, SimulationGrid):
+            self._end_late_questions()
+            time.sleep(POLL_SECONDS)
+
+    def _ask_again(self, question: _Question, fate: _Fate) -> None:
+        site, message = question.site, question.message
+        self._retried.setdefault(site.name, []).append(fate.reason)
+        self.say(
+            f"round {self.server_round}: hospital {site.name!r} {fate.status}, is asked again: "
+            f"{_last_line(fate.reason)}"
+        )
+        _log("round %d: hospital %s, attempt %d: %s", self.server_round, site.name, question.attempt, fate.reason)
+        if isinstance(self.grid, SimulationGrid):
+            self.grid.distrust_worker(site.node_id)
+        metadata = message.metadata
+        again = self.grid.create_message(message.content, metadata.message_type, site.node_id, metadata.group_id)
+        self._send(site, again, question.attempt + 1)
+
+    def _end_late_questions(self) -> None:
+        """Wait no longer for remote hospitals whose time is over; simulations see to it themselves."""
+        deadline = self.settings.train_seconds
+        for message_id, question in list(self._questions.items()):
+            if deadline and time.monotonic() - question.sent > deadline:
+                del self._questions[message_id]
+                self._give_up(question.site, _Fate(None, "late", f"no answer within {deadline:g} s"))
+
+    # ------------------------------------------------------------------ what came
+
+    def _judge(self, site: Site, reply: Message) -> _Fate:
+        """Say whether a reply can be used, whatever the others sent."""
+        if reply.has_error():
+            status = "late" if reply.error.code == TOO_LATE else "failed"
+            return _Fate(None, status, str(reply.error.reason))
+        try:
+            check_reply(reply, self.expected, site.num_images)
+        except WireError as error:
+            return _Fate(None, "refused", str(error))
+        return _Fate(reply, "ok")
+
+    def _give_up(self, site: Site, fate: _Fate) -> None:
+        self._fates[site.name] = fate
+        _log("round %d: hospital %s: %s", self.server_round, site.name, fate.reason)
+        if self.fail_fast:
+            self.lines.append(self._line(site, fate))
+            raise HospitalError(site.name, fate.reason)
+        self.say(f"round {self.server_round}: left out hospital {site.name!r}: {_last_line(fate.reason)}")
+
+    def _settle(self, site: Site, fate: _Fate) -> Message | None:
+        """Write the line of the hospital whose turn it is; return its reply if it can be used."""
+        if fate.reply is not None and self.metrics:
+            names, first = set(fate.reply.content.metric_records[METRICS]), set(self.metrics[0])
+            if names != first:
+                fate = _Fate(None, "refused", f"metrics {', '.join(sorted(names ^ first))}: not in every reply")
+                self._give_up(site, fate)
+        self._fates.pop(site.name)
+        if fate.reply is not None:
+            content = fate.reply.content
+            self.accepted.append(site)
+            self.metrics.append({name: float(str(value)) for name, value in content.metric_records[METRICS].items()})
+            if self.keep_largest and (self.largest is None or site.num_images > self.largest[0].num_images):
+                self.largest = (site, content.array_records[ARRAYS])
+        self.lines.append(self._line(site, fate))
+        return fate.reply
+
+    def _line(self, site: Site, fate: _Fate) -> dict[str, Any]:
+        """Return a line for hospitals.jsonl."""
+        line: dict[str, Any] = {"round": self.server_round, "site": site.name, "bytes-down": self._down}
+        line["status"] = fate.status
+        if self._retried.get(site.name):
+            line |= {"attempts": 1 + len(self._retried[site.name]), "retried": self._retried[site.name]}
+        if fate.reply is None:
+            line["reason"] = fate.reason
+        else:
+            metrics: dict[str, Any] = dict(fate.reply.content.metric_records[METRICS])
+            metrics["num-training-images"] = metrics.pop(NUM_EXAMPLES)
+            line |= {"bytes-up": count_bytes(fate.reply.content.array_records[ARRAYS]), **metrics}
+        return {key.replace("-", "_"): value for key, value in line.items()}
+
+    # ------------------------------------------------------------------ what it was
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean over the hospitals, each weighted by its number of training images."""
+        if not self.accepted:
+            return {}
+        weights = np.array([site.num_images for site in self.accepted], dtype=float)
+        return {
+            name: float(np.average([metrics[name] for metrics in self.metrics], weights=weights))
+            for name in _MEAN_LOSSES
+            if all(name in metrics for metrics in self.metrics)
+        }
+
+    def left_out(self) -> dict[str, str]:
+        """Return the status of each hospital whose reply was not used."""
+        return {line["site"]: line["status"] for line in self.lines if line["status"] != "ok"}
+
+    def bound_seconds(self, num_workers: int) -> float:
+        """Return the least time in which so many workers could have done it: max(max_i t_i, Σ_i t_i / W)."""
+        seconds = [metrics["seconds"] for metrics in self.metrics]
+        return max(max(seconds), sum(seconds) / num_workers) if seconds else 0.0
+
+    def _show(self) -> None:
+        if self.show is None:
+            return
+        by_node = {site.node_id: site.name for site in self.sites}
+        asked = [question.site.name for question in self._questions.values()]
+        running = (
+            [by_node[node] for node in self.grid.running() if node in by_node]
+            if isinstance(self.grid, SimulationGrid)
+            else asked
+        )
+        failed = [line["site"] for line in self.lines if line["status"] != "ok"]
+        failed += [name for name, fate in self._fates.items() if fate.reply is None]
+        done = [site.name for site in self.accepted]
+        done += [name for name, fate in self._fates.items() if fate.reply is not None]
+        waiting = [name for name in asked if name not in running]
+        self.show(RoundState(training=running, waiting=waiting, done=done, failed=failed))
+
+
+def _last_line(reason: str) -> str:
+    """Return the line of a traceback that says what happened."""
+    return reason.strip().splitlines()[-1] if reason.strip() else "no reason given"
+
+
+def _log(text: str, *values: object) -> None:
+    logging.getLogger("dermafed").error(text, *values)
