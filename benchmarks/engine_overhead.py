@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=50e6)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--engines", default=",".join(("ours", "stock")), help="of ours, stock, 'stock, our arrays'; ;")
+    parser.add_argument("--engines", default="ours,stock", help="of ours, stock, 'stock, our arrays'; or all")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a process of its own: engine;hospitals
     arguments = parser.parse_args()
@@ -207,9 +207,8 @@ def main() -> None:
             process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
             line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))
             results.append(json.loads(line.removeprefix("RESULT ")))
-    print(
-        "| engine | hospitals | parameters | seconds a round | ratio | peak memory | of its own |\n|---|---|---|---|---|---|---|"
-    )
+    print("| engine | hospitals | parameters | seconds a round | ratio | peak memory | of its own |")
+    print("|---|---|---|---|---|---|---|")
     for found in results:
         first = next(other for other in results if other["hospitals"] == found["hospitals"])
         print(

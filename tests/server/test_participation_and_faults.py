@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -71,8 +72,10 @@ class Faults:
         self.folder, self.planned = folder, planned
 
     def __call__(self, message: Message, context: Context) -> Message:
+        if message.metadata.message_type != "train":
+            return client_app(message, context)
         where = (int(message.metadata.group_id), int(str(context.node_config["partition-id"])))
-        if message.metadata.message_type != "train" or where not in self.planned:
+        if where not in self.planned:
             return client_app(message, context)
         kind, times = self.planned[where]
         attempt = len(list(self.folder.glob(f"{where[0]}-{where[1]}-*")))
@@ -97,7 +100,7 @@ class Faults:
 
 
 def run(settings: Configuration, app: Callable[[Message, Context], Message], **arguments: object) -> str:
-    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     grid: SimulationGrid
     if settings.simulation.engine == "ray":
         grid = build_engine(settings, app)  # type: ignore[arg-type]
@@ -107,7 +110,6 @@ def run(settings: Configuration, app: Callable[[Message, Context], Message], **a
         run_federation(grid, prepare_inputs(settings), console, **arguments)  # type: ignore[arg-type]
     finally:
         grid.close()
-        console.file.close()
     return console.export_text()
 
 
@@ -137,12 +139,12 @@ def test_a_hospital_that_answers_at_the_second_attempt_changes_nothing(
     )
     assert networks(tmp_path / "run") == networks(straight)
     status = "refused" if kind == "nan" else "failed"
-    assert f"round 2: hospital 'hospital-3' {status}, is asked again: " in printed
+    assert f"round 2: hospital 'hospital-03' {status}, is asked again: " in printed
     lines = read_lines(tmp_path / "run" / "hospitals.jsonl")
     retried = [line for line in lines if "attempts" in line]
     assert [(line["round"], line["site"], line["attempts"], line["status"]) for line in retried] == [
-        (2, "hospital-3", 2, "ok"),
-        (3, "hospital-3", 2, "ok"),
+        (2, "hospital-03", 2, "ok"),
+        (3, "hospital-03", 2, "ok"),
     ]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["left_out"] == {}
 
@@ -212,8 +214,8 @@ def test_too_few_replies_end_the_run_with_its_last_good_state(straight: Path, tm
         run(settings, Faults(tmp_path, planned))
     assert str(caught.value).splitlines() == [
         "round 3: replies of 6 of 8 hospitals could be used; participation.min-replies = 7",
-        "hospital-1: ValueError: the images of this hospital are gone",
-        "hospital-2: ValueError: the images of this hospital are gone",
+        "hospital-01: ValueError: the images of this hospital are gone",
+        "hospital-02: ValueError: the images of this hospital are gone",
     ]
     assert RunDirectory(tmp_path / "run").checkpoint_rounds()[-1] == 2
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
@@ -290,7 +292,6 @@ def test_judging_beside_the_next_round_gives_the_same_scores(tmp_path: Path, cac
                 "evaluation.every=1",
                 "rounds=4",
                 f"evaluation.overlap={overlap}",
-                "evaluation.threads=1",
             ),
             client_app,
         )
@@ -320,8 +321,8 @@ def test_a_callback_sees_each_round_and_may_end_the_run(tmp_path: Path, cache_di
     assert [report.server_round for report in recorder.reports] == [1, 2, 3]
     assert [bool(report.scores) for report in recorder.reports] == [False, True, False]
     assert [len(report.history) for report in recorder.reports] == [1, 2, 2]
-    assert recorder.reports[1].left_out == {"hospital-5": "failed"}
-    assert "hospital-5" not in recorder.reports[1].accepted
+    assert recorder.reports[1].left_out == {"hospital-05": "failed"}
+    assert "hospital-05" not in recorder.reports[1].accepted
     assert recorder.reports[2].losses.keys() >= {"loss-generator", "loss-discriminator"}
     assert "ended early: enough" in printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
