@@ -61,7 +61,7 @@ def run_rounds(grid: Any, *, num_parameters: int, num_rounds: int, ours: bool) -
     from flwr.serverapp.strategy import FedAvg
 
     from federation.config import ParticipationSettings
-    from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, pack_arrays, unpack_arrays
+    from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, own_record, pack_arrays
     from server.messaging import Site, collect_replies, wait_for_nodes
     from server.training_round import TrainingRound
     from strategies.fedgan import FedGAN
@@ -73,6 +73,7 @@ def run_rounds(grid: Any, *, num_parameters: int, num_rounds: int, ours: bool) -
     ]
     strategy = FedGAN()
     stock = FedAvg(weighted_by_key=NUM_EXAMPLES, arrayrecord_key=ARRAYS, configrecord_key=CONFIG)
+    ours_record = pack_arrays(arrays) if ours else ArrayRecord()
     seconds = []
     for server_round in range(1, num_rounds + 1):
         start = time.perf_counter()
@@ -81,15 +82,15 @@ def run_rounds(grid: Any, *, num_parameters: int, num_rounds: int, ours: bool) -
                 grid=grid,
                 server_round=server_round,
                 sites=sites,
-                expected=arrays,
+                expected={name: array.numpy() for name, array in ours_record.items()},
                 settings=ParticipationSettings(retries=0),
                 last_rounds={},
                 fail_fast=True,
             )
-            replies = training.replies(strategy, pack_arrays(arrays), ConfigRecord())
+            replies = training.replies(strategy, ours_record, ConfigRecord())
             record, _ = strategy.aggregate_train(server_round, replies)
             assert record is not None
-            arrays = unpack_arrays(record)
+            ours_record = own_record(record)
         else:
             record = ArrayRecord(numpy_ndarrays=list(arrays.values()))
             messages = strategy.configure_train(server_round, record, ConfigRecord(), grid)

@@ -35,6 +35,7 @@ from federation.exchange import (
     SharingPolicy,
     load_tensors,
     named_tensors,
+    own_record,
     pack_arrays,
     shared_tensors,
     unpack_arrays,
@@ -129,7 +130,7 @@ class RunState:
     """All that changes from round to round at the server: never in place, so that a round can be saved later."""
 
     completed_rounds: int
-    arrays: Mapping[str, np.ndarray]
+    record: ArrayRecord
     """The global networks. Entries that are private to hospitals stay as they began."""
     num_images: int
     """Images shown so far."""
@@ -137,6 +138,11 @@ class RunState:
     """The last round in which each hospital's reply was taken."""
     strategy: Mapping[str, Any]
     """What the strategy carries along."""
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The global networks by name; not to be written to."""
+        return {name: array.numpy() for name, array in self.record.items()}
 
 
 class FederatedRun:
@@ -177,10 +183,7 @@ class FederatedRun:
         self.policy.check(named_tensors(self.model.networks))
         self.state = RunState(
             completed_rounds=0,
-            arrays={
-                name: value.detach().cpu().numpy().copy()
-                for name, value in shared_tensors(self.model.networks, self.policy).items()
-            },
+            record=pack_arrays(shared_tensors(self.model.networks, self.policy)),
             num_images=0,
             last_rounds={},
             strategy=self.strategy.state_dict(),
@@ -265,12 +268,12 @@ class FederatedRun:
         config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
         start = time.perf_counter()
         try:
-            replies = training.replies(self.strategy, pack_arrays(state.arrays), config)
+            replies = training.replies(self.strategy, state.record, config)
             record, _ = self.strategy.aggregate_train(server_round, replies)
         finally:
             self.directory.append(self.directory.hospitals, training.lines)
         assert isinstance(record, ArrayRecord)
-        arrays = unpack_arrays(record)
+        record = own_record(record)
         seconds = time.perf_counter() - start
         self.watch.add("training", training.waiting_seconds)
         self.watch.add("aggregation", seconds - training.waiting_seconds)
@@ -280,7 +283,7 @@ class FederatedRun:
         # Together, so that an interruption finds the state before this round or the one after it.
         self.state = RunState(
             completed_rounds=server_round,
-            arrays=arrays,
+            record=record,
             num_images=state.num_images + sum(int(metrics["num-images"]) for metrics in training.metrics),
             last_rounds={**state.last_rounds, **{site.name: server_round for site in training.accepted}},
             strategy=self.strategy.state_dict(),
@@ -501,7 +504,7 @@ class FederatedRun:
         }
 
         def write(folder: Path) -> None:
-            safetensors.numpy.save_file(dict(state.arrays), folder / "global.safetensors")
+            safetensors.numpy.save_file(state.arrays, folder / "global.safetensors")
             (folder / "state.json").write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
 
         self.directory.write_checkpoint(
@@ -516,7 +519,7 @@ class FederatedRun:
             entries = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             self.state = RunState(
                 completed_rounds=entries["round"],
-                arrays=safetensors.numpy.load_file(folder / "global.safetensors"),
+                record=pack_arrays(self._in_order(safetensors.numpy.load_file(folder / "global.safetensors"))),
                 num_images=entries["num_images"],
                 last_rounds=entries["last_rounds"],
                 strategy=entries["strategy"],
@@ -527,6 +530,10 @@ class FederatedRun:
                 self.watch.add(work, seconds)
         self.directory.keep_rounds(self.state.completed_rounds if rounds else -1)
         self.progress.say(f"resumed after round {self.state.completed_rounds}")
+
+    def _in_order(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return arrays in the order of the networks: a file's is another."""
+        return {name: arrays[name] for name in self.state.arrays}
 
     def _finish(self) -> None:
         """Export the generator, judge it once on test images, sum up."""

@@ -19,7 +19,15 @@ from flwr.serverapp import Grid
 from federation.config import ParticipationSettings
 from federation.engine.grid import TOO_LATE, SimulationGrid
 from federation.errors import HospitalError, RunError, WireError
-from federation.exchange import ARRAYS, CONFIG, LAST_ROUND, METRICS, NUM_EXAMPLES, check_reply, count_bytes
+from federation.exchange import (
+    LAST_ROUND,
+    NUM_EXAMPLES,
+    arrays_of,
+    check_reply,
+    config_of,
+    count_bytes,
+    metrics_of,
+)
 from server.messaging import POLL_SECONDS, ChosenNodes, Site
 
 _MEAN_LOSSES = ("loss-generator", "loss-discriminator", "logit-real", "logit-fake", "augmentation-p")
@@ -130,7 +138,7 @@ class TrainingRound:
         for site in self.sites:
             if site.node_id in messages:
                 message = messages.pop(site.node_id)
-                message.content.config_records[CONFIG][LAST_ROUND] = self.last_rounds.get(site.name, 0)
+                config_of(message)[LAST_ROUND] = self.last_rounds.get(site.name, 0)
                 self._send(site, message, attempt=1)
             else:
                 self._give_up(site, _Fate(None, "failed", "the hospital is not connected"))
@@ -217,17 +225,16 @@ class TrainingRound:
     def _settle(self, site: Site, fate: _Fate) -> Message | None:
         """Write the line of the hospital whose turn it is; return its reply if it can be used."""
         if fate.reply is not None and self.metrics:
-            names, first = set(fate.reply.content.metric_records[METRICS]), set(self.metrics[0])
+            names, first = set(metrics_of(fate.reply)), set(self.metrics[0])
             if names != first:
                 fate = _Fate(None, "refused", f"metrics {', '.join(sorted(names ^ first))}: not in every reply")
                 self._give_up(site, fate)
         self._fates.pop(site.name)
         if fate.reply is not None:
-            content = fate.reply.content
             self.accepted.append(site)
-            self.metrics.append({name: float(str(value)) for name, value in content.metric_records[METRICS].items()})
+            self.metrics.append({name: float(str(value)) for name, value in metrics_of(fate.reply).items()})
             if self.keep_largest and (self.largest is None or site.num_images > self.largest[0].num_images):
-                self.largest = (site, content.array_records[ARRAYS])
+                self.largest = (site, arrays_of(fate.reply))
         self.lines.append(self._line(site, fate))
         return fate.reply
 
@@ -240,9 +247,9 @@ class TrainingRound:
         if fate.reply is None:
             line["reason"] = fate.reason
         else:
-            metrics: dict[str, Any] = dict(fate.reply.content.metric_records[METRICS])
+            metrics: dict[str, Any] = dict(metrics_of(fate.reply))
             metrics["num-training-images"] = metrics.pop(NUM_EXAMPLES)
-            line |= {"bytes-up": count_bytes(fate.reply.content.array_records[ARRAYS]), **metrics}
+            line |= {"bytes-up": count_bytes(arrays_of(fate.reply)), **metrics}
         return {key.replace("-", "_"): value for key, value in line.items()}
 
     # ------------------------------------------------------------------ what it was

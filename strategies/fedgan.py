@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from federation.exchange import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SERVER_ROUND
+from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND, arrays_of, metrics_of
 from strategies.weighted_mean import WeightedMean, WeightedMeanOfMetrics
 
 
@@ -68,9 +68,9 @@ class FedGAN(FedAvg):
         """
         mean, metrics = WeightedMean(), WeightedMeanOfMetrics()
         for reply in replies:
-            record = reply.content.metric_records[METRICS]
+            record = metrics_of(reply)
             weight = float(str(record[NUM_EXAMPLES]))
-            mean.add(reply.content.array_records[ARRAYS], weight)
+            mean.add(arrays_of(reply), weight)
             metrics.add(record, weight)
             del reply  # or the loop would hold it while it waits for the next
         return (mean.result(), metrics.result()) if mean.total else (None, None)

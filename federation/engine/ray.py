@@ -12,7 +12,7 @@ import traceback
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
@@ -35,6 +35,10 @@ _MOST_FAILED_STARTS = 3
 _LEAST_HELD_BYTES = 256 * 2**20
 # Of two waiting hospitals whose times differ by less than this share, the one that the worker knows goes first.
 _ALIKE = 0.1
+# Where all hospitals take less time than this, they are not sorted by it.
+_LONG_SECONDS = 1.0
+# Where hospitals take less time than this, a worker gets its next message before it has answered the last.
+_SHORT_SECONDS = 0.05
 TRAIN = "train"
 
 
@@ -55,17 +59,15 @@ class _Worker:
 
     def handle(
         self,
-        metadata: Metadata,
-        others: RecordDict,
-        context: Context,
-        names: tuple[str, ...],
+        call: tuple[Metadata, RecordDict, Context, tuple[str, ...]],
         *array_records: ArrayRecord,
     ) -> tuple[Message, RecordDict, float]:
         """Return the reply, the node's state after it, and the seconds it took.
 
-        `array_records` lie in Ray's object store; `others` came along with the call.
+        `array_records` lie in Ray's object store; their names, and all other records, come along with the call.
         """
         start = time.perf_counter()
+        metadata, others, context, names = call
         content = RecordDict({**others, **dict(zip(names, array_records, strict=True))})
         reply = call_client_app(self.client_app, assemble_message(content, metadata), context)
         return reply, context.state, time.perf_counter() - start
@@ -82,6 +84,8 @@ class _Slot:
     """0 while it starts."""
     is_fresh: bool = True
     """Whether the worker has not been given any message."""
+    attempts: list[_Attempt] = field(default_factory=list)
+    """What the worker works on, and what it will work on next."""
     busy_seconds: float = 0.0
     num_messages: int = 0
 
@@ -92,9 +96,11 @@ class _Attempt:
 
     message: Message
     slot: _Slot
-    started: float
-    """By the monotonic clock, as is the deadline."""
-    deadline: float
+    reference: Any
+    """To what the worker returns."""
+    started: float = math.inf
+    """By the monotonic clock, as is the deadline; infinite while another message is before this one."""
+    deadline: float = math.inf
 
 
 class RayGrid(SimulationGrid):
@@ -154,6 +160,7 @@ class RayGrid(SimulationGrid):
         self._states: dict[int, Context] = {node_id: self.new_context(node_id) for node_id in self.node_configs}
         # Messages in the order in which they came in.
         self._waiting: dict[str, Message] = {}
+        self._waiting_nodes: dict[str, int] = {}
         self._running: dict[Any, _Attempt] = {}
         self._starting: dict[Any, _Slot] = {}
         self._idle: list[_Slot] = []
@@ -161,6 +168,7 @@ class RayGrid(SimulationGrid):
         # ArrayRecords in the object store by id(); a record is held with its reference, so its id stays its own.
         self._stored: dict[int, tuple[Any, ArrayRecord]] = {}
         self._distrusting: set[int] = set()
+        # What each node's last training took, as seen from here: with the way there and back.
         self._seconds: dict[int, float] = {}
         self._costs: dict[int, float] = {}
         self._last_slot: dict[int, _Slot] = {}
@@ -235,6 +243,12 @@ class RayGrid(SimulationGrid):
 
     def _replace(self, slot: _Slot, *, hangs: bool = False) -> None:
         """End a slot's worker, dead already or not, and start another in its place."""
+        for attempt in slot.attempts:  # had been sent ahead, and was not begun
+            del self._running[attempt.reference]
+            node_id = attempt.message.metadata.dst_node_id
+            self._waiting = {attempt.message.metadata.message_id: attempt.message, **self._waiting}
+            self._waiting_nodes = {attempt.message.metadata.message_id: node_id, **self._waiting_nodes}
+        slot.attempts.clear()
         self._ray.kill(slot.actor, no_restart=True)
         if hangs and self._is_local:
             # Ray asks a process to end; one that is stopped, or hangs in a system call, does not hear it.
@@ -256,7 +270,7 @@ class RayGrid(SimulationGrid):
 
     def running(self) -> list[int]:
         """Return the nodes that work on a message at this moment."""
-        return [attempt.message.metadata.dst_node_id for attempt in self._running.values()]
+        return [slot.attempts[0].message.metadata.dst_node_id for slot in self._slots if slot.attempts]
 
     def workloads(self) -> list[Workload]:
         """Return what each worker has done so far, training alone."""
@@ -264,6 +278,7 @@ class RayGrid(SimulationGrid):
 
     def _enqueue(self, message: Message) -> None:
         self._waiting[message.metadata.message_id] = message
+        self._waiting_nodes[message.metadata.message_id] = message.metadata.dst_node_id
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return replies that have arrived, in the order of their arrival; waits a moment for the first.
@@ -284,7 +299,7 @@ class RayGrid(SimulationGrid):
     # ------------------------------------------------------------------ dispatching
 
     def _dispatch(self) -> None:
-        """Give waiting messages to workers that are free."""
+        """Give waiting messages to workers that are free, or will be in a moment."""
         while self._idle and self._waiting:
             slot = self._idle.pop()
             message = self._choose(slot)
@@ -292,10 +307,20 @@ class RayGrid(SimulationGrid):
                 self._replace(slot)  # the message waits for the new worker
                 continue
             self._distrusting.discard(message.metadata.dst_node_id)
-            del self._waiting[message.metadata.message_id]
             self._send(message, slot)
+        if self._waiting and not self._distrusting:
+            for slot in self._slots:
+                # Otherwise it would idle from its reply's arrival here to the next message's arrival there.
+                if self._waiting and len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
+                    message = self._choose(slot)
+                    if self._is_short(message):
+                        self._send(message, slot)
         if not self._waiting and not self._running:
             self._stored.clear()
+
+    def _is_short(self, message: Message) -> bool:
+        is_train = message.metadata.message_type == TRAIN
+        return is_train and self._seconds.get(message.metadata.dst_node_id, math.inf) < _SHORT_SECONDS
 
     def _choose(self, slot: _Slot) -> Message:
         """Return the waiting message that a free worker should take next."""
@@ -303,25 +328,27 @@ class RayGrid(SimulationGrid):
         if self._held_bytes > self._most_held_bytes or first.metadata.message_type != TRAIN:
             return first
         seconds = self._expected_seconds()
-        longest = max(seconds[message.metadata.dst_node_id] for message in self._waiting.values())
-        chosen = None
-        for message in self._waiting.values():
-            node_id = message.metadata.dst_node_id
-            if seconds[node_id] >= (1 - _ALIKE) * longest and self._last_slot.get(node_id) is slot:
-                return message
-            if chosen is None and seconds[node_id] == longest:
-                chosen = message
-        assert chosen is not None
-        return chosen
+        longest = max(seconds.values())
+        if longest < _LONG_SECONDS:
+            return first  # whatever the order: what differs is chance
+        alike = [message_id for message_id, expected in seconds.items() if expected >= (1 - _ALIKE) * longest]
+        known = (message_id for message_id in alike if self._last_slot.get(self._waiting_nodes[message_id]) is slot)
+        chosen = next(known, None) or next(message_id for message_id in alike if seconds[message_id] == longest)
+        return self._waiting[chosen]
 
-    def _expected_seconds(self) -> dict[int, float]:
-        """Return how long each waiting node's training will take: as long as before, else by its costs."""
+    def _expected_seconds(self) -> dict[str, float]:
+        """Return how long each waiting message will take: as long as its node took before, else by its costs."""
+        if not self._costs:
+            return {message_id: self._seconds.get(node_id, 0.0) for message_id, node_id in self._waiting_nodes.items()}
         both = [node_id for node_id in self._seconds if self._costs.get(node_id)]
         scale = sum(self._seconds[node] for node in both) / sum(self._costs[node] for node in both) if both else 1.0
-        nodes = (message.metadata.dst_node_id for message in self._waiting.values())
-        return {node: self._seconds.get(node, scale * self._costs.get(node, 0.0)) for node in nodes}
+        return {
+            message_id: self._seconds.get(node_id, scale * self._costs.get(node_id, 0.0))
+            for message_id, node_id in self._waiting_nodes.items()
+        }
 
     def _send(self, message: Message, slot: _Slot) -> None:
+        del self._waiting[message.metadata.message_id], self._waiting_nodes[message.metadata.message_id]
         others = RecordDict()
         names, references = [], []
         for name, record in message.content.items():
@@ -332,12 +359,26 @@ class RayGrid(SimulationGrid):
                 self._stored[id(record)] = (self._ray.put(record), record)
             names.append(name)
             references.append(self._stored[id(record)][0])
-        node_id = message.metadata.dst_node_id
-        reference = slot.actor.handle.remote(message.metadata, others, self._states[node_id], tuple(names), *references)
+        call = (message.metadata, others, self._states[message.metadata.dst_node_id], tuple(names))
+        attempt = _Attempt(message, slot, slot.actor.handle.remote(call, *references))
+        self._running[attempt.reference] = attempt
         slot.is_fresh = False
-        allowed = self._deadlines.get(message.metadata.message_type.partition(".")[0], 0.0)
-        started = time.monotonic()
-        self._running[reference] = _Attempt(message, slot, started, started + (allowed or math.inf))
+        slot.attempts.append(attempt)
+        if len(slot.attempts) == 1:
+            self._begin(attempt)
+
+    def _begin(self, attempt: _Attempt) -> None:
+        """Note that a worker begins with a message."""
+        kind = attempt.message.metadata.message_type.partition(".")[0]
+        attempt.started = time.monotonic()
+        attempt.deadline = attempt.started + (self._deadlines.get(kind, 0.0) or math.inf)
+
+    def _end(self, attempt: _Attempt) -> None:
+        """Note that a worker is done with a message, and begins with the next if it has one already."""
+        del self._running[attempt.reference]
+        attempt.slot.attempts.remove(attempt)
+        if attempt.slot.attempts:
+            self._begin(attempt.slot.attempts[0])
 
     # ------------------------------------------------------------------ receiving
 
@@ -350,9 +391,6 @@ class RayGrid(SimulationGrid):
         done, _ = self._ray.wait(references, num_returns=1, timeout=self._timeout())
         if not done:
             self._processes.check()
-        else:
-            # What else has come by now.
-            done, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         replies = []
         for reference in done:
             if reference in self._starting:
@@ -385,7 +423,8 @@ class RayGrid(SimulationGrid):
 
     def _finish(self, reference: Any) -> Message:
         """Return a worker's reply; in place of one that died, an error."""
-        attempt = self._running.pop(reference)
+        attempt = self._running[reference]
+        self._end(attempt)
         message, slot = attempt.message, attempt.slot
         node_id = message.metadata.dst_node_id
         try:
@@ -401,11 +440,12 @@ class RayGrid(SimulationGrid):
         if reply.has_error():
             self._replace(slot)  # who knows what the failure left behind
             return reply
-        self._idle.append(slot)
+        if not slot.attempts:
+            self._idle.append(slot)
         if message.metadata.message_type == TRAIN:
             slot.busy_seconds += seconds
             slot.num_messages += 1
-            self._seconds[node_id] = seconds
+            self._seconds[node_id] = time.monotonic() - attempt.started
             self._last_slot[node_id] = slot
         self._count_held(reply)
         return reply
@@ -413,9 +453,9 @@ class RayGrid(SimulationGrid):
     def _end_late_attempts(self) -> list[Message]:
         """End attempts that have taken longer than they may; return the errors that stand for them."""
         errors = []
-        for reference, attempt in list(self._running.items()):
+        for attempt in list(self._running.values()):
             if time.monotonic() >= attempt.deadline:
-                del self._running[reference]
+                self._end(attempt)
                 self._replace(attempt.slot, hangs=True)
                 reason = f"no answer within {attempt.deadline - attempt.started:g} s"
                 errors.append(Message(Error(TOO_LATE, reason), reply_to=attempt.message))
@@ -423,7 +463,9 @@ class RayGrid(SimulationGrid):
 
     def _count_held(self, reply: Message) -> None:
         """Count a reply's bytes until the caller lets go of its records."""
-        for record in reply.content.array_records.values():
+        for record in reply.content.values():  # not .array_records: that ties content and records into a cycle
+            if not isinstance(record, ArrayRecord):
+                continue
             size = count_bytes(record)
             self._held_bytes += size
             weakref.finalize(record, self._release, size)
