@@ -35,10 +35,9 @@ _MOST_FAILED_STARTS = 3
 _LEAST_HELD_BYTES = 256 * 2**20
 # Of two waiting hospitals whose times differ by less than this share, the one that the worker knows goes first.
 _ALIKE = 0.1
-# Where all hospitals take less time than this, they are not sorted by it.
-_LONG_SECONDS = 1.0
-# Where hospitals take less time than this, a worker gets its next message before it has answered the last.
-_SHORT_SECONDS = 0.05
+# Where hospitals take less time than this, they are not sorted by it, and a worker gets its next message before it has
+# answered the last.
+_SHORT_SECONDS = 1.0
 TRAIN = "train"
 
 
@@ -205,6 +204,9 @@ class RayGrid(SimulationGrid):
             "runtime_env": {"env_vars": environment},
         }
         if not address:
+            # Memory of replies that were let go of is used again at once, and not a second later: the store then stays
+            # small, and its pages stay mapped.
+            os.environ.setdefault("RAY_free_objects_batch_size", "1")
             # "local": never somebody else's cluster that happens to run here.
             self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
             return
@@ -308,10 +310,13 @@ class RayGrid(SimulationGrid):
                 continue
             self._distrusting.discard(message.metadata.dst_node_id)
             self._send(message, slot)
-        if self._waiting and not self._distrusting:
+        if not self._distrusting:
             for slot in self._slots:
-                # Otherwise it would idle from its reply's arrival here to the next message's arrival there.
-                if self._waiting and len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
+                # Otherwise it would idle from its reply's arrival here to the next message's arrival there. Not with
+                # the last ones: those go to whoever is free first.
+                if len(self._waiting) < len(self._slots):
+                    break
+                if len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
                     message = self._choose(slot)
                     if self._is_short(message):
                         self._send(message, slot)
@@ -329,7 +334,7 @@ class RayGrid(SimulationGrid):
             return first
         seconds = self._expected_seconds()
         longest = max(seconds.values())
-        if longest < _LONG_SECONDS:
+        if longest < _SHORT_SECONDS:
             return first  # whatever the order: what differs is chance
         alike = [message_id for message_id, expected in seconds.items() if expected >= (1 - _ALIKE) * longest]
         known = (message_id for message_id in alike if self._last_slot.get(self._waiting_nodes[message_id]) is slot)

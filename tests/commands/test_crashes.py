@@ -1,0 +1,221 @@
+"""Nothing is lost when something dies: this process, Ray's processes, a machine of a cluster's worker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from federation.run_directory import RunDirectory, read_lines
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+TINY = [
+    "--set=rounds=5",
+    "--set=data.phantom-images=400",
+    "--set=partition.min-images=1",
+    "--set=partition.hospitals=4",
+    "--set=partition.scheme=iid",
+    "--set=participation.fraction=0.75",
+    "--set=model.channel-max=16",
+    "--set=model.latent-size=16",
+    "--set=training.local-steps=2",
+    "--set=training.batch-size=4",
+    "--set=evaluation.every=2",
+    "--set=evaluation.images=40",
+    "--set=evaluation.utility=false",
+    "--set=evaluation.authenticity=false",
+    "--set=evaluation.draws=1",
+    "--set=checkpoint.every=1",
+]
+IN_PROCESS = "--set=simulation.engine=in-process"
+
+
+def start(*arguments: str, run_dir: Path, cache_dir: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "run_simulation.py", f"--set=data.cache-dir={cache_dir}", f"--run-dir={run_dir}"]
+    return subprocess.Popen(
+        [*command, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(*arguments: str, run_dir: Path, cache_dir: str) -> str:
+    process = start(*arguments, run_dir=run_dir, cache_dir=cache_dir)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def what_a_run_computed(run_dir: Path) -> dict[str, object]:
+    """Return all that must not depend on how a run came to its end."""
+    checkpoint = RunDirectory(run_dir).checkpoint_rounds()[-1]
+    files = (run_dir / "final" / "generator.safetensors", run_dir / "checkpoints" / f"round-{checkpoint:04d}")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (files[0], files[1] / "global.safetensors")]
+    states = {
+        path.parent.name + "/" + path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((run_dir / "hospitals").rglob("*.safetensors"))
+    }
+    scores = [(line["round"], line["images"], line["kid"]) for line in read_lines(run_dir / "metrics.jsonl")]
+    hospitals = [
+        (line["round"], line["site"], line["status"], line["loss_generator"], line["bytes_up"])
+        for line in read_lines(run_dir / "hospitals.jsonl")
+    ]
+    return {"networks": digests, "states": states, "scores": scores, "hospitals": hospitals}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "straight"
+    finish(*TINY, IN_PROCESS, run_dir=run_dir, cache_dir=cache_dir)
+    return run_dir
+
+
+def wait_until(process: subprocess.Popen[str], condition: object, seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("engine", ["in-process", "ray"])
+def test_killed_at_random_moments_and_resumed_ends_like_one_that_was_not(
+    engine: str, straight: Path, tmp_path: Path, cache_dir: str
+) -> None:
+    """kill -9: while it starts, within rounds, while it saves, while it judges; each time it goes on."""
+    run_dir = tmp_path / "killed"
+    stream = random.Random(f"{engine} 1")
+    kills = 5 if engine == "in-process" else 2
+    hospitals = run_dir / "hospitals.jsonl"
+    for number in range(kills):
+        process = start(
+            "--resume",
+            *([] if (run_dir / "config.toml").exists() else TINY),
+            f"--set=simulation.engine={engine}",
+            run_dir=run_dir,
+            cache_dir=cache_dir,
+        )
+        # From a moment in which it has got further, a random while: a round takes about a tenth of a second.
+        before = hospitals.stat().st_size if hospitals.exists() else 0
+        if number == 0:
+            wait_until(process, run_dir.exists)
+        else:
+            wait_until(process, lambda before=before: hospitals.exists() and hospitals.stat().st_size != before)
+        time.sleep(stream.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+    printed = finish(
+        "--resume",
+        *([] if (run_dir / "config.toml").exists() else TINY),
+        f"--set=simulation.engine={engine}",
+        run_dir=run_dir,
+        cache_dir=cache_dir,
+    )
+    assert "resumed after round" in printed
+    assert what_a_run_computed(run_dir) == what_a_run_computed(straight)
+
+
+def test_a_run_killed_before_it_saved_anything_starts_anew(straight: Path, tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / ".config.toml.4711.toml").write_text("seed =")  # what a process leaves that was killed while it wrote
+    process = start("--resume", *TINY, IN_PROCESS, "--set=rounds=1", run_dir=run_dir, cache_dir=cache_dir)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "starting anew" in errors
+    assert [line["round"] for line in read_lines(run_dir / "metrics.jsonl")] == [0, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_computes_the_same(workers: int, straight: Path, tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "ray"
+    printed = finish(*TINY, f"--set=simulation.workers={workers}", run_dir=run_dir, cache_dir=cache_dir)
+    assert what_a_run_computed(run_dir) == what_a_run_computed(straight)
+    assert "preflight: " in printed
+    assert "% of the bound" in printed
+
+
+def children(process_id: int, name: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = entry.read_text()
+        except OSError:
+            continue
+        parent = int(text[text.rindex(")") + 2 :].split()[1])
+        if parent == process_id and text[text.index("(") + 1 : text.rindex(")")] == name:
+            found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_ray_dying_ends_with_a_message_and_a_run_that_can_go_on(
+    name: str, straight: Path, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(*TINY, "--set=rounds=400", run_dir=run_dir, cache_dir=cache_dir)
+    wait_until(process, lambda: RunDirectory(run_dir).checkpoint_rounds()[-1:] >= [2])
+    (victim,) = children(process.pid, name)
+    os.kill(victim, signal.SIGKILL)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert f"Ray died: its process {name} ({victim}) ended" in errors
+    assert "Traceback" not in errors
+    assert f"go on with --resume --run-dir {run_dir}" in printed
+    done = RunDirectory(run_dir).checkpoint_rounds()[-1]
+    resumed = finish("--resume", IN_PROCESS, f"--set=rounds={done + 1}", run_dir=run_dir, cache_dir=cache_dir)
+    assert f"resumed after round {done}" in resumed
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """Two Ray nodes of one core each, as two machines would be; their address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = str(Path(sys.executable).with_name("ray"))
+    common = ["--num-cpus=1", "--object-store-memory=200000000", "--block", "--disable-usage-stats"]
+    commands = [
+        [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", *common],
+        [ray, "start", f"--address=127.0.0.1:{port}", *common],
+    ]
+    nodes = []
+    try:
+        for command in commands:
+            nodes.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            )
+            time.sleep(6)
+        yield f"127.0.0.1:{port}"
+    finally:
+        for node in nodes:
+            os.killpg(node.pid, signal.SIGTERM)
+        for node in nodes:
+            node.wait(timeout=60)
+
+
+def test_a_ray_cluster_of_two_machines_computes_the_same(
+    cluster: str, straight: Path, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "cluster"
+    printed = finish(*TINY, f"--set=simulation.address={cluster}", run_dir=run_dir, cache_dir=cache_dir)
+    assert what_a_run_computed(run_dir) == what_a_run_computed(straight)
+    # One core at each node: two workers can only be at two nodes.
+    assert len({line["worker_pid"] for line in read_lines(run_dir / "hospitals.jsonl")}) == 2
+    assert "2 workers side by side" in printed
+
+
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path, cache_dir: str) -> None:
+    process = start(*TINY, "--set=simulation.address=127.0.0.1:9", run_dir=tmp_path / "run", cache_dir=cache_dir)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 2, errors
+    assert "simulation.address = '127.0.0.1:9': no Ray cluster answers there" in errors
+    assert not (tmp_path / "run").exists()
