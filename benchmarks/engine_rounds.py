@@ -1,13 +1,13 @@
 """Real rounds on the Ray engine: how near to the bound, and what many hospitals cost.
 
-``bound``: six hospitals of Fed-ISIC2019's sizes train a GAN for local epochs on two workers. No engine can be faster than
-max(max_i t_i, Σ_i t_i / W), the longest hospital or the work shared evenly; the share of it that the rounds reach is
-printed, and where the rest went::
+``bound``: six hospitals of Fed-ISIC2019's sizes train a GAN for local epochs on two workers. No engine can be faster
+than max(max_i t_i, Σ_i t_i / W), the longest hospital or the work shared evenly; the share of it that the rounds reach
+is printed, and where the rest went::
 
     python benchmarks/engine_rounds.py bound --root ISIC2019
 
-``many``: 1,000 hospitals, 50 of them in each of 20 rounds; seconds a round, and resident memory of the server and of the
-workers from the first round to the last::
+``many``: 1,000 hospitals, 50 of them in each of 20 rounds; seconds a round, and resident memory of the server and of
+the workers from the first round to the last::
 
     python benchmarks/engine_rounds.py many
 """
@@ -96,8 +96,8 @@ def measure_bound(arguments: argparse.Namespace, run_dir: Path) -> dict[str, obj
         print(f"| {site} | {mine[0]['num_training_images']:,} | {seconds:.1f} |")
     rest = use["round_seconds"] - use["bound_seconds"]
     print(
-        f"\nrounds {use['round_seconds']:.1f} s, bound {use['bound_seconds']:.1f} s: {use['share_of_bound']:.1%} of the "
-        f"bound; the rest, {rest:.1f} s: aggregation {work['aggregation']:.2f} s, otherwise sending and receiving"
+        f"\nrounds {use['round_seconds']:.1f} s, bound {use['bound_seconds']:.1f} s: {use['share_of_bound']:.1%} of "
+        f"it; the rest, {rest:.1f} s: aggregation {work['aggregation']:.2f} s, otherwise sending and receiving"
     )
     return {"engine": use, "seconds_by_work": work}
 

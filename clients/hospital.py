@@ -122,6 +122,8 @@ class PrivateState:
 
         `checkpoint_rounds` are those that the server can go back to.
         """
+        for left in self.folder.glob(".round-*"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         with written_atomically(self._path(server_round)) as temporary:
             tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             safetensors.torch.save_file(tensors, temporary)

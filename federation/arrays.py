@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from typing import Any
@@ -78,6 +79,8 @@ class Array(flwr.app.Array):
         return Array, (self.numpy(),)
 
 
+_FILLING = threading.Lock()
+
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes, in the order in which values lie in memory."""
 
@@ -106,12 +109,16 @@ class ArrayRecord(flwr.app.ArrayRecord):
         """Make the entries, once somebody asks for one: a record that is passed on as a whole needs none."""
         if self.__dict__.get("is_filled", True):  # a shallow copy, which Flower makes without our constructor, is
             return
-        self.__dict__["is_filled"] = True
-        values, start = self.__dict__["flat"], 0
-        for name, shape in self.layout:
-            end = start + math.prod(shape)
-            super().__setitem__(name, Array(values[start:end].reshape(shape)))
-            start = end
+        with _FILLING:
+            if self.__dict__["is_filled"]:
+                return
+            values, start = self.__dict__["flat"], 0
+            for name, shape in self.layout:
+                end = start + math.prod(shape)
+                super().__setitem__(name, Array(values[start:end].reshape(shape)))
+                start = end
+            # Last: another thread that looks meanwhile must not find half of them.
+            self.__dict__["is_filled"] = True
 
     @property
     def flat(self) -> np.ndarray | None:

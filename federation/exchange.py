@@ -19,6 +19,7 @@ random streams                                none is carried: each is made anew
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -308,7 +309,7 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
     if metrics[NUM_EXAMPLES] != num_examples:
         raise WireError(f"{NUM_EXAMPLES} = {metrics[NUM_EXAMPLES]!r}: expected {num_examples}, as at the start")
     for name, value in metrics.items():
-        if not np.isfinite(value).all():
+        if not isinstance(value, int | float) or not math.isfinite(value):
             raise WireError(f"metric {name} = {value!r}: expected a finite number")
     if not _is_as_expected(arrays_of(reply), expected):
         check_arrays(arrays_of(reply), expected)

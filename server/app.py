@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -174,6 +174,8 @@ class FederatedRun:
         self.watch = Stopwatch()
         self.use = EngineUse()
         self.background = BackgroundWork()
+        # Rounds whose judgement has not ended.
+        self.unjudged: dict[int, tuple[RunState, TrainingRound]] = {}
         self.directory = RunDirectory(Path(self.configuration.run_dir))
         self.strategy = build_strategy(self.configuration.strategy)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -224,16 +226,20 @@ class FederatedRun:
 
         while self.state.completed_rounds < configuration.rounds and not self.stop_reason:
             start = time.perf_counter()
+            server_round = self.state.completed_rounds + 1
             # Send the global networks, let hospitals train, combine what comes back.
-            training = self._train(self.state.completed_rounds + 1)
+            training = self._train(server_round)
             seconds = time.perf_counter() - start
             # Judge the new generator and save, while the next round trains where that changes nothing.
+            self.unjudged[server_round] = self.state, training
             judge = partial(self._judge, self.state, training, seconds)
             if self._overlaps_evaluation():
-                self.background.submit(judge)
+                self.background.submit(partial(self._judge_and_keep, judge, self.state, training))
             else:
                 judge()
-            self.background.submit(partial(self._keep, self.state, training))
+                is_last, best = self._is_last(self.state), self._best_round()
+                self.background.submit(partial(self._keep, self.state, training, is_last=is_last, best=best))
+            del training, judge
         self.background.drain()
         self._finish()
 
@@ -327,6 +333,7 @@ class FederatedRun:
             self._call_back(state, training, losses, scores)
             if self.stop_reason and not scores:
                 self._evaluate(state, losses)  # what a run ends with is judged
+        self.unjudged.pop(server_round, None)
 
     def _evaluate(self, state: RunState, losses: Mapping[str, float]) -> dict[str, Any]:
         """Judge the global generator; write the scores."""
@@ -365,18 +372,26 @@ class FederatedRun:
         for callback in (self.early_stopping, *self.callbacks):
             self.stop_reason = self.stop_reason or callback.after_round(report)
 
-    def _keep(self, state: RunState, training: TrainingRound) -> None:
+    def _judge_and_keep(self, judge: Callable[[], None], state: RunState, training: TrainingRound) -> None:
+        judge()
+        self._keep(state, training, is_last=self._is_last(state), best=self._best_round())
+
+    def _is_last(self, state: RunState) -> bool:
+        return state.completed_rounds == self.configuration.rounds or bool(self.stop_reason)
+
+    def _keep(self, state: RunState, training: TrainingRound, *, is_last: bool, best: int | None) -> None:
         """Save a round where it is its turn, or where it is the best so far; of the last round an upload too."""
-        checkpoint = self.configuration.checkpoint
-        is_last = state.completed_rounds == self.configuration.rounds or bool(self.stop_reason)
         if is_last and training.largest is not None:
             # The judge asks what an upload gives away.
             site, record = training.largest
             save_upload(self.directory, site.name, state.completed_rounds, unpack_arrays(record))
         training.largest = None
-        best = self._best_round()
-        if is_last or state.completed_rounds % checkpoint.every == 0 or best == state.completed_rounds:
-            self._save_checkpoint(state)
+        if (
+            is_last
+            or state.completed_rounds % self.configuration.checkpoint.every == 0
+            or best == state.completed_rounds
+        ):
+            self._save_checkpoint(state, best)
 
     def _best_round(self) -> int | None:
         """Return the round after training with the best KID on validation images; None before there is one."""
@@ -411,10 +426,10 @@ class FederatedRun:
             directory.create()
         directory.lock()
         self.started_writing = True
-        self._log_to_file()
         # First of all: with it, and without anything else, a run can be resumed. Written again in a resumed run, which
         # may go on for more rounds than it was started for.
         write_text(directory.config, configuration.with_values({"resume": False}).to_toml())
+        self._log_to_file()
         if not directory.partition.exists():
             self._write_description()
         if configuration.resume:
@@ -492,7 +507,7 @@ class FederatedRun:
                 "with the same evaluation.extractor, evaluation.threads and data.cache-dir"
             )
 
-    def _save_checkpoint(self, state: RunState) -> None:
+    def _save_checkpoint(self, state: RunState, best: int | None) -> None:
         """Write all that is needed to go on after a round."""
         entries = {
             "round": state.completed_rounds,
@@ -507,9 +522,7 @@ class FederatedRun:
             safetensors.numpy.save_file(state.arrays, folder / "global.safetensors")
             (folder / "state.json").write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
 
-        self.directory.write_checkpoint(
-            state.completed_rounds, self.configuration.checkpoint.keep, write, best=self._best_round()
-        )
+        self.directory.write_checkpoint(state.completed_rounds, self.configuration.checkpoint.keep, write, best=best)
 
     def _load_checkpoint(self) -> None:
         """Go back to the newest checkpoint, or to the beginning where there is none."""
@@ -564,15 +577,20 @@ class FederatedRun:
         """Leave a readable run directory that can be resumed, whatever ended the run."""
         if not self.started_writing or self.finished:
             return
-        for problem in self.background.end():
+        if (problem := self.background.end()) is not None and problem is not error:
             logging.getLogger("dermafed").error("work beside the rounds failed", exc_info=problem)
-        completed = self.state.completed_rounds
+        # What was trained is saved, but no round beyond one that was not judged: the resumed run makes up for that.
+        state, training = self.unjudged[min(self.unjudged)] if self.unjudged else (self.state, None)
+        completed = state.completed_rounds
         if completed and completed not in self.directory.checkpoint_rounds():
             try:
-                self._save_checkpoint(self.state)
-            except OSError as problem:  # a full disk, say: the checkpoint before this one is there still
+                if training is not None:
+                    self._keep(state, training, is_last=True, best=self._best_round())
+                else:
+                    self._save_checkpoint(state, self._best_round())
+            except OSError as full:  # the disk, say: the checkpoint before this one is there still
                 completed = max(self.directory.checkpoint_rounds(), default=0)
-                self.progress.say(f"the last round could not be saved ({problem})")
+                self.progress.say(f"the last round could not be saved ({full})")
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-# A round may be judged and saved while the next one trains, and no later.
-_MOST_WAITING = 2
-
 
 class BackgroundWork:
-    """Runs pieces of work one after the other, in the order they were given, in one thread.
+    """Runs a piece of work in a thread of its own, one at a time.
 
     A piece that fails ends the run: its exception is raised where the next piece is given, or at the end.
     """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dermafed-background")
-        self._futures: deque[Future[None]] = deque()
+        self._future: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Give a piece of work; wait first until few others are before it."""
-        while len(self._futures) >= _MOST_WAITING:
-            self._futures.popleft().result()
-        self._futures.append(self._executor.submit(work))
+        """Give a piece of work; wait first until the one before it is done."""
+        self.drain()
+        self._future = self._executor.submit(work)
 
     def drain(self) -> None:
         """Wait until everything is done."""
-        while self._futures:
-            self._futures.popleft().result()
+        future, self._future = self._future, None
+        if future is not None:
+            future.result()
 
-    def end(self) -> list[BaseException]:
+    def end(self) -> BaseException | None:
         """Wait until everything is done, give up the thread; return what failed in place of raising it."""
         self._executor.shutdown(wait=True)
-        problems = [problem for future in self._futures if (problem := future.exception()) is not None]
-        self._futures.clear()
-        return problems
+        future, self._future = self._future, None
+        return future.exception() if future is not None else None

@@ -35,7 +35,8 @@ class RoundReport:
 class RoundCallback(Protocol):
     """Called after each round; give it to :func:`server.app.run_federation`.
 
-    It is not saved with the run. One that decides from ``history`` alone decides the same in a resumed run.
+    It is not saved with the run: one that ends runs should decide from ``history``. A resumed run calls it for the
+    first time after its next round.
     """
 
     def after_round(self, report: RoundReport) -> str | None:

@@ -159,8 +159,11 @@ class TrainingRound:
             )
 
     def _send(self, site: Site, message: Message, attempt: int) -> None:
-        (message_id,) = self.grid.push_messages([message])
-        self._questions[message_id] = _Question(site, message, attempt, time.monotonic())
+        message_ids = list(self.grid.push_messages([message]))
+        if not message_ids or not message_ids[0]:  # a node that has just left, or a message that is too large
+            self._give_up(site, _Fate(None, "failed", "the message could not be sent"))
+            return
+        self._questions[message_ids[0]] = _Question(site, message, attempt, time.monotonic())
 
     def _receive(self) -> None:
         """Wait a moment for replies; decide what becomes of each."""

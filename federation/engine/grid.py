@@ -55,6 +55,7 @@ class SimulationGrid(Grid):
         self.node_configs = {node_id: dict(config) for node_id, config in node_configs.items()}
         self._run: Any = None
         self._message_numbers = itertools.count(1)
+        self._distrusting: set[int] = set()
 
     def set_run(self, run: Any) -> None:
         """Remember the run."""
@@ -123,7 +124,8 @@ class SimulationGrid(Grid):
         """Be told how long each node's training takes in relation to the others', before it was measured."""
 
     def distrust_worker(self, node_id: int) -> None:
-        """Let the next message to a node be worked on by a new process, where there is one to end."""
+        """Let the next message to a node, a second attempt, go before all others, and to a new process."""
+        self._distrusting.add(node_id)
 
     def running(self) -> list[int]:
         """Return the nodes that work on a message at this moment."""

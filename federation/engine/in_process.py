@@ -30,7 +30,11 @@ class InProcessGrid(SimulationGrid):
         self._waiting: deque[Message] = deque()
 
     def _enqueue(self, message: Message) -> None:
-        self._waiting.append(message)
+        if message.metadata.dst_node_id in self._distrusting:
+            self._distrusting.discard(message.metadata.dst_node_id)
+            self._waiting.appendleft(message)
+        else:
+            self._waiting.append(message)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Run the next waiting message among `message_ids`; return its reply alone."""

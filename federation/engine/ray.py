@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -29,6 +30,9 @@ from federation.exchange import count_bytes
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(64 * 2**20)}
 # The longest wait before the caller gets to look around, and we to see if Ray still lives.
 _WAIT_SECONDS = 1.0
+_CONNECT_SECONDS = 5.0
+# A worker is up after seconds; on a busy machine it takes longer.
+_START_SECONDS = 300.0
 # Workers that die one after the other before they have done anything: it is not the hospital's fault.
 _MOST_FAILED_STARTS = 3
 # Bytes of finished replies that nobody has taken, from which on messages go out in the order they came in.
@@ -164,9 +168,10 @@ class RayGrid(SimulationGrid):
         self._starting: dict[Any, _Slot] = {}
         self._idle: list[_Slot] = []
         self._failed_starts = 0
+        self._slots: list[_Slot] = []
+        self._last_check = self._last_sign = time.monotonic()
         # ArrayRecords in the object store by id(); a record is held with its reference, so its id stays its own.
         self._stored: dict[int, tuple[Any, ArrayRecord]] = {}
-        self._distrusting: set[int] = set()
         # What each node's last training took, as seen from here: with the way there and back.
         self._seconds: dict[int, float] = {}
         self._costs: dict[int, float] = {}
@@ -181,7 +186,8 @@ class RayGrid(SimulationGrid):
             self._actor_class = ray.remote(
                 num_cpus=threads, num_gpus=gpus_per_worker, max_restarts=0, scheduling_strategy="SPREAD"
             )(_Worker)
-            self._slots = [self._start_slot() for _ in range(num_workers)]
+            self._slots += [self._start_slot() for _ in range(num_workers)]
+            self._last_sign = time.monotonic()
             while self._starting:
                 self._wait()
         except BaseException:
@@ -211,8 +217,12 @@ class RayGrid(SimulationGrid):
             self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
             return
         try:
+            host, _, port = address.rpartition(":")
+            if port.isdigit():
+                # Ray itself would try for minutes.
+                socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
             self._ray.init(address=address, **arguments)
-        except ConnectionError as error:
+        except OSError as error:  # ConnectionError, which Ray raises too, is one
             raise ConfigurationError(
                 f"simulation.address = {address!r}: no Ray cluster answers there ({str(error).splitlines()[0]}); start "
                 "one with ray start --head, or leave simulation.address empty to use this machine alone"
@@ -247,9 +257,7 @@ class RayGrid(SimulationGrid):
         """End a slot's worker, dead already or not, and start another in its place."""
         for attempt in slot.attempts:  # had been sent ahead, and was not begun
             del self._running[attempt.reference]
-            node_id = attempt.message.metadata.dst_node_id
-            self._waiting = {attempt.message.metadata.message_id: attempt.message, **self._waiting}
-            self._waiting_nodes = {attempt.message.metadata.message_id: node_id, **self._waiting_nodes}
+            self._wait_first(attempt.message)
         slot.attempts.clear()
         self._ray.kill(slot.actor, no_restart=True)
         if hangs and self._is_local:
@@ -266,10 +274,6 @@ class RayGrid(SimulationGrid):
         """Take relative costs, used for nodes whose training has not been timed yet."""
         self._costs = dict(costs)
 
-    def distrust_worker(self, node_id: int) -> None:
-        """Let the next message to a node be worked on by a new process."""
-        self._distrusting.add(node_id)
-
     def running(self) -> list[int]:
         """Return the nodes that work on a message at this moment."""
         return [slot.attempts[0].message.metadata.dst_node_id for slot in self._slots if slot.attempts]
@@ -279,8 +283,16 @@ class RayGrid(SimulationGrid):
         return [Workload(slot.busy_seconds, slot.num_messages) for slot in self._slots]
 
     def _enqueue(self, message: Message) -> None:
-        self._waiting[message.metadata.message_id] = message
-        self._waiting_nodes[message.metadata.message_id] = message.metadata.dst_node_id
+        if message.metadata.dst_node_id in self._distrusting:
+            self._wait_first(message)
+        else:
+            self._waiting[message.metadata.message_id] = message
+            self._waiting_nodes[message.metadata.message_id] = message.metadata.dst_node_id
+
+    def _wait_first(self, message: Message) -> None:
+        """Let a message wait before all others."""
+        self._waiting = {message.metadata.message_id: message, **self._waiting}
+        self._waiting_nodes = {message.metadata.message_id: message.metadata.dst_node_id, **self._waiting_nodes}
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return replies that have arrived, in the order of their arrival; waits a moment for the first.
@@ -302,24 +314,24 @@ class RayGrid(SimulationGrid):
 
     def _dispatch(self) -> None:
         """Give waiting messages to workers that are free, or will be in a moment."""
-        while self._idle and self._waiting:
-            slot = self._idle.pop()
+        for slot in list(self._idle):
             message = self._choose(slot)
-            if message.metadata.dst_node_id in self._distrusting and not slot.is_fresh:
-                self._replace(slot)  # the message waits for the new worker
-                continue
-            self._distrusting.discard(message.metadata.dst_node_id)
-            self._send(message, slot)
-        if not self._distrusting:
-            for slot in self._slots:
-                # Otherwise it would idle from its reply's arrival here to the next message's arrival there. Not with
-                # the last ones: those go to whoever is free first.
-                if len(self._waiting) < len(self._slots):
-                    break
-                if len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
-                    message = self._choose(slot)
-                    if self._is_short(message):
-                        self._send(message, slot)
+            if message is not None:
+                self._idle.remove(slot)
+                self._distrusting.discard(message.metadata.dst_node_id)
+                self._send(message, slot)
+        if self._waiting and self._idle and not self._starting:
+            # Only second attempts are left, and no worker is new.
+            self._replace(self._idle.pop())
+        for slot in self._slots:
+            # Otherwise it would idle from its reply's arrival here to the next message's arrival there. Not with the
+            # last ones: those go to whoever is free first.
+            if len(self._waiting) < len(self._slots):
+                break
+            if len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
+                message = self._choose(slot)
+                if message is not None and self._is_short(message):
+                    self._send(message, slot)
         if not self._waiting and not self._running:
             self._stored.clear()
 
@@ -327,30 +339,38 @@ class RayGrid(SimulationGrid):
         is_train = message.metadata.message_type == TRAIN
         return is_train and self._seconds.get(message.metadata.dst_node_id, math.inf) < _SHORT_SECONDS
 
-    def _choose(self, slot: _Slot) -> Message:
-        """Return the waiting message that a free worker should take next."""
-        first = next(iter(self._waiting.values()))
-        if self._held_bytes > self._most_held_bytes or first.metadata.message_type != TRAIN:
+    def _choose(self, slot: _Slot) -> Message | None:
+        """Return the waiting message that a worker should take next; None if there is none for it."""
+        if self._distrusting and not slot.is_fresh:
+            open_to_it = [key for key, node_id in self._waiting_nodes.items() if node_id not in self._distrusting]
+        else:
+            open_to_it = list(self._waiting)
+        if not open_to_it:
+            return None
+        first = self._waiting[open_to_it[0]]
+        if (
+            self._held_bytes > self._most_held_bytes
+            or first.metadata.message_type != TRAIN
+            or first.metadata.dst_node_id in self._distrusting
+        ):
             return first
-        seconds = self._expected_seconds()
+        seconds = self._expected_seconds(open_to_it)
         longest = max(seconds.values())
-        if longest < _SHORT_SECONDS:
+        if longest < _SHORT_SECONDS and self._seconds:
             return first  # whatever the order: what differs is chance
-        alike = [message_id for message_id, expected in seconds.items() if expected >= (1 - _ALIKE) * longest]
-        known = (message_id for message_id in alike if self._last_slot.get(self._waiting_nodes[message_id]) is slot)
-        chosen = next(known, None) or next(message_id for message_id in alike if seconds[message_id] == longest)
-        return self._waiting[chosen]
+        alike = [key for key in open_to_it if seconds[key] >= (1 - _ALIKE) * longest]
+        known = (key for key in alike if self._last_slot.get(self._waiting_nodes[key]) is slot)
+        return self._waiting[next(known, None) or next(key for key in alike if seconds[key] == longest)]
 
-    def _expected_seconds(self) -> dict[str, float]:
-        """Return how long each waiting message will take: as long as its node took before, else by its costs."""
-        if not self._costs:
-            return {message_id: self._seconds.get(node_id, 0.0) for message_id, node_id in self._waiting_nodes.items()}
-        both = [node_id for node_id in self._seconds if self._costs.get(node_id)]
+    def _expected_seconds(self, message_ids: Iterable[str]) -> dict[str, float]:
+        """Return how long waiting messages will take: as long as their nodes took before, else by their costs."""
+        both = [node_id for node_id in self._seconds if self._costs.get(node_id)] if self._costs else []
         scale = sum(self._seconds[node] for node in both) / sum(self._costs[node] for node in both) if both else 1.0
-        return {
-            message_id: self._seconds.get(node_id, scale * self._costs.get(node_id, 0.0))
-            for message_id, node_id in self._waiting_nodes.items()
-        }
+        found = {}
+        for message_id in message_ids:
+            node_id = self._waiting_nodes[message_id]
+            found[message_id] = self._seconds.get(node_id, scale * self._costs.get(node_id, 0.0))
+        return found
 
     def _send(self, message: Message, slot: _Slot) -> None:
         del self._waiting[message.metadata.message_id], self._waiting_nodes[message.metadata.message_id]
@@ -394,8 +414,7 @@ class RayGrid(SimulationGrid):
             if wanted is None or attempt.message.metadata.message_id in wanted:
                 references.append(reference)
         done, _ = self._ray.wait(references, num_returns=1, timeout=self._timeout())
-        if not done:
-            self._processes.check()
+        self._check_ray(bool(done))
         replies = []
         for reference in done:
             if reference in self._starting:
@@ -405,6 +424,20 @@ class RayGrid(SimulationGrid):
             self._dispatch()
         replies += self._end_late_attempts()
         return replies
+
+    def _check_ray(self, something_came: bool) -> None:
+        """See if Ray still lives, now and then, and if workers still start."""
+        now = time.monotonic()
+        if something_came or self._running:
+            self._last_sign = now
+        if now - self._last_check >= _WAIT_SECONDS:
+            self._last_check = now
+            self._processes.check()
+        if now - self._last_sign > _START_SECONDS:
+            raise RunError(
+                f"no worker has started within {_START_SECONDS:g} s: Ray has no room for {len(self._slots)} workers; "
+                "set fewer simulation.workers, or see with ray status what else runs on the cluster"
+            )
 
     def _timeout(self) -> float:
         """Return how long to wait: until the next attempt would be late, and not so long that nobody looks around."""
@@ -460,6 +493,8 @@ class RayGrid(SimulationGrid):
         errors = []
         for attempt in list(self._running.values()):
             if time.monotonic() >= attempt.deadline:
+                if self._ray.wait([attempt.reference], timeout=0)[0]:
+                    continue  # it is there; only we were late to look
                 self._end(attempt)
                 self._replace(attempt.slot, hangs=True)
                 reason = f"no answer within {attempt.deadline - attempt.started:g} s"

@@ -17,7 +17,7 @@ from federation.errors import WireError
 from federation.exchange import load_tensors
 from federation.images import to_floats
 from federation.models import build_model
-from federation.run_directory import RunDirectory, to_json, write_text, written_atomically
+from federation.run_directory import RunDirectory, read_lines, to_json, write_text, written_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,15 +69,18 @@ def load_discriminators(
     if "discriminator" in configuration.private_prefixes:
         return without_discriminators("strategy.private keeps discriminators at the hospitals: none was ever sent")
     rounds = directory.checkpoint_rounds()
+    # The last round is always evaluated, be it the one that the run was started for or one where it ended early.
+    judged = read_lines(directory.metrics) if directory.metrics.is_file() else []
+    last_round = judged[-1]["round"] if judged else configuration.rounds
     final, final_reason = None, "the run directory has no checkpoint of the last round"
-    if rounds and rounds[-1] == configuration.rounds:
+    if rounds and rounds[-1] == last_round:
         path = directory.checkpoint(rounds[-1]) / "global.safetensors"
         final, final_reason = _load(path, configuration, device)
     upload, upload_reason, site = None, "the run directory keeps no hospital's upload", ""
     if (directory.upload / _DESCRIPTION).is_file():
         description = json.loads((directory.upload / _DESCRIPTION).read_text(encoding="utf-8"))
         site = description["site"]
-        if description["round"] == configuration.rounds:
+        if description["round"] == last_round:
             upload, upload_reason = _load(directory.upload / _WEIGHTS, configuration, device)
         else:
             upload_reason = f"the upload that is kept is of round {description['round']}, not of the last"

@@ -61,7 +61,7 @@ def what_a_run_computed(run_dir: Path) -> dict[str, object]:
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (files[0], files[1] / "global.safetensors")]
     states = {
         path.parent.name + "/" + path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((run_dir / "hospitals").rglob("*.safetensors"))
+        for path in sorted((run_dir / "hospitals").glob("*/round-*.safetensors"))
     }
     scores = [(line["round"], line["images"], line["kid"]) for line in read_lines(run_dir / "metrics.jsonl")]
     hospitals = [
