@@ -134,15 +134,6 @@ def test_a_run_killed_before_it_saved_anything_starts_anew(straight: Path, tmp_p
     assert [line["round"] for line in read_lines(run_dir / "metrics.jsonl")] == [0, 1]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_computes_the_same(workers: int, straight: Path, tmp_path: Path, cache_dir: str) -> None:
-    run_dir = tmp_path / "ray"
-    printed = finish(*TINY, f"--set=simulation.workers={workers}", run_dir=run_dir, cache_dir=cache_dir)
-    assert what_a_run_computed(run_dir) == what_a_run_computed(straight)
-    assert "preflight: " in printed
-    assert "% of the bound" in printed
-
-
 def children(process_id: int, name: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
