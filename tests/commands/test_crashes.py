@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,9 +175,12 @@ def cluster() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ray = str(Path(sys.executable).with_name("ray"))
+    # Of its own: in the usual place a head node leaves its address, which others would take for a running cluster.
+    # Short, as sockets lie below it.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     common = ["--num-cpus=1", "--object-store-memory=200000000", "--block", "--disable-usage-stats"]
     commands = [
-        [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", *common],
+        [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", *common],
         [ray, "start", f"--address=127.0.0.1:{port}", *common],
     ]
     nodes = []
@@ -191,6 +196,7 @@ def cluster() -> Iterator[str]:
             os.killpg(node.pid, signal.SIGTERM)
         for node in nodes:
             node.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_ray_cluster_of_two_machines_computes_the_same(
