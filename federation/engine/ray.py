@@ -37,6 +37,8 @@ _START_SECONDS = 300.0
 _MOST_FAILED_STARTS = 3
 # Bytes of finished replies that nobody has taken, from which on messages go out in the order they came in.
 _LEAST_HELD_BYTES = 256 * 2**20
+# And from which on no message goes out before its worker is free: replies already come faster than they are taken.
+_MOST_HELD_AHEAD_BYTES = 64 * 2**20
 # Of two waiting hospitals whose times differ by less than this share, the one that the worker knows goes first.
 _ALIKE = 0.1
 # Where hospitals take less time than this, they are not sorted by it, and a worker gets its next message before it has
@@ -326,7 +328,7 @@ class RayGrid(SimulationGrid):
         for slot in self._slots:
             # Otherwise it would idle from its reply's arrival here to the next message's arrival there. Not with the
             # last ones: those go to whoever is free first.
-            if len(self._waiting) < len(self._slots):
+            if len(self._waiting) < len(self._slots) or self._held_bytes > _MOST_HELD_AHEAD_BYTES:
                 break
             if len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
                 message = self._choose(slot)
