@@ -7,6 +7,7 @@ with longer trained generators and classifiers stands in ``docs/evaluation.md``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ import torch
 from benchmarks.judge_ladder import Bench, check, image_ladders, not_apart, utility_ladders
 from federation.config import parse_assignments, resolve
 from server.evaluation.threads import use_threads
+
+
+# Rungs between others, in the table of the documentation alone: each takes seconds.
+LEFT_OUT = {"blur 24", "blur 12", "noise 8", "noise 32", "jpeg 75", "jpeg 20"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,7 +44,10 @@ def bench(cache_dir: str) -> Bench:
 
 
 def test_fidelity_diversity_and_authenticity_come_out_in_order(bench: Bench) -> None:
-    ladders = image_ladders(list(bench.generators))
+    ladders = [
+        replace(ladder, rungs=tuple(name for name in ladder.rungs if name not in LEFT_OUT))
+        for ladder in image_ladders(list(bench.generators))
+    ]
     assert {ladder.axis for ladder in ladders} == {"fidelity", "diversity", "authenticity"}
     names = list(dict.fromkeys(name for ladder in ladders for name in ladder.rungs))
     searched = {name for ladder in ladders if ladder.axis == "authenticity" for name in ladder.rungs}
