@@ -18,7 +18,6 @@ from benchmarks.judge_ladder import Bench, check, image_ladders, not_apart, util
 from federation.config import parse_assignments, resolve
 from server.evaluation.threads import use_threads
 
-
 # Rungs between others, in the table of the documentation alone: each takes seconds.
 LEFT_OUT = {"blur 24", "blur 12", "noise 8", "noise 32", "jpeg 75", "jpeg 20"}
 
