@@ -94,7 +94,7 @@ def run_federation(
     Parameters
     ----------
     grid
-        The nodes.
+        The nodes. A simulation's grid is closed when the rounds are over.
     inputs
         Data, partition and configuration; an empty ``run-dir`` is filled in.
     console
@@ -241,6 +241,8 @@ class FederatedRun:
                 self.background.submit(partial(self._keep, self.state, training, is_last=is_last, best=best))
             del training, judge
         self.background.drain()
+        if isinstance(self.grid, SimulationGrid):
+            self.grid.close()  # its cores and memory are the judge's now, and nothing that dies there matters any more
         self._finish()
 
     def _prepare_engine(self) -> None:
