@@ -37,12 +37,9 @@ _START_SECONDS = 300.0
 _MOST_FAILED_STARTS = 3
 # Bytes of finished replies that nobody has taken, from which on messages go out in the order they came in.
 _LEAST_HELD_BYTES = 256 * 2**20
-# And from which on no message goes out before its worker is free: replies already come faster than they are taken.
-_MOST_HELD_AHEAD_BYTES = 64 * 2**20
 # Of two waiting hospitals whose times differ by less than this share, the one that the worker knows goes first.
 _ALIKE = 0.1
-# Where hospitals take less time than this, they are not sorted by it, and a worker gets its next message before it has
-# answered the last.
+# Where hospitals take less time than this, they are not sorted by it.
 _SHORT_SECONDS = 1.0
 TRAIN = "train"
 
@@ -90,7 +87,7 @@ class _Slot:
     is_fresh: bool = True
     """Whether the worker has not been given any message."""
     attempts: list[_Attempt] = field(default_factory=list)
-    """What the worker works on, and what it will work on next."""
+    """What the worker works on: one message, or none. Not two: if it died, nobody could say of which."""
     busy_seconds: float = 0.0
     num_messages: int = 0
 
@@ -104,7 +101,7 @@ class _Attempt:
     reference: Any
     """To what the worker returns."""
     started: float = math.inf
-    """By the monotonic clock, as is the deadline; infinite while another message is before this one."""
+    """By the monotonic clock, as is the deadline."""
     deadline: float = math.inf
 
 
@@ -257,10 +254,6 @@ class RayGrid(SimulationGrid):
 
     def _replace(self, slot: _Slot, *, hangs: bool = False) -> None:
         """End a slot's worker, dead already or not, and start another in its place."""
-        for attempt in slot.attempts:  # had been sent ahead, and was not begun
-            del self._running[attempt.reference]
-            self._wait_first(attempt.message)
-        slot.attempts.clear()
         self._ray.kill(slot.actor, no_restart=True)
         if hangs and self._is_local:
             # Ray asks a process to end; one that is stopped, or hangs in a system call, does not hear it.
@@ -315,7 +308,7 @@ class RayGrid(SimulationGrid):
     # ------------------------------------------------------------------ dispatching
 
     def _dispatch(self) -> None:
-        """Give waiting messages to workers that are free, or will be in a moment."""
+        """Give waiting messages to workers that are free."""
         for slot in list(self._idle):
             message = self._choose(slot)
             if message is not None:
@@ -325,21 +318,8 @@ class RayGrid(SimulationGrid):
         if self._waiting and self._idle and not self._starting:
             # Only second attempts are left, and no worker is new.
             self._replace(self._idle.pop())
-        for slot in self._slots:
-            # Otherwise it would idle from its reply's arrival here to the next message's arrival there. Not with the
-            # last ones: those go to whoever is free first.
-            if len(self._waiting) < len(self._slots) or self._held_bytes > _MOST_HELD_AHEAD_BYTES:
-                break
-            if len(slot.attempts) == 1 and self._is_short(slot.attempts[0].message):
-                message = self._choose(slot)
-                if message is not None and self._is_short(message):
-                    self._send(message, slot)
         if not self._waiting and not self._running:
             self._stored.clear()
-
-    def _is_short(self, message: Message) -> bool:
-        is_train = message.metadata.message_type == TRAIN
-        return is_train and self._seconds.get(message.metadata.dst_node_id, math.inf) < _SHORT_SECONDS
 
     def _choose(self, slot: _Slot) -> Message | None:
         """Return the waiting message that a worker should take next; None if there is none for it."""
@@ -391,8 +371,7 @@ class RayGrid(SimulationGrid):
         self._running[attempt.reference] = attempt
         slot.is_fresh = False
         slot.attempts.append(attempt)
-        if len(slot.attempts) == 1:
-            self._begin(attempt)
+        self._begin(attempt)
 
     def _begin(self, attempt: _Attempt) -> None:
         """Note that a worker begins with a message."""
@@ -401,11 +380,9 @@ class RayGrid(SimulationGrid):
         attempt.deadline = attempt.started + (self._deadlines.get(kind, 0.0) or math.inf)
 
     def _end(self, attempt: _Attempt) -> None:
-        """Note that a worker is done with a message, and begins with the next if it has one already."""
+        """Note that a worker is done with a message."""
         del self._running[attempt.reference]
         attempt.slot.attempts.remove(attempt)
-        if attempt.slot.attempts:
-            self._begin(attempt.slot.attempts[0])
 
     # ------------------------------------------------------------------ receiving
 
@@ -480,8 +457,7 @@ class RayGrid(SimulationGrid):
         if reply.has_error():
             self._replace(slot)  # who knows what the failure left behind
             return reply
-        if not slot.attempts:
-            self._idle.append(slot)
+        self._idle.append(slot)
         if message.metadata.message_type == TRAIN:
             slot.busy_seconds += seconds
             slot.num_messages += 1
