@@ -13,7 +13,7 @@ import traceback
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
@@ -77,7 +77,10 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Slot:
-    """A place for a worker: when one dies, another takes it."""
+    """A place for a worker: when one dies, another takes it.
+
+    It gets one message at a time: of one that died with two, nobody could say which of them killed it.
+    """
 
     actor: Any
     ready: Any
@@ -86,8 +89,6 @@ class _Slot:
     """0 while it starts."""
     is_fresh: bool = True
     """Whether the worker has not been given any message."""
-    attempts: list[_Attempt] = field(default_factory=list)
-    """What the worker works on: one message, or none. Not two: if it died, nobody could say of which."""
     busy_seconds: float = 0.0
     num_messages: int = 0
 
@@ -100,9 +101,9 @@ class _Attempt:
     slot: _Slot
     reference: Any
     """To what the worker returns."""
-    started: float = math.inf
+    started: float
     """By the monotonic clock, as is the deadline."""
-    deadline: float = math.inf
+    deadline: float
 
 
 class RayGrid(SimulationGrid):
@@ -271,7 +272,7 @@ class RayGrid(SimulationGrid):
 
     def running(self) -> list[int]:
         """Return the nodes that work on a message at this moment."""
-        return [slot.attempts[0].message.metadata.dst_node_id for slot in self._slots if slot.attempts]
+        return [attempt.message.metadata.dst_node_id for attempt in self._running.values()]
 
     def workloads(self) -> list[Workload]:
         """Return what each worker has done so far, training alone."""
@@ -367,22 +368,11 @@ class RayGrid(SimulationGrid):
             names.append(name)
             references.append(self._stored[id(record)][0])
         call = (message.metadata, others, self._states[message.metadata.dst_node_id], tuple(names))
-        attempt = _Attempt(message, slot, slot.actor.handle.remote(call, *references))
-        self._running[attempt.reference] = attempt
         slot.is_fresh = False
-        slot.attempts.append(attempt)
-        self._begin(attempt)
-
-    def _begin(self, attempt: _Attempt) -> None:
-        """Note that a worker begins with a message."""
-        kind = attempt.message.metadata.message_type.partition(".")[0]
-        attempt.started = time.monotonic()
-        attempt.deadline = attempt.started + (self._deadlines.get(kind, 0.0) or math.inf)
-
-    def _end(self, attempt: _Attempt) -> None:
-        """Note that a worker is done with a message."""
-        del self._running[attempt.reference]
-        attempt.slot.attempts.remove(attempt)
+        started = time.monotonic()
+        allowed = self._deadlines.get(message.metadata.message_type.partition(".")[0], 0.0)
+        reference = slot.actor.handle.remote(call, *references)
+        self._running[reference] = _Attempt(message, slot, reference, started, started + (allowed or math.inf))
 
     # ------------------------------------------------------------------ receiving
 
@@ -440,8 +430,7 @@ class RayGrid(SimulationGrid):
 
     def _finish(self, reference: Any) -> Message:
         """Return a worker's reply; in place of one that died, an error."""
-        attempt = self._running[reference]
-        self._end(attempt)
+        attempt = self._running.pop(reference)
         message, slot = attempt.message, attempt.slot
         node_id = message.metadata.dst_node_id
         try:
@@ -473,7 +462,7 @@ class RayGrid(SimulationGrid):
             if time.monotonic() >= attempt.deadline:
                 if self._ray.wait([attempt.reference], timeout=0)[0]:
                     continue  # it is there; only we were late to look
-                self._end(attempt)
+                del self._running[attempt.reference]
                 self._replace(attempt.slot, hangs=True)
                 reason = f"no answer within {attempt.deadline - attempt.started:g} s"
                 errors.append(Message(Error(TOO_LATE, reason), reply_to=attempt.message))
