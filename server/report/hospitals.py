@@ -100,7 +100,7 @@ def hospitals_table(record: RunRecord) -> Table | None:
     for site in shown:
         lines = by_site[site]
         good = [line for line in lines if text(line, "status") == "ok"]
-        counted = {status: sum(text(line, "status") == status for line in lines) for status in ("failed", "refused")}
+        statuses = [text(line, "status") for line in lines]
         seconds = [found for line in good if (found := number(line, "seconds")) is not None]
         mean = sum(seconds) / len(seconds) if seconds else None
         last = good[-1] if good else {}
@@ -109,8 +109,7 @@ def hospitals_table(record: RunRecord) -> Table | None:
                 named(site),
                 *([words(_strip(lines, rounds))] if with_strip else []),
                 derived(len(good), count(len(good))),
-                derived(counted["failed"], count(counted["failed"])),
-                derived(counted["refused"], count(counted["refused"])),
+                *(derived(statuses.count(status), count(statuses.count(status))) for status in _TROUBLES),
                 value(number(last, "num_training_images"), "count"),
                 derived(mean, duration(mean)),
                 value(number(last, "loss_generator")),
@@ -124,8 +123,7 @@ def hospitals_table(record: RunRecord) -> Table | None:
             Column("Hospital", is_numeric=False),
             *([Column("Rounds", f"{rounds[0]} to {rounds[-1]}", is_numeric=False)] if with_strip else []),
             Column("Used"),
-            Column("Failed"),
-            Column("Refused"),
+            *(Column(status.capitalize()) for status in _TROUBLES),
             Column("Images held"),
             Column("Time of a round", "mean"),
             Column("Loss G", "last"),
@@ -133,12 +131,13 @@ def hospitals_table(record: RunRecord) -> Table | None:
         ),
         bodies=[Body(rows)],
         is_sortable=True,
-        note="Bar: reply used. Cross: the hospital failed. Square: its reply was refused. Dot: it was not asked. "
-        + of_all_hospitals(len(shown), len(by_site), "with most troubles"),
+        note="Bar: reply used. Cross: the hospital failed. Square: its reply was refused. Ring: it was "
+        "late. Dot: it was not asked. " + of_all_hospitals(len(shown), len(by_site), "with most troubles"),
     )
 
 
-_SIGNS = {"ok": "ok", "failed": "failed", "refused": "refused"}
+_TROUBLES = ("failed", "refused", "late")
+_SIGNS = {status: status for status in ("ok", *_TROUBLES)}
 
 
 def _strip(lines: Sequence[Mapping[str, Any]], rounds: Sequence[int]) -> Markup:

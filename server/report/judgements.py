@@ -291,6 +291,9 @@ def _signs_of_copying(authenticity: Mapping[str, Any]) -> Iterator[str]:
 def run_sentence(record: RunRecord) -> str:
     """Say how the run ended."""
     planned, done = int(record.setting("rounds")), record.rounds_done()
+    stopped = text(record.summary, "stopped_early")
+    if record.status == "done" and stopped:
+        return f"The run ended early, after round {done:,} of {planned:,}: {shorten(stopped).rstrip('.')}."
     if record.status == "done":
         return f"All {done:,} rounds were trained."
     reason = shorten(text(record.summary, "reason"))

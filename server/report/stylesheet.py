@@ -182,6 +182,7 @@ i.share-5 { background: var(--soft); border: 1px solid var(--muted); }
 .strip i { position: relative; width: 5px; height: 14px; flex: none; font-style: normal; }
 .strip .ok { background: var(--series-1); width: 3px; margin: 0 1px; }
 .strip .failed::before { content: "✕"; position: absolute; inset: -4px 0 0 -2px; font-size: 11px; color: var(--bad); }
+.strip .late { border: 1.5px solid var(--wait); border-radius: 50%; width: 9px; height: 9px; }
 .strip .refused { border: 1.5px solid var(--wait); width: 7px; height: 9px; }
 .strip .none { width: 3px; height: 3px; border-radius: 50%; background: var(--muted); margin: 0 1px; }
 

@@ -745,6 +745,18 @@ def test_an_interrupted_run(tmp_path: Path) -> None:
     assert page.root.by_id("sheet-image").attributes["href"].startswith("data:image/png;base64,")
 
 
+def test_a_run_that_ended_early_and_a_hospital_that_was_late(tmp_path: Path) -> None:
+    summary = a_summary() | {"stopped_early": "no better KID than 0.5 of round 2 in 2 evaluations"}
+    run = fabricate(tmp_path / "run", "rounds=9", summary=summary)
+    lines = (run / "hospitals.jsonl").read_text().replace('"refused"', '"late"')
+    (run / "hospitals.jsonl").write_text(lines.replace("generator.weight: is not finite", "no answer within 15 s"))
+    write_report(RunDirectory(run))
+    page = (run / "report.html").read_text()
+    assert "The run ended early, after round 4 of 9: no better KID than 0.5 of round 2 in 2 evaluations." in page
+    assert page.count('<i class="late"></i>') == 1
+    assert "no answer within 15 s" in page
+
+
 def test_a_run_without_evaluation(tmp_path: Path) -> None:
     path = fabricate(tmp_path / "run", summary={"status": "failed", "rounds": 0, "reason": "no room"})
     for name in ("metrics.jsonl", "hospitals.jsonl", "partition.json", "environment.json"):
