@@ -60,18 +60,20 @@ def run_rounds(grid: Any, *, num_parameters: int, num_rounds: int, ours: bool) -
     from flwr.app import ArrayRecord, ConfigRecord
     from flwr.serverapp.strategy import FedAvg
 
-    from federation.config import ParticipationSettings
+    from federation.config import Configuration, ParticipationSettings
     from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, own_record, pack_arrays
-    from server.messaging import Site, collect_replies, wait_for_nodes
+    from federation.site import Site
+    from server.messaging import collect_replies, wait_for_nodes
     from server.training_round import TrainingRound
-    from strategies.fedgan import FedGAN
+    from strategies import build_strategy
+    from strategies.aggregation import Federation
 
     arrays = make_arrays(num_parameters)
     configured = int(os.environ["HOSPITALS"])
     sites = [
         Site(f"hospital-{number:04d}", node_id, 1) for number, node_id in enumerate(wait_for_nodes(grid, configured))
     ]
-    strategy = FedGAN()
+    strategy = build_strategy(Federation(Configuration()))
     stock = FedAvg(weighted_by_key=NUM_EXAMPLES, arrayrecord_key=ARRAYS, configrecord_key=CONFIG)
     ours_record = pack_arrays(arrays) if ours else ArrayRecord()
     seconds = []

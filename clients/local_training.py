@@ -27,7 +27,12 @@ class LocalResult:
 
 
 def train_locally(
-    model: GenerativeModel, dataset: ImageDataset, settings: TrainingSettings, stream: torch.Generator
+    model: GenerativeModel,
+    dataset: ImageDataset,
+    settings: TrainingSettings,
+    stream: torch.Generator,
+    *,
+    discriminator_only: bool = False,
 ) -> LocalResult:
     """Train on the hospital's own images.
 
@@ -41,6 +46,8 @@ def train_locally(
         Steps or epochs, batch size.
     stream
         Of this hospital and round: which images, which latents, which noise.
+    discriminator_only
+        Whether the generator stays as it is.
 
     Raises
     ------
@@ -49,16 +56,17 @@ def train_locally(
     """
     start = time.perf_counter()
     num_steps = settings.count_steps(len(dataset))
+    step = model.train_discriminator if discriminator_only else model.train_step
     terms: list[dict[str, Tensor]] = []
     for _ in range(num_steps):
         images, labels = dataset.sample_batch(stream, settings.batch_size)
-        terms.append(model.train_step(images, labels, stream))
+        terms.append(step(images, labels, stream))
 
     # Read once per round: a look at every step would make a GPU wait for the processor.
     losses: dict[str, float] = {}
     not_finite: dict[int, list[str]] = {}
-    for name in sorted({name for step in terms for name in step}):
-        steps = [number for number, step in enumerate(terms, start=1) if name in step]
+    for name in sorted({name for found in terms for name in found}):
+        steps = [number for number, found in enumerate(terms, start=1) if name in found]
         values = torch.stack([terms[number - 1][name] for number in steps]).double().cpu()
         losses[name] = values.mean().item()
         for position in (~torch.isfinite(values)).nonzero()[:1, 0].tolist():

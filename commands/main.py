@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
+from commands.benchmark import benchmark
 from commands.evaluate import evaluate
 from commands.generate import generate
 from commands.report import report
@@ -29,6 +30,7 @@ def _root() -> None:
 
 
 cli.command("simulate")(simulate)
+cli.command("benchmark")(benchmark)
 cli.command("generate")(generate)
 cli.command("evaluate")(evaluate)
 cli.command("report")(report)
@@ -64,3 +66,7 @@ def main() -> None:
 def run_simulation() -> None:
     """Entry point of ``run_simulation.py``."""
     sys.exit(_exit_code(_script))
+
+
+if __name__ == "__main__":
+    main()

@@ -331,10 +331,20 @@ def _iid(groups: pd.DataFrame, settings: PartitionSettings, classes: tuple[str, 
     return _apply(IidPartitioner(num_partitions=settings.hospitals), groups["label"].to_numpy())
 
 
+def _dominant(groups: pd.DataFrame, settings: PartitionSettings, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Cut the shuffled groups into runs, one of them so many times as long as each other."""
+    from flwr_datasets.partitioner import SizePartitioner
+
+    others = max(1, int(len(groups) / (settings.dominance + settings.hospitals - 1)))
+    sizes = [len(groups) - others * (settings.hospitals - 1)] + [others] * (settings.hospitals - 1)
+    return _apply(SizePartitioner(sizes), groups["label"].to_numpy())
+
+
 _ARTIFICIAL_SCHEMES: dict[str, Callable[[pd.DataFrame, PartitionSettings, tuple[str, ...]], NDArray[np.int64]]] = {
     "dirichlet": _dirichlet,
     "pathological": _pathological,
     "quantity": _quantity,
+    "dominant": _dominant,
     "iid": _iid,
 }
 

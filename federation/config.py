@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from federation.errors import ConfigurationError
+from federation.strategy_facts import PRIVATE, strategy_problems
 
 Scalar = int | float | bool | str
 
@@ -51,6 +52,13 @@ UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
 
 AVERAGED_STATE = ("ada-p", "path-length-mean")
 """What training carries from step to step and a federation may average."""
+
+
+NETWORKS = ("generator", "discriminator")
+"""The two networks that are trained."""
+
+STYLE_LAYERS = ("generator.layers.*.style", "generator.to_rgb.*.style")
+"""Where w becomes the scale of each channel: what normalisation layers are in other generators."""
 
 
 def _kebab(name: str) -> str:
@@ -107,9 +115,10 @@ class DataSettings(Section):
 class PartitionSettings(Section):
     """Which hospital holds which training images."""
 
-    scheme: Literal["natural", "dirichlet", "pathological", "quantity", "iid"] = "natural"
+    scheme: Literal["natural", "dirichlet", "pathological", "quantity", "dominant", "iid"] = "natural"
     """``natural``: by site. ``dirichlet``: label skew. ``pathological``: a few classes each.
-    ``quantity``: size skew. ``iid``: alike."""
+    ``quantity``: size skew. ``dominant``: one hospital is ``dominance`` times as large as each other.
+    ``iid``: alike."""
     hospitals: int = Field(default=4, ge=1, le=10_000)
     """Number of hospitals; 1 pools all images, which is centralised training."""
     alpha: float = Field(default=0.5, gt=0, le=1e6)
@@ -117,6 +126,8 @@ class PartitionSettings(Section):
     alike) and of ``quantity`` (0.5: the largest hospital holds most images)."""
     classes_per_hospital: int = Field(default=2, ge=1)
     """``pathological``: how many classes each hospital holds."""
+    dominance: float = Field(default=50.0, ge=1)
+    """``dominant``: images at the first hospital for each image at another."""
     seed: int = Field(default=0, ge=0)
     """Seed of the partition; independent of ``seed``, so that seeds are compared on the same hospitals."""
     min_images: int = Field(default=16, ge=1)
@@ -231,16 +242,94 @@ class AugmentationSettings(Section):
 
 
 class StrategySettings(Section):
-    """How the hospitals' updates are combined."""
+    """How the hospitals' updates are combined; docs/strategies.md has each rule, its source and its cost."""
 
-    name: Literal["fedgan"] = "fedgan"
-    """``fedgan``: generator, discriminator and EMA averaged with weights by number of images."""
+    name: str = "fedgan"
+    """``fedgan`` (generator, discriminator and EMA averaged by number of images), ``fedavg``, ``fedavgm``, ``fedprox``,
+    ``fedadam``, ``fedyogi``, ``fedadagrad``, ``fedmedian``, ``fedtrimmedavg``, ``krum``, ``multikrum``, ``bulyan``,
+    ``geometric-median``, ``qfedavg``, ``scaffold``, ``fednova``, ``feddyn``, ``fedbn``, ``partial-sync``, ``fegan``,
+    ``fed-tgan``, ``ifl-gan``, ``fedcar``, ``label-aware``, ``cap-gan``, ``effgan``, ``dp-fedavg-gan``, ``ua-gan``,
+    ``md-gan``, ``centralised`` or ``alone``."""
+    generator: str = ""
+    """The strategy of the generator and its EMA, or ``private``. Empty: ``strategy.name``."""
+    discriminator: str = ""
+    """The strategy of the discriminator, or ``private``. Empty: ``strategy.name``."""
     private: str = ""
-    """What stays at each hospital and is not averaged: networks or beginnings of parameter names,
-    separated by commas, e.g. ``discriminator`` or ``generator.mapping``. Empty: all is averaged."""
+    """What stays at each hospital and is not averaged: networks, beginnings of parameter names, or patterns with
+    ``*``, separated by commas, e.g. ``discriminator`` or ``generator.mapping``. Empty: all is averaged."""
     averaged_state: str = ""
     """State of training that is averaged too, separated by commas: ``ada-p``, ``path-length-mean``. Empty: it
     stays at each hospital, whose own images it belongs to. Adam's moments always stay."""
+    server_learning_rate: float = Field(default=0.0, ge=0, le=100)
+    """The server's step. 0: the strategy's own, 1 for ``fedavgm`` and ``scaffold``, 0.1 for ``fedadam`` and
+    ``fedadagrad``, 0.01 for ``fedyogi``."""
+    server_momentum: float = Field(default=0.9, gt=0, lt=1)
+    """``fedavgm``: momentum of the server's steps."""
+    server_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """``fedadam``, ``fedyogi``: decay of the mean of updates."""
+    server_beta2: float = Field(default=0.99, ge=0, lt=1)
+    """``fedadam``, ``fedyogi``: decay of the mean of squared updates."""
+    server_tau: float = Field(default=1e-3, gt=0)
+    """``fedadam``, ``fedyogi``, ``fedadagrad``: added to the root of squared updates; large is less adaptive."""
+    proximal_mu: float = Field(default=0.01, ge=0)
+    """``fedprox``: weight of mu / 2 times the squared distance to the global weights."""
+    trim: float = Field(default=0.2, gt=0, lt=0.5)
+    """``fedtrimmedavg``: share of the hospitals cut off at either end, for each weight."""
+    malicious: int = Field(default=1, ge=0)
+    """``krum``, ``multikrum``, ``bulyan``: f, how many hospitals may be hostile."""
+    selected: int = Field(default=0, ge=0)
+    """``multikrum``: how many updates are averaged. 0: all but ``malicious``."""
+    fairness_q: float = Field(default=0.1, ge=0)
+    """``qfedavg``: hospitals with a higher loss count more by the power q. 0: all alike."""
+    fairness_lipschitz: float = Field(default=1e-3, gt=0)
+    """``qfedavg``: L, by which updates become gradients; 1 / learning rate for plain SGD. Adam's updates do not
+    shrink with the gradient: with 1 / learning rate the norm in the denominator would stop training."""
+    fairness_loss: Literal["loss-generator", "loss-discriminator"] = "loss-discriminator"
+    """``qfedavg``: the loss, mean over a hospital's round, that it weights by."""
+    dynamic_alpha: float = Field(default=0.01, gt=0)
+    """``feddyn``: weight of the dynamic regulariser."""
+    synchronise: Literal["both", "generator", "discriminator", "none"] = "generator"
+    """``partial-sync``: which networks are averaged; the others stay at each hospital."""
+    divergence_weight: Literal["more", "less"] = "more"
+    """``fegan``: whether a hospital whose classes differ more from the federation's counts more or less."""
+    weighted_networks: Literal["auto", "both", "generator", "discriminator"] = "auto"
+    """``fegan``, ``fed-tgan``, ``ifl-gan``, ``fedcar``: which networks take the strategy's weights; the others are
+    averaged by number of images. ``auto``: as published, ``both``, and ``generator`` for ``ifl-gan``."""
+    temperature: float = Field(default=1.0, gt=0)
+    """``fed-tgan``, ``ifl-gan``, ``fedcar``: scores are divided by it before the softmax; below 1 weights differ
+    more."""
+    samples: int = Field(default=256, ge=32, le=4096)
+    """``fedcar``: images drawn from each hospital's generator in a round."""
+    personal_part: Literal["mapping", "styles"] = "mapping"
+    """``cap-gan``: the part of the generator that stays at its hospital: the mapping network, or the layers that turn
+    w into styles."""
+    fine_tune_rounds: int = Field(default=4, ge=1)
+    """``effgan``: last rounds in which hospitals train on alone."""
+    generator_steps: int = Field(default=0, ge=0)
+    """``dp-fedavg-gan``, ``ua-gan``, ``md-gan``: the server's steps of the generator in a round. 0: as many as
+    ``training.local-steps``."""
+    swap_rounds: int = Field(default=10, ge=0)
+    """``md-gan``: rounds from one exchange of discriminators between hospitals to the next. 0: never."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """``dp-fedavg-gan``: most that one hospital moves the discriminator in a round, as the norm of its update."""
+    noise_multiplier: float = Field(default=0.0, ge=0)
+    """``dp-fedavg-gan``: standard deviation of the noise over ``clip-norm``. 0: no noise, and no privacy."""
+    delta: float = Field(default=1e-3, gt=0, lt=1)
+    """``dp-fedavg-gan``: the delta for which epsilon is reported; well below one over the number of hospitals."""
+
+
+class AttackSettings(Section):
+    """Hospitals that do harm, on purpose or not. For simulations alone."""
+
+    name: Literal["none", "flipped-labels", "random", "scaled", "sign-flipped", "free-rider", "noisy-camera"] = "none"
+    """``flipped-labels``: classes in reverse. ``random``: noise of the update's size in its place. ``scaled``,
+    ``sign-flipped``: the update times ``scale``, or times minus ``scale``. ``free-rider``: sends back what it got.
+    ``noisy-camera``: grain of ``scale`` in its images."""
+    hospitals: int = Field(default=1, ge=1)
+    """How many do so, drawn with ``partition.seed``: the same ones whatever ``seed``."""
+    scale: float = Field(default=1.0, gt=0)
+    """Strength of ``random``, ``scaled`` and ``sign-flipped``; for ``noisy-camera`` the standard deviation of the
+    grain, where pixels are from -1 to 1."""
 
 
 class ParticipationSettings(Section):
@@ -252,6 +341,8 @@ class ParticipationSettings(Section):
     """A round with fewer usable replies ends the run; its last good state is saved."""
     retries: int = Field(default=1, ge=0, le=100)
     """How often a hospital that failed is asked again within the round, in a simulation by a new process."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Chance of each hospital to be away for a round, drawn from ``seed`` and round; at least one is there."""
     train_seconds: float = Field(default=0.0, ge=0)
     """How long a hospital may take to train in a round: in a simulation from the moment it begins, at real sites
     from the moment it is asked. 0: as long as it likes."""
@@ -372,6 +463,8 @@ class Configuration(Section):
     """What the discriminator sees of real and of generated images alike."""
     strategy: StrategySettings = StrategySettings()
     """How the hospitals' updates are combined."""
+    attack: AttackSettings = AttackSettings()
+    """Hospitals that do harm."""
     participation: ParticipationSettings = ParticipationSettings()
     """Who takes part in a round, and how long others wait for them."""
     early_stopping: EarlyStoppingSettings = EarlyStoppingSettings()
@@ -392,8 +485,25 @@ class Configuration(Section):
 
     @property
     def private_prefixes(self) -> tuple[str, ...]:
-        """The names in ``strategy.private``."""
-        return split_names(self.strategy.private)
+        """What ``strategy.private``, and the strategies that are themselves a choice of what is private, keep back."""
+        settings = self.strategy
+        chosen = list(split_names(settings.private))
+        chosen += [network for network in NETWORKS if getattr(settings, network) == PRIVATE]
+        if settings.name == "partial-sync":
+            chosen += [network for network in NETWORKS if settings.synchronise not in ("both", network)]
+        elif settings.name == "alone":
+            chosen += NETWORKS
+        elif settings.name == "fedbn":
+            chosen += STYLE_LAYERS
+        elif settings.name == "cap-gan":
+            chosen += STYLE_LAYERS if settings.personal_part == "styles" else ["generator.mapping"]
+        elif settings.name in ("ua-gan", "md-gan"):
+            chosen.append("discriminator")  # a hospital's own: the strategy carries it to the server and back
+        return tuple(dict.fromkeys(chosen))
+
+    def asked_hospitals(self) -> int:
+        """Return how many hospitals are asked in a round."""
+        return max(1, round(self.participation.fraction * self.partition.hospitals))
 
     @property
     def averaged_state(self) -> tuple[str, ...]:
@@ -407,7 +517,7 @@ class Configuration(Section):
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return every key, dotted, with its value: what travels in a Flower record."""
-        return dict(_flatten(self.model_dump(by_alias=True)))
+        return dict(flatten(self.model_dump(by_alias=True)))
 
     def to_toml(self) -> str:
         """Return the whole configuration as toml."""
@@ -464,10 +574,11 @@ def augmentation_transforms(text: str) -> tuple[str, ...]:
     return tuple(name for name in AUGMENTATION_TRANSFORMS if name in chosen)
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and their values."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -525,7 +636,7 @@ def load_toml(path: Path) -> Layer:
     except UnicodeDecodeError:
         raise ConfigurationError(f"--config {path}: is not a text file; give a toml file") from None
     try:
-        return Layer(str(path), dict(_flatten(tomllib.loads(text))))
+        return Layer(str(path), dict(flatten(tomllib.loads(text))))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"--config {path}: is not valid toml: {error}") from None
 
@@ -610,6 +721,16 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
     if configuration.training.local_epochs > 0 and configuration.training.local_steps != 0:
         training = configuration.training.model_copy(update={"local_steps": 0})
         configuration = configuration.model_copy(update={"training": training})
+    if configuration.strategy.name == "centralised" and configuration.partition.hospitals > 1:
+        # One place that holds all images, and shows as many of them in a round as the hospitals would.
+        hospitals, training = configuration.partition.hospitals, configuration.training
+        pooled = {"local_steps": training.local_steps * hospitals}
+        configuration = configuration.model_copy(
+            update={
+                "partition": configuration.partition.model_copy(update={"hospitals": 1}),
+                "training": training.model_copy(update=pooled),
+            }
+        )
     return configuration
 
 
@@ -675,7 +796,14 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
             f"augmentation.p = {augmentation.p:g}: augmentation.name = {augmentation.name} has no probability; "
             "set augmentation.p=0, or augmentation.name=fixed"
         )
-    asked = max(1, round(configuration.participation.fraction * configuration.partition.hospitals))
+    asked = configuration.asked_hospitals()
+    yield from strategy_problems(configuration.strategy, asked, training.loss)
+    yield from _attack_problems(configuration)
+    if configuration.strategy.name == "effgan" and configuration.strategy.fine_tune_rounds >= configuration.rounds:
+        yield (
+            f"strategy.fine-tune-rounds = {configuration.strategy.fine_tune_rounds}: of rounds = "
+            f"{configuration.rounds} none would be left in which hospitals learn from one another; lower it"
+        )
     if configuration.participation.min_replies > asked:
         yield (
             f"participation.min-replies = {configuration.participation.min_replies}: only {asked} of "
@@ -713,6 +841,22 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         yield f"data.classes = {data.classes!r}: names {', '.join(repeated)} more than once; name each class once"
+
+
+def _attack_problems(configuration: Configuration) -> Iterator[str]:
+    attack = configuration.attack
+    if attack.name == "none":
+        for key, field in AttackSettings.model_fields.items():
+            if key != "name" and getattr(attack, key) != field.default:
+                yield f"attack.{key} = {getattr(attack, key)!r}: attack.name = none attacks nothing; set attack.name"
+        return
+    if attack.hospitals > configuration.partition.hospitals:
+        yield (
+            f"attack.hospitals = {attack.hospitals}: there are {configuration.partition.hospitals} hospitals "
+            "(partition.hospitals); lower it"
+        )
+    if attack.name == "flipped-labels" and not configuration.model.conditional:
+        yield "attack.name = flipped-labels: model.conditional = false hears no class; choose another attack"
 
 
 def flower_table() -> str:

@@ -12,6 +12,7 @@ running mean of w, EMA of the generator       averaged, like the generator they 
 integer buffers                               private: a mean of counters is no counter
 ``training.ada_p``, ``.path_length_mean``     private, or averaged where ``strategy.averaged-state`` says so
 signs counted since p was last adapted        private
+private parts of the EMA of the generator     in simulations sent when a round is judged, never averaged
 Adam's moments, number of steps               private, and never a named tensor of the wire
 random streams                                none is carried: each is made anew from seed, round and site
 ============================================  ==========================================================
@@ -21,12 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from federation.config import NETWORKS, Configuration
 from federation.errors import ConfigurationError, WireError
 
 if TYPE_CHECKING:
@@ -42,6 +45,14 @@ CHECKPOINT_ROUNDS = "checkpoint-rounds"
 """Rounds that the server can go back to: hospitals keep their own state of these."""
 LAST_ROUND = "last-round"
 """The last round in which this hospital's reply was taken, 0 for none: the state it goes on from."""
+SEND_OWN_GENERATOR = "send-own-generator"
+"""Key that asks for the parts of the generator that are a hospital's own, to judge them."""
+OWN = "own."
+"""Before the names of those parts; they are never averaged."""
+CLASS_COUNTS = "class-counts"
+"""Key of the number of training images of each class, where a strategy needs it."""
+DEPLOYED = "deployed"
+"""Key that says whether a node is a real site and not a simulated one."""
 DESCRIBE = "query.describe"
 """Message type that asks a node who it is."""
 PREFLIGHT = "query.preflight"
@@ -72,8 +83,8 @@ class SharingPolicy:
     ----------
     private
         Prefixes of entries that never leave a hospital, e.g. ``("discriminator",)`` or
-        ``("generator.mapping",)``. A part of the generator takes the same part of its running
-        average with it. Everything else is averaged, buffers such as the running mean of w
+        ``("generator.mapping",)``, in which ``*`` stands for anything. A part of the generator takes the same
+        part of its running average with it. Everything else is averaged, buffers such as the running mean of w
         included, except integer buffers: those stay where they are, as a mean of counters is no counter.
     averaged_state
         State of training that is averaged too, e.g. ``("ada-p",)``; all else of it stays.
@@ -83,11 +94,8 @@ class SharingPolicy:
         self.private = tuple(private)
         self.averaged_state = frozenset(f"{_TRAINING_STATE}.{name.replace('-', '_')}" for name in averaged_state)
         for follower, leader in _FOLLOWS.items():
-            self.private += tuple(
-                follower + prefix[len(leader) :]
-                for prefix in self.private
-                if prefix == leader or prefix.startswith(leader + ".")
-            )
+            parts = [prefix.partition(".") for prefix in self.private]
+            self.private += tuple(follower + dot + rest for head, dot, rest in parts if fnmatchcase(leader, head))
 
     def is_shared(self, name: str, value: Tensor) -> bool:
         """Whether the entry called `name` (``network.parameter``) crosses the wire."""
@@ -95,10 +103,19 @@ class SharingPolicy:
             return False
         if name.startswith(_TRAINING_STATE + "."):
             return name in self.averaged_state
-        return not any(name == prefix or name.startswith(prefix + ".") for prefix in self.private)
+        return not self.is_private(name)
+
+    def is_private(self, name: str) -> bool:
+        """Whether `private` names this entry."""
+        return any(_is_within(name, prefix) for prefix in self.private)
+
+    def keeps_generator(self) -> bool:
+        """Whether hospitals have a generator, or a part of one, of their own."""
+        heads = {prefix.split(".")[0] for prefix in self.private}
+        return any(head == "generator" or "*" in head for head in heads)
 
     def check(self, names: Iterable[str]) -> None:
-        """Refuse a prefix that no entry has, and a policy that keeps the whole generator from the server.
+        """Refuse a prefix that no entry has.
 
         Raises
         ------
@@ -106,18 +123,27 @@ class SharingPolicy:
             Naming the prefix and the networks that there are.
         """
         names = [name for name in names if not name.startswith(_TRAINING_STATE + ".")]
-        if "generator" in self.private:
-            raise ConfigurationError(
-                "strategy.private = 'generator': the server would have no generator to judge or to export; "
-                "keep the discriminator, or a part of the generator, e.g. generator.mapping"
-            )
         for prefix in self.private:
-            if not any(name == prefix or name.startswith(prefix + ".") for name in names):
+            if not any(_is_within(name, prefix) for name in names):
                 networks = sorted({name.split(".")[0] for name in names})
                 raise ConfigurationError(
                     f"strategy.private = {prefix!r}: no network or layer has this name; "
                     f"give a network ({', '.join(networks)}) or the beginning of a parameter's name"
                 )
+
+
+def _is_within(name: str, prefix: str) -> bool:
+    if "*" in prefix:
+        return fnmatchcase(name, prefix) or fnmatchcase(name, prefix + ".*")
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def sharing_policy(configuration: Configuration, server_round: int) -> SharingPolicy:
+    """Return what is shared in a round: under ``effgan`` the last rounds are each hospital's own."""
+    strategy = configuration.strategy
+    if strategy.name == "effgan" and server_round > configuration.rounds - strategy.fine_tune_rounds:
+        return SharingPolicy(NETWORKS)
+    return SharingPolicy(configuration.private_prefixes, configuration.averaged_state)
 
 
 def named_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -137,6 +163,15 @@ def shared_tensors(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> 
 def private_tensors(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
     """Return the entries that stay at a hospital."""
     return {name: value for name, value in named_tensors(networks).items() if not policy.is_shared(name, value)}
+
+
+def own_generator(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
+    """Return the parts of the generator's running average that are a hospital's own, as they are sent to be judged."""
+    return {
+        OWN + name: value
+        for name, value in named_tensors({"generator_ema": networks["generator_ema"]}).items()
+        if value.is_floating_point() and policy.is_private(name)
+    }
 
 
 @torch.no_grad()

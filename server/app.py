@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,27 @@ from rich.console import Console
 
 from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
-from federation.config import Layer, load_toml, resolve
+from federation.config import Configuration, Layer, load_toml, resolve
 from federation.engine.grid import SimulationGrid
-from federation.errors import RunDirectoryError
+from federation.errors import ConfigurationError, RunDirectoryError
 from federation.exchange import (
     CHECKPOINT_ROUNDS,
-    SharingPolicy,
+    SEND_OWN_GENERATOR,
     load_tensors,
     named_tensors,
+    own_generator,
     own_record,
     pack_arrays,
     shared_tensors,
+    sharing_policy,
     unpack_arrays,
 )
-from federation.models import build_model
+from federation.models import GenerativeModel, build_model
 from federation.models.final import save_final
+from federation.models.mixture import Component, Mixture
 from federation.run_directory import RunDirectory, check_free, default_path, read_lines, to_json, write_text
+from federation.site import Site
+from federation.strategy_facts import PRIVATE, STRATEGY_FACTS, least_replies, names_in_use
 from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundCallback, RoundReport
 from server.engine_use import EngineUse, count_left_out, describe_left_out
@@ -53,12 +58,14 @@ from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
 from server.inputs import RunInputs, prepare_inputs
-from server.messaging import Site, choose_sites, describe_sites, list_sites
+from server.messaging import choose_sites, describe_sites, list_sites
 from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
 from server.training_round import TrainingRound
-from strategies import build_strategy
+from strategies import build_local_rule, build_strategy
+from strategies.aggregation import Federation
+from strategies.local_rule import trained_entries
 
 app = ServerApp()
 
@@ -77,6 +84,62 @@ _RESUMABLE = (
     "participation.train-seconds",
     "participation.describe-seconds",
 )
+
+
+# Files of a checkpoint, where there is something to keep.
+_STRATEGY, _OWN = "strategy.safetensors", "own.safetensors"
+
+
+def describe_federation(configuration: Configuration, model: GenerativeModel) -> Federation:
+    """Return what a strategy must know of a run and its model."""
+    rows = model.class_rows
+    averages = [name.replace("generator.", "generator_ema.", 1) for name in rows if name.startswith("generator.")]
+    return Federation(
+        configuration=configuration,
+        trainable=frozenset(trained_entries(named_tensors(model.networks), model.networks)),
+        class_rows=(*rows, *averages),
+        device=model.device,
+    )
+
+
+def check_deployment(sites: Sequence[Site], configuration: Configuration) -> None:
+    """Refuse at real sites what is for simulations alone.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the strategy or the attack, and the reason.
+    """
+    if not any(site.is_deployed for site in sites):
+        return
+    problems = [
+        f"strategy {name}: is for simulations alone, since {STRATEGY_FACTS[name].simulation_only}; choose another "
+        "strategy.name for real sites"
+        for name in names_in_use(configuration.strategy)
+        if name != PRIVATE and STRATEGY_FACTS[name].simulation_only
+    ]
+    if not problems and sharing_policy(configuration, 0).keeps_generator():
+        problems.append(
+            "a generator, or a part of it, stays at its hospital: such a federation is for simulations alone, since "
+            "every hospital would have to hand over its own to be judged; share the generator "
+            "(strategy.private, strategy.generator, strategy.synchronise)"
+        )
+    if configuration.attack.name != "none":
+        problems.append(f"attack.name = {configuration.attack.name!r}: is for simulations alone; set attack.name=none")
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(path) if path.is_file() else {}
+
+
+def _by_site(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in arrays.items():
+        site, name = key.rsplit("/", 1)
+        found.setdefault(site, {})[name] = value
+    return found
 
 
 @app.main()
@@ -136,8 +199,10 @@ class RunState:
     """Images shown so far."""
     last_rounds: Mapping[str, int]
     """The last round in which each hospital's reply was taken."""
-    strategy: Mapping[str, Any]
+    strategy: Mapping[str, np.ndarray]
     """What the strategy carries along."""
+    own: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """Of each hospital the parts of the EMA that are its own, as last sent; empty where there are none."""
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -177,12 +242,18 @@ class FederatedRun:
         # Rounds whose judgement has not ended.
         self.unjudged: dict[int, tuple[RunState, TrainingRound]] = {}
         self.directory = RunDirectory(Path(self.configuration.run_dir))
-        self.strategy = build_strategy(self.configuration.strategy)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # What is judged. Its weights are those of the state that is judged, not always of the newest one.
         self.model = build_model(self.configuration, device=self.device)
-        self.policy = SharingPolicy(self.configuration.private_prefixes, self.configuration.averaged_state)
+        self.policy = sharing_policy(self.configuration, 0)
         self.policy.check(named_tensors(self.model.networks))
+        self.strategy = build_strategy(describe_federation(self.configuration, self.model))
+        self.local_rule = build_local_rule(self.configuration.strategy)
+        # The EMA as every hospital begins with it: of what is a hospital's own the server has no other.
+        self.initial_ema = {
+            name: value.detach().clone()
+            for name, value in named_tensors({"generator_ema": self.model.networks["generator_ema"]}).items()
+        }
         self.state = RunState(
             completed_rounds=0,
             record=pack_arrays(shared_tensors(self.model.networks, self.policy)),
@@ -210,6 +281,8 @@ class FederatedRun:
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
+        check_deployment(self.sites, configuration)
+        self.strategy.meet(self.sites)
         self._prepare_engine()
         use_threads(configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
@@ -263,17 +336,26 @@ class FederatedRun:
         training = TrainingRound(
             grid=self.grid,
             server_round=server_round,
-            sites=choose_sites(self.sites, configuration.participation, configuration.seed, server_round),
-            expected=state.arrays,
+            sites=choose_sites(
+                self.sites,
+                configuration.participation,
+                configuration.seed,
+                server_round,
+                self.strategy.choose_sites,
+            ),
+            expected=self._expected(server_round),
             settings=configuration.participation,
             last_rounds=state.last_rounds,
             fail_fast=configuration.simulation.fail_fast,
             say=self.progress.say,
             show=partial(self.progress.show_round, server_round) if self.progress.console.is_terminal else None,
             keep_largest=self._is_simulation() and (server_round == configuration.rounds or self._may_stop()),
+            least_replies=least_replies(configuration.strategy),
+            sends_own=self._needs_own_generators(server_round),
         )
         config = ConfigRecord(dict(configuration.to_flat()))
         config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
+        config[SEND_OWN_GENERATOR] = self._needs_own_generators(server_round)
         start = time.perf_counter()
         try:
             replies = training.replies(self.strategy, state.record, config)
@@ -295,8 +377,47 @@ class FederatedRun:
             num_images=state.num_images + sum(int(metrics["num-images"]) for metrics in training.metrics),
             last_rounds={**state.last_rounds, **{site.name: server_round for site in training.accepted}},
             strategy=self.strategy.state_dict(),
+            own={**state.own, **self.strategy.own},
         )
         return training
+
+    def _needs_own_generators(self, server_round: int) -> bool:
+        """Return whether hospitals have generators of their own and the round may be judged."""
+        keeps = sharing_policy(self.configuration, server_round).keeps_generator()
+        return keeps and (self._is_evaluated(server_round) or self._may_stop())
+
+    def _expected(self, server_round: int) -> dict[str, torch.Tensor]:
+        """Return entries with the names, shapes and types of what a hospital sends in a round."""
+        policy = sharing_policy(self.configuration, server_round)
+        expected = self.local_rule.up(shared_tensors(self.model.networks, policy), self.model.networks)
+        if self._needs_own_generators(server_round):
+            expected |= own_generator(self.model.networks, policy)
+        return expected
+
+    def _judged(self, state: RunState) -> GenerativeModel | Mixture:
+        """Return what draws the images that are judged: the global generator, or the mixture of the hospitals' own."""
+        load_tensors(self.model.networks, self.initial_ema)
+        load_tensors(self.model.networks, state.arrays)
+        if not state.own:
+            return self.model
+        shared = {name: value for name, value in state.arrays.items() if name in self.initial_ema}
+        return Mixture(
+            self.model,
+            [
+                Component(site.name, shared | dict(state.own[site.name]), self._mixture_weights(site))
+                for site in self.sites
+                if site.name in state.own
+            ],
+        )
+
+    def _mixture_weights(self, site: Site) -> np.ndarray:
+        """Return how much a hospital's generator is asked for, for each class."""
+        if not self.model.num_classes:
+            return np.array([site.num_images], dtype=float)
+        partition = self.inputs.partition  # a simulation's: nothing else has generators of hospitals' own
+        # Of a class that no training image has, all alike.
+        counts = partition.counts[partition.hospitals.index(site.name)].astype(float)
+        return np.where(partition.counts.sum(axis=0) > 0, counts, 1.0)
 
     def _may_stop(self) -> bool:
         """Return whether a round may turn out to be the last one."""
@@ -341,9 +462,9 @@ class FederatedRun:
         """Judge the global generator; write the scores."""
         use_threads(self.configuration.evaluation.threads)
         with self.watch.measure("evaluation") as lap:
-            load_tensors(self.model.networks, state.arrays)
-            scores = self.evaluator.evaluate(self.model, state.completed_rounds)
-            self.evaluator.write_sample_sheet(self.model, state.completed_rounds)
+            model = self._judged(state)
+            scores = self.evaluator.evaluate(model, state.completed_rounds)
+            self.evaluator.write_sample_sheet(model, state.completed_rounds)
         line = {
             "round": state.completed_rounds,
             "images": state.num_images,
@@ -517,11 +638,18 @@ class FederatedRun:
             "seconds": self.seconds(),
             "seconds_by_work": self.watch.seconds,
             "last_rounds": state.last_rounds,
-            "strategy": state.strategy,
         }
 
         def write(folder: Path) -> None:
             safetensors.numpy.save_file(state.arrays, folder / "global.safetensors")
+            for file, arrays in (
+                (_STRATEGY, state.strategy),
+                (_OWN, {f"{site}/{name}": value for site, own in state.own.items() for name, value in own.items()}),
+            ):
+                if arrays:
+                    safetensors.numpy.save_file(
+                        {name: np.array(value, order="C") for name, value in arrays.items()}, folder / file
+                    )
             (folder / "state.json").write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
 
         self.directory.write_checkpoint(state.completed_rounds, self.configuration.checkpoint.keep, write, best=best)
@@ -537,9 +665,10 @@ class FederatedRun:
                 record=pack_arrays(self._in_order(safetensors.numpy.load_file(folder / "global.safetensors"))),
                 num_images=entries["num_images"],
                 last_rounds=entries["last_rounds"],
-                strategy=entries["strategy"],
+                strategy=_load_arrays(folder / _STRATEGY),
+                own=_by_site(_load_arrays(folder / _OWN)),
             )
-            self.strategy.load_state_dict(entries["strategy"])
+            self.strategy.load_state_dict(self.state.strategy)
             self.seconds_before = entries["seconds"]
             for work, seconds in entries["seconds_by_work"].items():
                 self.watch.add(work, seconds)
@@ -552,8 +681,7 @@ class FederatedRun:
 
     def _finish(self) -> None:
         """Export the generator, judge it once on test images, sum up."""
-        load_tensors(self.model.networks, self.state.arrays)
-        save_final(self.directory.final, self.model, self.configuration)
+        save_final(self.directory.final, self._judged(self.state), self.configuration)
         self.progress.activity("final evaluation on test images")
         use_threads(self.configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
@@ -617,6 +745,7 @@ class FederatedRun:
             "stopped_early": self.stop_reason,
             "left_out": count_left_out(hospitals),
             "engine": self.use.summary(),
+            "strategy": {"name": self.configuration.strategy.name, **self.strategy.report()},
             "peak_memory_bytes": {"server": driver, "workers": sorted(workers.values(), reverse=True)},
         }
         if lines:

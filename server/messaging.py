@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +14,9 @@ from flwr.serverapp import Grid
 from federation.config import Configuration, ParticipationSettings
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, HospitalError
-from federation.exchange import CONFIG, DESCRIBE, NUM_EXAMPLES
+from federation.exchange import CLASS_COUNTS, CONFIG, DEPLOYED, DESCRIBE, NUM_EXAMPLES
 from federation.seeding import numpy_stream
+from federation.site import Site
 
 POLL_SECONDS = 0.2
 """Between two looks at a remote server for replies; our own engines wait by themselves."""
@@ -24,16 +24,6 @@ POLL_SECONDS = 0.2
 _MOST_NAMED = 12
 # How long to wait for as many nodes as hospitals, when nodes come one by one.
 _NODES_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Site:
-    """A hospital as the server knows it."""
-
-    name: str
-    node_id: int
-    num_images: int
-    """Its training images: its weight in an average."""
 
 
 class ChosenNodes(Grid):
@@ -83,7 +73,13 @@ class ChosenNodes(Grid):
         return self._grid.send_and_receive(messages, timeout=timeout)
 
 
-def choose_sites(sites: Sequence[Site], settings: ParticipationSettings, seed: int, server_round: int) -> list[Site]:
+def choose_sites(
+    sites: Sequence[Site],
+    settings: ParticipationSettings,
+    seed: int,
+    server_round: int,
+    choose: Callable[[Sequence[Site], int, int], list[Site] | None] = lambda sites, number, server_round: None,
+) -> list[Site]:
     """Draw who takes part in a round, from seed and round alone.
 
     Parameters
@@ -91,19 +87,28 @@ def choose_sites(sites: Sequence[Site], settings: ParticipationSettings, seed: i
     sites
         All, in the order of names.
     settings
-        The fraction.
+        The fraction, and the chance of each to be away.
     seed, server_round
         Of the draw.
+    choose
+        A strategy's own way to choose so many of them in a round, in the order of names; None: by chance.
 
     Returns
     -------
     Those chosen, in the order of names.
     """
     number = max(1, round(settings.fraction * len(sites)))
-    if number == len(sites):
-        return list(sites)
-    stream = numpy_stream(seed, "participation", server_round=server_round)
-    return [sites[position] for position in sorted(stream.choice(len(sites), size=number, replace=False))]
+    chosen = choose(sites, number, server_round)
+    if chosen is None and number == len(sites):
+        chosen = list(sites)
+    if chosen is None:
+        stream = numpy_stream(seed, "participation", server_round=server_round)
+        chosen = [sites[position] for position in sorted(stream.choice(len(sites), size=number, replace=False))]
+    if settings.dropout > 0:
+        luck = numpy_stream(seed, "dropping out", server_round=server_round).random(len(chosen))
+        there = [site for site, drawn in zip(chosen, luck, strict=True) if drawn >= settings.dropout]
+        chosen = there or [chosen[int(luck.argmax())]]
+    return chosen
 
 
 def list_sites(sites: Sequence[Site]) -> str:
@@ -188,7 +193,16 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
         if reply.has_error():
             raise HospitalError(f"node {node_id}", str(reply.error.reason))
         record = reply.content.config_records[CONFIG]
-        sites.append(Site(name=str(record["site"]), node_id=node_id, num_images=int(str(record[NUM_EXAMPLES]))))
+        counts: Any = record.get(CLASS_COUNTS, [])
+        sites.append(
+            Site(
+                name=str(record["site"]),
+                node_id=node_id,
+                num_images=int(str(record[NUM_EXAMPLES])),
+                class_counts=tuple(int(count) for count in counts),
+                is_deployed=bool(record[DEPLOYED]),
+            )
+        )
     sites.sort(key=lambda site: site.name)
     for before, after in pairwise(sites):
         if before.name == after.name:

@@ -11,7 +11,8 @@ from federation.config import Configuration
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, HospitalError
 from federation.exchange import CONFIG, PREFLIGHT
-from server.messaging import Site, collect_replies, replies_by_node
+from federation.site import Site
+from server.messaging import collect_replies, replies_by_node
 
 # What a process takes of a GPU beside its tensors: CUDA's context and the libraries' own memory. Not measured here.
 _CONTEXT_BYTES = 600 * 2**20

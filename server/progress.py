@@ -133,6 +133,51 @@ class RunProgress:
         )
 
 
+class BenchmarkProgress:
+    """Prints a benchmark as it goes: a line per run that ends, below them live what is running.
+
+    Parameters
+    ----------
+    console
+        Where to print. Without a terminal there is nothing live.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._running = Text()
+        self._live = Live(Group(self._bar, self._running), console=console, transient=True)
+        self._task = self._bar.add_task("reading images", total=1)
+
+    def __enter__(self) -> BenchmarkProgress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def prepare(self, description: str, done: int, total: int) -> None:
+        """Show how far the reading of images is."""
+        self._bar.update(self._task, description=description, completed=done, total=total)
+
+    def show(self, done: int, total: int, running: Sequence[str]) -> None:
+        """Show how many runs are done, and what the others are at."""
+        self._bar.update(self._task, description="runs", completed=done, total=total)
+        self._running.plain = "\n".join(running)
+
+
 class Stopwatch:
     """Seconds spent on each kind of work."""
 

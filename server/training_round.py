@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from federation.config import ParticipationSettings
 from federation.engine.grid import TOO_LATE, SimulationGrid
@@ -22,13 +23,15 @@ from federation.errors import HospitalError, RunError, WireError
 from federation.exchange import (
     LAST_ROUND,
     NUM_EXAMPLES,
+    OWN,
     arrays_of,
     check_reply,
     config_of,
     count_bytes,
     metrics_of,
 )
-from server.messaging import POLL_SECONDS, ChosenNodes, Site
+from federation.site import Site
+from server.messaging import POLL_SECONDS, ChosenNodes
 
 _MEAN_LOSSES = ("loss-generator", "loss-discriminator", "logit-real", "logit-fake", "augmentation-p")
 
@@ -88,18 +91,24 @@ class TrainingRound:
         Called whenever somebody's state may have changed, where anybody looks.
     keep_largest
         Whether to keep what the hospital with the most images sent.
+    least_replies
+        Replies that the strategy needs, whatever the settings say.
+    sends_own
+        Whether hospitals hand over generators of their own beside what they send.
     """
 
     grid: Grid
     server_round: int
     sites: Sequence[Site]
-    expected: Mapping[str, np.ndarray]
+    expected: Mapping[str, Tensor | np.ndarray]
     settings: ParticipationSettings
     last_rounds: Mapping[str, int]
     fail_fast: bool = False
     say: Callable[[str], None] = lambda text: None
     show: Callable[[RoundState], None] | None = None
     keep_largest: bool = False
+    least_replies: int = 1
+    sends_own: bool = False
 
     accepted: list[Site] = field(default_factory=list)
     """Whose replies were handed on."""
@@ -115,7 +124,7 @@ class TrainingRound:
         self._questions: dict[str, _Question] = {}
         self._fates: dict[str, _Fate] = {}
         self._retried: dict[str, list[str]] = {}
-        self._down = 0
+        self._down: dict[str, int] = {}
 
     # ------------------------------------------------------------------ asking
 
@@ -129,7 +138,6 @@ class TrainingRound:
         RunError
             If there are fewer replies than ``participation.min-replies``.
         """
-        self._down = count_bytes(arrays)
         nodes = {site.node_id: site for site in self.sites}
         messages = {
             message.metadata.dst_node_id: message
@@ -139,6 +147,7 @@ class TrainingRound:
             if site.node_id in messages:
                 message = messages.pop(site.node_id)
                 config_of(message)[LAST_ROUND] = self.last_rounds.get(site.name, 0)
+                self._down[site.name] = count_bytes(arrays_of(message))
                 self._send(site, message, attempt=1)
             else:
                 self._give_up(site, _Fate(None, "failed", "the hospital is not connected"))
@@ -151,11 +160,16 @@ class TrainingRound:
             if reply is not None:
                 yield reply
                 del reply  # the strategy has it; while the next is waited for, nobody should
-        if len(self.accepted) < self.settings.min_replies:
+        if len(self.accepted) < max(self.settings.min_replies, self.least_replies):
+            wanted = (
+                f"participation.min-replies = {self.settings.min_replies}"
+                if self.settings.min_replies >= self.least_replies
+                else f"the strategy needs {self.least_replies}"
+            )
             reasons = [f"{line['site']}: {_last_line(line['reason'])}" for line in self.lines if "reason" in line]
             raise RunError(
                 f"round {self.server_round}: replies of {len(self.accepted)} of {len(self.sites)} hospitals could be "
-                f"used; participation.min-replies = {self.settings.min_replies}\n" + "\n".join(reasons[:8])
+                f"used; {wanted}\n" + "\n".join(reasons[:8])
             )
 
     def _send(self, site: Site, message: Message, attempt: int) -> None:
@@ -243,7 +257,8 @@ class TrainingRound:
 
     def _line(self, site: Site, fate: _Fate) -> dict[str, Any]:
         """Return a line for hospitals.jsonl."""
-        line: dict[str, Any] = {"round": self.server_round, "site": site.name, "bytes-down": self._down}
+        line: dict[str, Any] = {"round": self.server_round, "site": site.name}
+        line["bytes-down"] = self._down.get(site.name, 0)
         line["status"] = fate.status
         if self._retried.get(site.name):
             line |= {"attempts": 1 + len(self._retried[site.name]), "retried": self._retried[site.name]}
@@ -252,7 +267,15 @@ class TrainingRound:
         else:
             metrics: dict[str, Any] = dict(metrics_of(fate.reply))
             metrics["num-training-images"] = metrics.pop(NUM_EXAMPLES)
-            line |= {"bytes-up": count_bytes(arrays_of(fate.reply)), **metrics}
+            # What is handed over so that it can be judged is no part of the federation.
+            record = arrays_of(fate.reply)
+            judged = [name for name in record if name.startswith(OWN)] if self.sends_own else []
+            if judged:
+                whole, record = record, ArrayRecord()
+                for name, array in whole.items():
+                    if name not in judged:
+                        record[name] = array
+            line |= {"bytes-up": count_bytes(record), **metrics}
         return {key.replace("-", "_"): value for key, value in line.items()}
 
     # ------------------------------------------------------------------ what it was

@@ -94,6 +94,20 @@ class WeightedMean:
             future.result()
         self._adding.clear()
 
+    def means(self) -> dict[str, np.ndarray]:
+        """Return the mean in float64; at least one model must have been added."""
+        self._wait()
+        if self._executor is not None:
+            self._executor.shutdown()
+        sums, self._sums = self._sums, np.empty(0)
+        sums /= self.total
+        means, start = {}, 0
+        for name, shape in self._layout:
+            end = start + math.prod(shape)
+            means[name] = sums[start:end].reshape(shape)
+            start = end
+        return means
+
     def result(self) -> ArrayRecord:
         """Return the mean, each entry of the type that came in; at least one model must have been added."""
         self._wait()
@@ -107,12 +121,8 @@ class WeightedMean:
                 block = sums[start : start + _BLOCK]
                 mean[start : start + _BLOCK] = np.divide(block, self.total, out=scratch[: len(block)])
             return FlatRecord(mean, self._layout)
-        means, start = {}, 0
-        for name, shape in self._layout:
-            end = start + math.prod(shape)
-            means[name] = (sums[start:end] / self.total).reshape(shape).astype(self._types[name])
-            start = end
-        return pack_arrays(means)
+        self._sums = sums
+        return pack_arrays({name: value.astype(self._types[name]) for name, value in self.means().items()})
 
 
 def add_scaled(sums: np.ndarray, values: np.ndarray, weight: float) -> None:

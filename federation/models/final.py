@@ -25,6 +25,7 @@ from torch import Tensor
 from federation.config import Configuration, Layer, ModelSettings, fields_by_key, resolve
 from federation.errors import ConfigurationError, DataError, InputError
 from federation.images import to_uint8
+from federation.models.mixture import Mixture, choose_components
 from federation.models.protocol import GenerativeModel
 from federation.models.stylegan2.networks import Generator
 from federation.models.stylegan2.step import build_generator
@@ -55,6 +56,17 @@ def request_problems(*, count: int, seed: int, truncation: float, threads: int) 
 
 
 @dataclass(frozen=True)
+class FinalComponent:
+    """One generator of a mixture: that of a hospital."""
+
+    name: str
+    """Of the hospital."""
+    network: Generator
+    weights: tuple[float, ...]
+    """How often it draws an image of each class, or, of one entry, any image; relative to the other components."""
+
+
+@dataclass(frozen=True)
 class FinalGenerator:
     """A generator that was read back from ``final/``. It computes in fp32, whatever it was trained in.
 
@@ -66,6 +78,12 @@ class FinalGenerator:
     network: Generator
     classes: tuple[str, ...]
     """Names of the labels; empty for an unconditional generator."""
+    components: tuple[FinalComponent, ...] = ()
+    """Of a mixture: the generators that it is made of, `network` being the first. Empty for one generator."""
+
+    def only(self, component: FinalComponent) -> FinalGenerator:
+        """Return one generator of the mixture alone."""
+        return FinalGenerator(component.network, self.classes)
 
     def class_problems(self, names: Sequence[str]) -> list[str]:
         """Return what is wrong with classes that are asked for, a sentence each."""
@@ -171,23 +189,46 @@ class FinalGenerator:
         with ExitStack() as settings:
             if device.type == "cuda":  # cuDNN's own defaults are tf32, and kernels that need not repeat themselves
                 settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
-            images = self.network(z, labels, stream, truncation)
+            if not self.components:
+                images = self.network(z, labels, stream, truncation)
+            else:
+                weights = torch.tensor([component.weights for component in self.components], dtype=torch.float64)
+                chosen = choose_components(weights, labels, size, stream).to(device)
+                images = torch.empty(size, 3, self.network.resolution, self.network.resolution, device=device)
+                for number, component in enumerate(self.components):
+                    rows = (chosen == number).nonzero()[:, 0]
+                    if len(rows):
+                        asked = None if labels is None else labels[rows]
+                        images[rows] = component.network(z[rows], asked, stream, truncation)
         return to_uint8(images).cpu().contiguous()
 
 
-def save_final(folder: Path, model: GenerativeModel, configuration: Configuration) -> None:
-    """Write the judged generator (the EMA) to `folder`."""
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.networks["generator_ema"].state_dict().items()
-    }
-    with written_atomically(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
-    description = {
+def save_final(folder: Path, model: GenerativeModel | Mixture, configuration: Configuration) -> None:
+    """Write what was judged to `folder`: the EMA of the generator, or those of all hospitals and their weights."""
+    description: dict[str, Any] = {
         "format": FORMAT,
         "model": configuration.model.model_dump(by_alias=True),
         "classes": list(configuration.class_names) if configuration.model.conditional else [],
     }
+    if isinstance(model, Mixture):
+        description["mixture"] = []
+        for number, component in enumerate(model.components):
+            file = f"generator-{number:04d}.safetensors"
+            _write_weights(folder / file, model.use(component))
+            description["mixture"].append(
+                {"hospital": component.name, "file": file, "weights": component.weights.tolist()}
+            )
+    else:
+        _write_weights(folder / WEIGHTS, model)
     write_text(folder / DESCRIPTION, to_json(description, indent=2) + "\n")
+
+
+def _write_weights(path: Path, model: GenerativeModel) -> None:
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.networks["generator_ema"].state_dict().items()
+    }
+    with written_atomically(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
 
 
 def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> FinalGenerator:
@@ -207,23 +248,38 @@ def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> Final
         format, or the weights are not those of the described network.
     """
     folder = _find_folder(Path(path))
-    settings, classes = _read_description(folder / DESCRIPTION)
-    tensors = _read_weights(folder / WEIGHTS)
+    settings, classes, mixture = _read_description(folder / DESCRIPTION)
+    if not mixture:
+        return FinalGenerator(_read_generator(folder / WEIGHTS, settings, len(classes), device), classes)
+    components = tuple(
+        FinalComponent(
+            entry["hospital"],
+            _read_generator(folder / entry["file"], settings, len(classes), device),
+            tuple(entry["weights"]),
+        )
+        for entry in mixture
+    )
+    return FinalGenerator(components[0].network, classes, components)
+
+
+def _read_generator(file: Path, settings: ModelSettings, num_classes: int, device: torch.device | str) -> Generator:
+    """Build the described network and give it the weights of a file."""
+    tensors = _read_weights(file)
     # Weights are drawn before they are replaced; the fork leaves the process's own stream alone.
     with torch.random.fork_rng(devices=[]):
-        network = build_generator(settings, num_classes=len(classes))
+        network = build_generator(settings, num_classes=num_classes)
     problems = _tensor_problems(tensors, network.state_dict())
     if problems:
         hidden = len(problems) - NAMED_TENSORS
-        problems = [f"{folder / WEIGHTS}: {problem}" for problem in problems[:NAMED_TENSORS]]
+        problems = [f"{file}: {problem}" for problem in problems[:NAMED_TENSORS]]
         if hidden > 0:
-            problems.append(f"{folder / WEIGHTS}: {hidden} more like these")
+            problems.append(f"{file}: {hidden} more like these")
         problems.append(
-            f"{folder}: its two files do not belong together or are damaged; copy both from one finished run"
+            f"{file.parent}: its files do not belong together or are damaged; copy all of them from one finished run"
         )
         raise DataError(problems)
     network.load_state_dict(tensors)
-    return FinalGenerator(network.to(device).requires_grad_(False).eval(), classes)
+    return network.to(device).requires_grad_(False).eval()
 
 
 def _find_folder(path: Path) -> Path:
@@ -250,8 +306,8 @@ def _find_folder(path: Path) -> Path:
 _COPY_BOTH = f"copy both {DESCRIPTION} and {WEIGHTS} from the final/ of a finished run"
 
 
-def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...]]:
-    """Read what the weights are the weights of: the model's settings and the names of its classes."""
+def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...], list[dict[str, Any]]]:
+    """Read what the weights are the weights of: the model's settings, the names of its classes, a mixture's parts."""
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -288,10 +344,30 @@ def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...]]:
             f"model.conditional = {str(configuration.model.conditional).lower()} and classes = {classes!r}: "
             "a conditional model has classes, and no other has"
         )
+    mixture = description.get("mixture", [])
+    if not _is_mixture(mixture, len(classes) if isinstance(classes, list) else 0):
+        problems.append(
+            "mixture: allowed is a list of tables with the name of a hospital, a file beside this one, and a weight "
+            "from 0 on for each class"
+        )
     if problems:
         raise DataError([f"{file}: {problem}; {_COPY_BOTH}" for problem in problems])
     assert configuration is not None
-    return configuration.model, tuple(classes)
+    return configuration.model, tuple(classes), mixture
+
+
+def _is_mixture(mixture: object, num_classes: int) -> bool:
+    """Return whether this is the description of a mixture that names no file elsewhere; it may be empty."""
+    return isinstance(mixture, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("hospital"), str)
+        and isinstance(entry.get("file"), str)
+        and Path(entry["file"]).name == entry["file"]
+        and isinstance(entry.get("weights"), list)
+        and len(entry["weights"]) == max(1, num_classes)
+        and all(isinstance(weight, int | float) and 0 <= weight < float("inf") for weight in entry["weights"])
+        for entry in mixture
+    )
 
 
 def _resolve_model(model: dict[str, Any]) -> Configuration:

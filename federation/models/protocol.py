@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -23,6 +23,10 @@ class GenerativeModel(Protocol):
     num_classes: int
     """Classes the model is told; 0 for an unconditional model."""
     device: torch.device
+    class_rows: tuple[str, ...]
+    """Full names of trained entries whose first axis is the class; a running average has the same of its own."""
+    correct_gradients: Callable[[str, nn.Module], None] | None
+    """Called with a network and its name when its gradients are there, before they move it; may change them."""
 
     def train_step(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
         """Update every network once.
@@ -39,6 +43,34 @@ class GenerativeModel(Protocol):
         Returns
         -------
         The terms of the losses, each a scalar still on the device.
+        """
+
+    def train_discriminator(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+        """Update the discriminator alone, as :meth:`train_step` would, against the generator as it is."""
+
+    def train_generator(
+        self,
+        labels: Tensor | None,
+        batch: int,
+        judge: Callable[[Tensor, Tensor | None], Tensor],
+        stream: torch.Generator,
+    ) -> Tensor:
+        """Update the generator alone, and its running average, by the non-saturating logistic loss.
+
+        Parameters
+        ----------
+        labels
+            (batch,) int64: the classes to ask for, or None for an unconditional model.
+        batch
+            Images to draw.
+        judge
+            Maps images (batch, 3, r, r) and their labels to logits (batch,), high for what looks real.
+        stream
+            Where every random number of the step comes from.
+
+        Returns
+        -------
+        The loss, a scalar still on the device.
         """
 
     def generate(self, labels: Tensor | None, count: int, stream: torch.Generator, truncation: float = 1.0) -> Tensor:

@@ -66,14 +66,17 @@ def load_discriminators(
     directory: RunDirectory, configuration: Configuration, device: torch.device | str
 ) -> Discriminators:
     """Read the discriminators of a finished run."""
-    if "discriminator" in configuration.private_prefixes:
+    is_private = "discriminator" in configuration.private_prefixes
+    if is_private and not (directory.upload / _DESCRIPTION).is_file():
         return without_discriminators("strategy.private keeps discriminators at the hospitals: none was ever sent")
     rounds = directory.checkpoint_rounds()
     # The last round is always evaluated, be it the one that the run was started for or one where it ended early.
     judged = read_lines(directory.metrics) if directory.metrics.is_file() else []
     last_round = judged[-1]["round"] if judged else configuration.rounds
     final, final_reason = None, "the run directory has no checkpoint of the last round"
-    if rounds and rounds[-1] == last_round:
+    if is_private:  # under a strategy that carries them to the server and back
+        final_reason = "hospitals have discriminators of their own: there is none of the federation"
+    elif rounds and rounds[-1] == last_round:
         path = directory.checkpoint(rounds[-1]) / "global.safetensors"
         final, final_reason = _load(path, configuration, device)
     upload, upload_reason, site = None, "the run directory keeps no hospital's upload", ""

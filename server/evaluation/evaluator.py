@@ -13,7 +13,8 @@ from federation.metrics.feature_cache import features_of_batches
 from federation.metrics.features import LesionCNNExtractor
 from federation.metrics.fidelity import fid_caveat
 from federation.models import GenerativeModel
-from federation.models.final import load_final
+from federation.models.final import FinalGenerator, load_final
+from federation.models.mixture import Mixture
 from federation.run_directory import RunDirectory
 from federation.seeding import torch_stream
 from server.evaluation.discriminators import load_discriminators
@@ -103,7 +104,7 @@ class Evaluator:
         """Say beside the bar, which counts rounds, how far a piece of the judgement is."""
         self.progress.activity(f"{description} {done}/{total}" if total > 1 else description)
 
-    def generate(self, model: GenerativeModel, labels: np.ndarray, purpose: str) -> Iterator[np.ndarray]:
+    def generate(self, model: GenerativeModel | Mixture, labels: np.ndarray, purpose: str) -> Iterator[np.ndarray]:
         """Yield batches of images, one for each label (ignored by an unconditional model); uint8 (n, r, r, 3).
 
         The same latents and noise whenever the purpose is the same, so that rounds are compared on them.
@@ -114,7 +115,7 @@ class Evaluator:
             asked: Tensor | None = torch.from_numpy(batch) if model.num_classes else None
             yield model.generate(asked, len(batch), stream).cpu().numpy()
 
-    def evaluate(self, model: GenerativeModel, server_round: int) -> dict[str, Any]:
+    def evaluate(self, model: GenerativeModel | Mixture, server_round: int) -> dict[str, Any]:
         """Compare as many generated images as real validation images, classes alike.
 
         Returns
@@ -142,7 +143,7 @@ class Evaluator:
             "num_generated": len(generated),
         }
 
-    def write_sample_sheet(self, model: GenerativeModel, server_round: int) -> None:
+    def write_sample_sheet(self, model: GenerativeModel | Mixture, server_round: int) -> None:
         """Write ``samples/round-NNNN.png``: a row per class where the model is told the class."""
         classes = self.inputs.index.classes
         labels = np.repeat(np.arange(len(classes)), _SHEET_COLUMNS)
@@ -176,12 +177,36 @@ class Evaluator:
         final = load_final(self.directory.final, device=self.device)
         supply = GeneratorSupply(final, seed=self.configuration.seed, threads=settings.threads)
         self._write_projection(supply)
-        return self.judge.judge(
+        found = self.judge.judge(
             supply,
             discriminators=load_discriminators(self.directory, self.configuration, self.device),
             members_unknown=self.members_unknown,
             pairs_path=self.directory.closest_pairs if self.may_show_real_images else None,
         )
+        if final.components:
+            found["test"]["own_generators"] = self._judge_own_generators(final)
+        return found
+
+    def _judge_own_generators(self, final: FinalGenerator) -> list[dict[str, Any]]:
+        """Compare what each hospital's own generator draws with all test images, and with its hospital's."""
+        settings, seed = self.configuration.evaluation, self.configuration.data.split_seed
+        rows = self.inputs.choose("test", settings.images)
+        real = self.judge.real_set(rows)
+        sites = self.judge.site_reference(rows, real, "test", members_unknown=self.members_unknown)
+        found = []
+        for number, component in enumerate(final.components):
+            self._show("judging the hospitals' own generators", number, len(final.components))
+            supply = GeneratorSupply(final.only(component), seed=self.configuration.seed, threads=settings.threads)
+            generated = features_of_batches(self.extractor, supply.batches(real.labels, "own generator"))
+            reference = sites.features.get(component.name)
+            found.append(
+                {
+                    "name": component.name,
+                    "kid": kid_of_group(real.features, generated, seed=seed),
+                    "kid_site": None if reference is None else kid_of_group(reference, generated, seed=seed),
+                }
+            )
+        return found
 
     def _write_projection(self, supply: GeneratorSupply) -> None:
         """Give TensorBoard's projector the features of generated images, with the images themselves."""

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Drawn in these, which the page then replaces by its own, light or dark.
-_INK, _MUTED, _RULE, _SURFACE = "#010101", "#020202", "#030303", "#040404"
-_SERIES = tuple(f"#0500{index:02x}" for index in range(8))
+INK, MUTED, RULE, SURFACE = "#010101", "#020202", "#030303", "#040404"
+SERIES = tuple(f"#0500{index:02x}" for index in range(8))
 _PAGE_COLOURS = {
-    _INK: "currentColor",
-    _MUTED: "var(--muted)",
-    _RULE: "var(--rule)",
-    _SURFACE: "var(--surface)",
-    **{colour: f"var(--series-{index + 1})" for index, colour in enumerate(_SERIES)},
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    SURFACE: "var(--surface)",
+    **{colour: f"var(--series-{index + 1})" for index, colour in enumerate(SERIES)},
 }
 # Told apart without their colours: no two of the first 24 series share marker and line.
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 _YARDSTICK_LINES: tuple[Any, ...] = ((0, (6, 2)), (0, (3, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, (8, 3, 1, 3, 1, 3)))
 _MOST_MARKED = 40
@@ -95,7 +95,7 @@ def draw_curves(
         return None
     across = dict(lines or {})
     clipped = False
-    with _drawing(4.5, 3.0 + 0.17 * ((len(known) if len(known) > 1 else 0) + len(across)) / 2) as (canvas, axes):
+    with drawing(4.5, 3.0 + 0.17 * ((len(known) if len(known) > 1 else 0) + len(across)) / 2) as (canvas, axes):
         floor = None
         if is_logarithmic:
             positive = [y for points in known.values() for _, y in points if y > 0]
@@ -105,9 +105,9 @@ def draw_curves(
                 low, high = min(positive), max(positive)
                 floor = low / (high / low) ** 0.06 / 1.15
                 axes.set_ylim(floor, high * (high / low) ** 0.06 * 1.15)
-                _plain_decades(axes.yaxis)
+                plain_decades(axes.yaxis)
         for index, (label, points) in enumerate(known.items()):
-            colour = _SERIES[index % len(_SERIES)]
+            colour = SERIES[index % len(SERIES)]
             xs = [x for x, _ in points]
             ys = [y if floor is None else max(y, floor) for _, y in points]
             marked = len(points) <= _MOST_MARKED
@@ -115,8 +115,8 @@ def draw_curves(
                 xs,
                 ys,
                 color=colour,
-                linestyle=_LINES[index // len(_MARKERS) % len(_LINES)] if len(known) > 8 else _LINES[index % 3],
-                marker=_MARKERS[index % len(_MARKERS)],
+                linestyle=_LINES[index // len(MARKERS) % len(_LINES)] if len(known) > 8 else _LINES[index % 3],
+                marker=MARKERS[index % len(MARKERS)],
                 markersize=4 if marked else 0,
                 linewidth=1.6,
                 label=label,
@@ -126,14 +126,14 @@ def draw_curves(
                 below = [x for x, y in points if y <= 0]
                 axes.plot(
                     below, [floor] * len(below), color=colour, marker="v", markersize=8, linestyle="", clip_on=False,
-                    markerfacecolor=_SURFACE,
+                    markerfacecolor=SURFACE,
                 )  # fmt: skip
         for index, (label, y) in enumerate(across.items()):
             if floor is not None and y <= 0:
                 continue
             axes.axhline(
                 y,
-                color=_MUTED,
+                color=MUTED,
                 linewidth=1.1,
                 linestyle=_YARDSTICK_LINES[index % len(_YARDSTICK_LINES)],
                 label=f"{label} ({figure(y)})",
@@ -141,9 +141,9 @@ def draw_curves(
         _style_rounds(axes, [x for points in known.values() for x, _ in points])
         if len(known) > 1 or across:
             canvas.legend(
-                loc="outside lower left", ncols=2, frameon=False, fontsize=10, labelcolor=_INK, handlelength=3.2
+                loc="outside lower left", ncols=2, frameon=False, fontsize=10, labelcolor=INK, handlelength=3.2
             )
-        svg = _to_svg(canvas, name, title)
+        svg = to_svg(canvas, name, title)
     hidden = [f"{label} ({figure(y)})" for label, y in across.items() if is_logarithmic and y <= 0]
     notes = [caption] if caption else []
     if hidden:
@@ -181,7 +181,7 @@ def draw_estimates(
     if not rows:
         return None
     clipped = False
-    with _drawing(4.9, 0.85 + 0.31 * len(rows) + (0.2 if reference else 0)) as (canvas, axes):
+    with drawing(4.9, 0.85 + 0.31 * len(rows) + (0.2 if reference else 0)) as (canvas, axes):
         floor = None
         if is_logarithmic:
             positive = [row.value for row in rows if row.value > 0]
@@ -191,9 +191,9 @@ def draw_estimates(
                 pad = max(1.6, (high / low) ** 0.08)
                 floor = low / pad
                 axes.set_xlim(floor, high * pad)
-                _plain_decades(axes.xaxis)
+                plain_decades(axes.xaxis)
         for place, row in enumerate(rows):
-            colour = _SERIES[0] if row.is_main else _MUTED
+            colour = SERIES[0] if row.is_main else MUTED
             at = row.value
             if floor is not None and at <= 0:
                 clipped, at = True, floor
@@ -206,7 +206,7 @@ def draw_estimates(
                 marker="<" if clipped and at == floor else "D" if row.is_main else "o",
                 markersize=6.5,
                 color=colour,
-                markerfacecolor=colour if row.is_main else _SURFACE,
+                markerfacecolor=colour if row.is_main else SURFACE,
                 linestyle="",
                 clip_on=False,
             )
@@ -218,16 +218,16 @@ def draw_estimates(
         # The numbers stand at the right, in a column of their own.
         right = axes.secondary_yaxis("right")
         right.set_yticks(range(len(rows)), [figure(row.value) for row in rows])
-        right.tick_params(axis="y", length=0, labelsize=10, labelcolor=_INK)
+        right.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
         right.spines["right"].set_visible(False)
         if reference is not None:
-            axes.axvline(reference[1], color=_INK, linewidth=1.1, linestyle=(0, (4, 2)))
-            axes.set_title(f"- - {reference[0]}", fontsize=9.5, color=_MUTED, loc="left", pad=5)
-        axes.set_xlabel(axis, color=_MUTED, fontsize=10)
-        axes.grid(axis="x", color=_RULE, linewidth=0.7)
+            axes.axvline(reference[1], color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
+            axes.set_title(f"- - {reference[0]}", fontsize=9.5, color=MUTED, loc="left", pad=5)
+        axes.set_xlabel(axis, color=MUTED, fontsize=10)
+        axes.grid(axis="x", color=RULE, linewidth=0.7)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
-        svg = _to_svg(canvas, name, title)
+        svg = to_svg(canvas, name, title)
     spoken = [
         f"{row.label} {figure(row.value)}"
         + ("" if row.interval is None else f" ({figure(row.interval[0])} to {figure(row.interval[1])})")
@@ -250,12 +250,12 @@ def _style_rounds(axes: Axes, rounds: Sequence[int]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if min(rounds) == max(rounds):
         axes.set_xlim(rounds[0] - 1, rounds[0] + 1)
-    axes.set_xlabel("round", color=_MUTED, fontsize=10)
-    axes.grid(axis="y", color=_RULE, linewidth=0.7)
+    axes.set_xlabel("round", color=MUTED, fontsize=10)
+    axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _plain_decades(axis: Axis) -> None:
+def plain_decades(axis: Axis) -> None:
     """Write 0.01, 1, 1,000 on a logarithmic axis: powers of ten would need a formula's fonts."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -267,7 +267,7 @@ def _plain_decades(axis: Axis) -> None:
 
 
 @contextmanager
-def _drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+def drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Give a figure of so many inches, with axes in the page's colours; without pyplot, which is global."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -278,13 +278,13 @@ def _drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         "text.parse_math": False,  # A "$" in a name is a "$".
         "font.size": 10.5,
         "axes.unicode_minus": True,
-        "axes.edgecolor": _RULE,
-        "axes.labelcolor": _MUTED,
-        "xtick.color": _RULE,
-        "ytick.color": _RULE,
-        "xtick.labelcolor": _INK,
-        "ytick.labelcolor": _INK,
-        "text.color": _INK,
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": MUTED,
+        "xtick.color": RULE,
+        "ytick.color": RULE,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "text.color": INK,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
     }
@@ -295,7 +295,7 @@ def _drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield canvas, canvas.subplots()
 
 
-def _to_svg(canvas: Figure, name: str, title: str) -> Markup:
+def to_svg(canvas: Figure, name: str, title: str) -> Markup:
     """Return an svg element for the page: without size, with ids of its own, coloured by the page."""
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

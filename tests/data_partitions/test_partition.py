@@ -24,7 +24,7 @@ from federation.config import PartitionSettings
 from federation.errors import PartitionError
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
-SCHEMES = ("natural", "dirichlet", "pathological", "quantity", "iid")
+SCHEMES = ("natural", "dirichlet", "pathological", "quantity", "dominant", "iid")
 HAM10000_CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC2019_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 
@@ -82,6 +82,7 @@ def indexes_with_settings(draw: st.DrawFn) -> tuple[ImageIndex, PartitionSetting
         hospitals=hospitals,
         alpha=draw(st.floats(1, 1e6)),
         classes_per_hospital=draw(st.integers(least, num_classes)),
+        dominance=draw(st.floats(1, 200)),
         seed=draw(st.integers(0, 2**40)),
         min_images=1,
     )
@@ -149,6 +150,10 @@ def test_every_partition(index_and_settings: tuple[ImageIndex, PartitionSettings
         label_of = rarest_class(index, train)
         for rows in partition.rows.values():
             assert len({label_of[group] for group in index.groups[rows]}) == partition_settings.classes_per_hospital
+    elif partition_settings.scheme == "dominant":
+        first, *others = partition.num_groups
+        assert len(set(others)) == 1
+        assert first >= others[0]
     elif partition_settings.scheme == "iid":
         assert max(partition.num_groups) - min(partition.num_groups) <= 1
 
@@ -168,7 +173,7 @@ def test_the_order_of_images_does_not_matter(
     assert first.counts.tolist() == second.counts.tolist()
 
 
-@pytest.mark.parametrize("scheme", ["dirichlet", "pathological", "quantity", "iid"])
+@pytest.mark.parametrize("scheme", ["dirichlet", "pathological", "quantity", "dominant", "iid"])
 def test_another_seed_gives_another_partition(scheme: Any) -> None:
     index = pure_index({"a": 100, "b": 100, "c": 100})
     digests = {
@@ -286,6 +291,51 @@ def test_pathological_starts_with_another_class_for_another_seed() -> None:
     assert len(firsts) >= 6
 
 
+@pytest.mark.parametrize(
+    ("hospitals", "dominance", "sizes"),
+    [
+        (4, 1.0, [1000, 1000, 1000, 1000]),
+        (4, 7.0, [2800, 400, 400, 400]),
+        (2, 3.0, [3000, 1000]),
+        # 4000 images in 50 + 4 equal parts of 74, and what is left over goes to the first.
+        (5, 50.0, [3704, 74, 74, 74, 74]),
+        (11, 390.0, [3900, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10]),
+        # So large that the others keep one group each.
+        (3, 1e6, [3998, 1, 1]),
+    ],
+)
+def test_dominant_makes_the_first_hospital_so_many_times_as_large(
+    hospitals: int, dominance: float, sizes: list[int]
+) -> None:
+    index = pure_index({"a": 2000, "b": 2000})
+    partition_settings = PartitionSettings(scheme="dominant", hospitals=hospitals, dominance=dominance, min_images=1)
+    partition = partition_images(index, all_train(index), partition_settings)
+    assert partition.counts.sum(axis=1).tolist() == sizes
+    assert sorted(np.concatenate(list(partition.rows.values()))) == list(range(4000))
+    assert partition_images(index, all_train(index), partition_settings).digest == partition.digest
+
+
+def test_dominant_differs_in_size_alone() -> None:
+    index = pure_index({"a": 3000, "b": 1000})
+    partition_settings = PartitionSettings(scheme="dominant", hospitals=4, dominance=7.0)
+    counts = partition_images(index, all_train(index), partition_settings).counts
+    sizes = counts.sum(axis=1)
+    assert sizes.tolist() == [2800, 400, 400, 400]
+    # Classes alike, within five standard deviations of a draw: the csv's order does not show.
+    assert (np.abs(counts[:, 0] / sizes - 0.75) < 5 * np.sqrt(0.75 * 0.25 / sizes)).all()
+
+
+def test_dominant_refuses_hospitals_that_it_makes_too_small() -> None:
+    index = pure_index({"a": 400, "b": 400})
+    # 800 images in 50 + 3 parts: 15 at each of the others.
+    with pytest.raises(PartitionError) as caught:
+        partition_images(index, all_train(index), PartitionSettings(scheme="dominant", hospitals=4))
+    assert str(caught.value) == (
+        "partition.min-images = 16: too few training images at hospital-01 15, hospital-02 15, hospital-03 15; set "
+        "partition.min-images=15, or set fewer hospitals"
+    )
+
+
 def test_iid_shuffles_what_is_sorted_by_class() -> None:
     index = pure_index({"a": 500, "b": 500})
     counts = partition_images(index, all_train(index), PartitionSettings(scheme="iid", hospitals=4)).counts
@@ -400,6 +450,7 @@ def test_manifest_holds_counts_and_no_ids() -> None:
             "hospitals": 2,
             "alpha": 0.5,
             "classes-per-hospital": 2,
+            "dominance": 50.0,
             "seed": 0,
             "min-images": 1,
         },

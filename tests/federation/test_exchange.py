@@ -8,6 +8,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import nn
 
+from federation.config import STYLE_LAYERS, parse_assignments, resolve
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, WireError
@@ -20,11 +21,14 @@ from federation.exchange import (
     check_reply,
     load_tensors,
     named_tensors,
+    own_generator,
     pack_arrays,
     private_tensors,
     shared_tensors,
+    sharing_policy,
     unpack_arrays,
 )
+from federation.models import GenerativeModel, build_model
 
 
 def networks() -> dict[str, nn.Module]:
@@ -158,6 +162,137 @@ def test_a_reply_is_checked() -> None:
         check_reply(several, expected, 3)
 
 
-def test_a_generator_that_the_server_never_sees_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="the server would have no generator to judge"):
-        SharingPolicy(["generator", "discriminator"]).check(named_tensors(networks()))
+# ---------------------------------------------------------------- what is private
+
+
+def test_a_private_generator_is_allowed_and_known_to_be_kept() -> None:
+    """Hospitals with generators of their own are judged as a mixture: see federation.models.mixture."""
+    policy = SharingPolicy(["generator", "discriminator"])
+    policy.check(named_tensors(networks()))
+    assert policy.keeps_generator()
+    assert list(shared_tensors(networks(), policy)) == []
+    assert SharingPolicy(["generator.scalar"]).keeps_generator()
+    assert not SharingPolicy(["discriminator"]).keeps_generator()
+    assert not SharingPolicy().keeps_generator()
+
+
+def stylegan2(*assignments: str) -> GenerativeModel:
+    settings = ["data.classes=a,b", "model.channel-max=8", "model.latent-size=8", *assignments]
+    return build_model(resolve([parse_assignments(settings)]))
+
+
+def test_a_star_stands_for_anything_between_the_parts_of_a_name() -> None:
+    policy = SharingPolicy(["generator.layers.*.style"])
+    assert policy.private == ("generator.layers.*.style", "generator_ema.layers.*.style")
+    assert policy.is_private("generator.layers.0.style.weight")
+    assert policy.is_private("generator.layers.12.style.bias")
+    assert policy.is_private("generator_ema.layers.3.style.weight")
+    assert not policy.is_private("generator.layers.0.weight")
+    assert not policy.is_private("generator.to_rgb.0.style.weight")
+    assert not policy.is_private("generator.layers.0.styles.weight")
+    assert not policy.is_private("discriminator.layers.0.style.weight")
+    assert policy.keeps_generator()
+    assert not SharingPolicy(["discriminator.*"]).keeps_generator()
+
+
+def test_the_pattern_of_style_layers_names_every_style_layer_and_nothing_else() -> None:
+    names = named_tensors(stylegan2().networks)
+    policy = SharingPolicy(STYLE_LAYERS)
+    policy.check(names)
+    expected = {name for name in names if ".style." in name}
+    assert {name for name in names if policy.is_private(name)} == expected
+    # 32 px: 7 layers and 4 of ToRGB, each a weight and a bias, of the generator and of its running average.
+    assert len(expected) == 2 * 2 * (7 + 4)
+
+
+def test_a_pattern_that_ends_with_a_parameter_names_it() -> None:
+    """As a name without a star does."""
+    assert SharingPolicy(["generator.weight"]).is_private("generator.weight")
+    policy = SharingPolicy(["discriminator.*.bias"])
+    assert policy.is_private("discriminator.blocks.0.bias")
+    assert not policy.is_private("discriminator.blocks.0.weight")
+    policy.check(["discriminator.blocks.0.bias", "discriminator.blocks.0.weight"])
+
+
+@pytest.mark.parametrize("pattern", ["*", "gen*", "generator*", "*.mapping", "g*.mapping.w_mean"])
+def test_a_pattern_that_begins_with_a_star_keeps_the_generator_as_well(pattern: str) -> None:
+    """Else real sites would be allowed it, and the server would judge a generator that nobody trained."""
+    policy = SharingPolicy([pattern])
+    assert policy.is_private("generator.mapping.w_mean.x")
+    assert policy.keeps_generator()
+
+
+def test_a_pattern_about_nothing_is_refused() -> None:
+    names = named_tensors(stylegan2().networks)
+    with pytest.raises(ConfigurationError) as caught:
+        SharingPolicy(["generator.layers.*.stile"]).check(names)
+    assert str(caught.value) == (
+        "strategy.private = 'generator.layers.*.stile': no network or layer has this name; give a network "
+        "(discriminator, generator, generator_ema) or the beginning of a parameter's name"
+    )
+
+
+def test_effgan_shares_everything_until_its_last_rounds() -> None:
+    assignments = ["strategy.name=effgan", "rounds=6", "strategy.fine-tune-rounds=2"]
+    configuration = resolve([parse_assignments(assignments)])
+    policies = [sharing_policy(configuration, server_round) for server_round in range(7)]
+    assert [policy.keeps_generator() for policy in policies] == [False] * 5 + [True] * 2
+    shared = [list(shared_tensors(networks(), policy)) for policy in policies]
+    assert shared[:5] == [list(shared_tensors(networks(), SharingPolicy()))] * 5
+    assert shared[5:] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "private"),
+    [
+        ((), ()),
+        (("strategy.private=discriminator,generator.mapping",), ("discriminator", "generator.mapping")),
+        (("strategy.discriminator=private",), ("discriminator",)),
+        (("strategy.name=partial-sync",), ("discriminator",)),
+        (("strategy.name=partial-sync", "strategy.synchronise=discriminator"), ("generator",)),
+        (("strategy.name=partial-sync", "strategy.synchronise=both"), ()),
+        (("strategy.name=partial-sync", "strategy.synchronise=none"), ("generator", "discriminator")),
+        (("strategy.name=alone",), ("generator", "discriminator")),
+        (("strategy.name=alone", "strategy.private=discriminator"), ("discriminator", "generator")),
+        (("strategy.name=fedbn",), ("generator.layers.*.style", "generator.to_rgb.*.style")),
+        (("strategy.name=cap-gan",), ("generator.mapping",)),
+        (
+            ("strategy.name=cap-gan", "strategy.personal-part=styles"),
+            ("generator.layers.*.style", "generator.to_rgb.*.style"),
+        ),
+        (("strategy.name=ua-gan", "training.loss=logistic"), ("discriminator",)),
+        (("strategy.name=md-gan", "training.loss=logistic"), ("discriminator",)),
+    ],
+)
+def test_what_a_strategy_keeps_at_hospitals(assignments: tuple[str, ...], private: tuple[str, ...]) -> None:
+    configuration = resolve([parse_assignments(assignments)])
+    followers = tuple(name.replace("generator", "generator_ema", 1) for name in private if name.startswith("generator"))
+    for server_round in (0, 1, configuration.rounds):
+        policy = sharing_policy(configuration, server_round)
+        assert policy.private == private + followers
+        policy.check(named_tensors(stylegan2().networks))
+
+
+def test_state_of_training_is_averaged_under_every_policy_that_says_so() -> None:
+    configuration = resolve([parse_assignments(["strategy.averaged-state=ada-p", "augmentation.name=ada"])])
+    assert sharing_policy(configuration, 3).averaged_state == frozenset({"training.ada_p"})
+
+
+def test_a_hospitals_own_generator_is_sent_as_its_running_average_alone() -> None:
+    assert list(own_generator(networks(), SharingPolicy())) == []
+    assert list(own_generator(networks(), SharingPolicy(["discriminator"]))) == []
+    own = own_generator(networks(), SharingPolicy(["generator", "discriminator"]))
+    # No integer buffer, nothing of the trained networks.
+    assert list(own) == ["own.generator_ema.weight", "own.generator_ema.scalar", "own.generator_ema.w_mean"]
+    assert torch.equal(own["own.generator_ema.w_mean"], torch.arange(3.0))
+    assert list(own_generator(networks(), SharingPolicy(["generator.scalar"]))) == ["own.generator_ema.scalar"]
+
+
+def test_own_and_shared_parts_of_a_running_average_are_the_whole_of_it() -> None:
+    model = stylegan2()
+    policy = SharingPolicy(["generator.mapping", "generator.layers.*.style"])
+    own = {name.removeprefix("own.") for name in own_generator(model.networks, policy)}
+    shared = {name for name in shared_tensors(model.networks, policy) if name.startswith("generator_ema.")}
+    assert own | shared == set(named_tensors({"generator_ema": model.networks["generator_ema"]}))
+    assert own & shared == set()
+    assert {name.split(".")[1] for name in own} == {"mapping", "layers"}

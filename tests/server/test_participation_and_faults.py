@@ -24,11 +24,12 @@ from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError, RunError
 from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
 from federation.run_directory import RunDirectory, read_lines
+from federation.site import Site
 from server.app import run_federation
 from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundReport
 from server.inputs import prepare_inputs
-from server.messaging import Site, choose_sites, list_sites
+from server.messaging import choose_sites, list_sites
 
 
 def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,10 @@ class StyleGAN2:
             "discriminator": self._adam(self.discriminator),
         }
         self.num_steps = 0
+        self.correct_gradients: Callable[[str, nn.Module], None] | None = None
+        self.class_rows = tuple(
+            name for name in ("generator.mapping.class_embedding", "discriminator.class_projection") if num_classes
+        )
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         settings = self.settings
@@ -217,8 +221,8 @@ class StyleGAN2:
             terms["penalty-path-length"] = self._add_path_length_gradients(batch, fake_labels, label_weights, stream)
 
         # Update the generator, then the discriminator.
-        self.optimizers["generator"].step()
-        self.optimizers["discriminator"].step()
+        self._step("generator")
+        self._step("discriminator")
 
         # Update the running averages and the strength of the augmentation.
         with torch.no_grad():
@@ -238,6 +242,75 @@ class StyleGAN2:
         for name, penalty in zip(("penalty-real", "penalty-fake"), penalties, strict=False):
             terms[name] = penalty.detach()
         return terms
+
+    def _step(self, name: str) -> None:
+        """Let Adam take a step with the gradients of one network, once a strategy has corrected them."""
+        if self.correct_gradients is not None:
+            self.correct_gradients(name, self.networks[name])
+        self.optimizers[name].step()
+
+    def train_discriminator(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+        """Update the discriminator once, against a generator that stays as it is.
+
+        See :class:`federation.models.protocol.GenerativeModel` for the parameters.
+        """
+        settings = self.settings
+        batch = images.shape[0]
+        with_penalty = settings.gamma > 0 and self.num_steps % settings.penalty_every == 0
+        real_labels, fake_labels = self._labels(labels, stream)
+        label_weights = self._label_weights(batch, stream)
+        with torch.no_grad():
+            w = self.generator.mapping(self._latents(self.generator, batch, stream), fake_labels, label_weights)
+            fakes = self.generator.synthesize(self._styles(w, fake_labels, label_weights, stream), stream)
+        fake_images = fakes.detach().requires_grad_(with_penalty)
+        real_images = images.detach().requires_grad_(with_penalty)
+        fake_logits = self._judge([fake_images], [fake_labels], label_weights, stream)
+        real_logits = self._judge([real_images], [real_labels], label_weights, stream)
+        penalties: list[Tensor] = []
+        if settings.loss == "relativistic":
+            discriminator_loss = losses.relativistic_discriminator_loss(real_logits, fake_logits)
+            if with_penalty:
+                penalties = losses.gradient_penalties(torch.cat([real_logits, fake_logits]), [real_images, fake_images])
+        else:
+            discriminator_loss = losses.logistic_discriminator_loss(real_logits, fake_logits)
+            if with_penalty:
+                penalties = losses.gradient_penalties(real_logits, [real_images])
+        objective = discriminator_loss
+        if penalties:
+            objective = objective + (settings.gamma / 2) * settings.penalty_every * torch.stack(penalties).sum()
+        _set_gradients(self.discriminator, torch.autograd.grad(objective, list(self.discriminator.parameters())))
+        self._step("discriminator")
+        self.num_steps += 1
+        if self.augmentation.name == "ada":
+            self._adapt_augmentation(real_logits.detach(), fake_logits.detach())
+        return {
+            "loss-discriminator": discriminator_loss.detach(),
+            "logit-real": real_logits.detach().mean(),
+            "logit-fake": fake_logits.detach().mean(),
+        } | {name: penalty.detach() for name, penalty in zip(("penalty-real", "penalty-fake"), penalties, strict=False)}
+
+    def train_generator(
+        self,
+        labels: Tensor | None,
+        batch: int,
+        judge: Callable[[Tensor, Tensor | None], Tensor],
+        stream: torch.Generator,
+    ) -> Tensor:
+        """Update generator and running average once, without real images.
+
+        See :class:`federation.models.protocol.GenerativeModel` for the parameters.
+        """
+        label_weights = self._label_weights(batch, stream)
+        w = self.generator.mapping(self._latents(self.generator, batch, stream), labels, label_weights)
+        fakes = self.generator.synthesize(self._styles(w, labels, label_weights, stream), stream)
+        loss = losses.logistic_generator_loss(judge(self._augment(fakes, stream), labels))
+        _set_gradients(self.generator, torch.autograd.grad(loss, list(self.generator.parameters())))
+        self._step("generator")
+        with torch.no_grad():
+            self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
+        self.num_steps += 1
+        self._update_ema(batch)
+        return loss.detach()
 
     @staticmethod
     def _latents(generator: Generator, count: int, stream: torch.Generator) -> Tensor:

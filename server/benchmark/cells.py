@@ -1,0 +1,211 @@
+"""Runs the cells of a benchmark, each in a process of its own, so many side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from federation.config import Configuration, load_toml, resolve
+from federation.errors import RunDirectoryError
+from federation.run_directory import RunDirectory, read_lines, write_text
+from server.benchmark.plan import Cell
+
+_POLL_SECONDS = 0.3
+# Of what a failed run has said, the end.
+_REASON_LINES = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell."""
+
+    cell: Cell
+    directory: RunDirectory
+    summary: dict[str, Any] | None
+    """Of a run that is done; None of one that failed."""
+    reason: str = ""
+    """Why it failed."""
+
+
+@dataclass
+class _Process:
+    cell: Cell
+    directory: RunDirectory
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+class CellRunner:
+    """Runs cells that are not done yet.
+
+    Parameters
+    ----------
+    folder
+        Where the cells' run directories go.
+    jobs
+        Cells side by side.
+    say
+        Called with a line for each cell that ends.
+    show
+        Called often with how many are done, of how many, and what the running ones are at.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        jobs: int,
+        say: Callable[[str], None],
+        show: Callable[[int, int, list[str]], None],
+    ) -> None:
+        self.folder, self.jobs, self.say, self.show = folder, jobs, say, show
+
+    def directory(self, cell: Cell) -> RunDirectory:
+        """Return a cell's run directory."""
+        return RunDirectory(self.folder / cell.key)
+
+    def check(self, cells: Iterable[Cell]) -> None:
+        """Refuse to go on where a cell was run with other settings.
+
+        Raises
+        ------
+        RunDirectoryError
+            Naming what differs.
+        """
+        problems = []
+        for cell in cells:
+            directory = self.directory(cell)
+            if not directory.config.is_file():
+                continue
+            before = comparable(resolve([load_toml(directory.config)]))
+            now = comparable(cell.configuration)
+            problems += [
+                f"{directory.path}: {key} was {before[key]!r} and is {now[key]!r} now; give another --out, or set it "
+                "back"
+                for key in now
+                if before[key] != now[key]
+            ]
+        if problems:
+            more = len(problems) - 8
+            raise RunDirectoryError(problems[:8] + ([f"and {more} more like these"] if more > 0 else []))
+
+    def run(self, cells: Iterable[Cell]) -> list[Outcome]:
+        """Run what is not done; return what came of each cell, in their order."""
+        cells = list(cells)
+        outcomes: dict[str, Outcome] = {}
+        waiting = []
+        for cell in cells:
+            done = self._finished(cell)
+            if done is not None:
+                outcomes[cell.key] = done
+            else:
+                waiting.append(cell)
+        running: list[_Process] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.jobs:
+                    running.append(self._start(waiting.pop(0)))
+                time.sleep(_POLL_SECONDS)
+                for entry in list(running):
+                    if entry.process.poll() is not None:
+                        running.remove(entry)
+                        outcomes[entry.cell.key] = self._end(entry)
+                        self._say(outcomes[entry.cell.key], len(outcomes), len(cells), entry.started)
+                self.show(len(outcomes), len(cells), [_what(entry) for entry in running])
+        finally:
+            _interrupt([entry.process for entry in running])
+        return [outcomes[cell.key] for cell in cells]
+
+    def _finished(self, cell: Cell) -> Outcome | None:
+        directory = self.directory(cell)
+        if not directory.summary.is_file():
+            return None
+        summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+        return Outcome(cell, directory, summary) if summary.get("status") == "done" else None
+
+    def _start(self, cell: Cell) -> _Process:
+        directory = self.directory(cell)
+        arguments = [sys.executable, "-m", "commands.main", "simulate", "--run-dir", str(directory.path)]
+        if directory.config.is_file():
+            arguments.append("--resume")
+        else:
+            directory.path.parent.mkdir(parents=True, exist_ok=True)
+            settings = self.folder / f"{cell.key}.toml"
+            write_text(settings, cell.configuration.to_toml())
+            arguments += ["--config", str(settings)]
+        with (self.folder / f"{cell.key}.log").open("ab") as log:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(cell.configuration.training.threads)},
+                # Ctrl-C is ours to pass on: once, and to all.
+                start_new_session=True,
+            )
+        return _Process(cell, directory, process, time.monotonic())
+
+    def _end(self, entry: _Process) -> Outcome:
+        done = self._finished(entry.cell)
+        if done is not None:
+            return done
+        log = (self.folder / f"{entry.cell.key}.log").read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith(("error:", "failed:"))] or lines[-_REASON_LINES:]
+        code = entry.process.returncode
+        how = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return Outcome(entry.cell, entry.directory, None, f"{how}: {' '.join(said)[:500]}")
+
+    def _say(self, outcome: Outcome, done: int, total: int, started: float) -> None:
+        seconds = time.monotonic() - started
+        place = f"{done}/{total}  {outcome.cell.key}"
+        if outcome.summary is None:
+            self.say(f"{place}  FAILED after {seconds:.0f} s: {outcome.reason}")
+        else:
+            self.say(f"{place}  KID {_kid(outcome.summary)}  {seconds:.0f} s")
+
+
+def _kid(summary: Mapping[str, Any]) -> str:
+    kid = summary.get("test", {}).get("kid")
+    return "–" if kid is None else f"{kid:.4f}"
+
+
+def _what(entry: _Process) -> str:
+    """Say what a running cell is at."""
+    lines = read_lines(entry.directory.hospitals) if entry.directory.hospitals.is_file() else []
+    rounds = entry.cell.configuration.rounds
+    at = f"round {lines[-1]['round']}/{rounds}" if lines else "beginning"
+    if lines and lines[-1]["round"] == rounds:
+        at = "being judged"
+    return f"{entry.cell.key}: {at}"
+
+
+def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End runs as Ctrl-C would, so that each saves its last round; then without mercy."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 30
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# What may differ between a cell and its continuation: where it is, and how it is run.
+_MAY_DIFFER = re.compile(r"^(run-dir|resume|data\.classes|simulation\..*|data\.cache-dir|checkpoint\..*)$")
+
+
+def comparable(configuration: Configuration) -> dict[str, Any]:
+    """Return the settings on which a cell's figures depend."""
+    return {key: value for key, value in configuration.to_flat().items() if not _MAY_DIFFER.match(key)}

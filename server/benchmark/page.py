@@ -1,0 +1,151 @@
+"""The page of a benchmark: one file, everything inside, nothing fetched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from server.benchmark.leaderboard import (
+    Leaderboard,
+    difference_text,
+    estimate_text,
+    shown_metrics,
+)
+from server.benchmark.pictures import cost_picture, curve_pictures, rank_picture, win_picture
+
+TEMPLATE = r"""
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ name }} · dermafed benchmark</title>
+<link rel="icon" href="data:,">
+<style>{{ stylesheet }}
+td.best { font-weight: 700; } td.failed { color: var(--muted); }
+</style>
+</head>
+<body>
+<header class="page-head">
+<p class="kicker">dermafed · benchmark of strategies</p>
+<h1>{{ name }}</h1>
+<dl class="facts">
+{% for label, words in facts %}
+<div><dt>{{ label }}</dt><dd>{{ words }}</dd></div>
+{% endfor %}
+</dl>
+</header>
+<main id="main">
+<section aria-labelledby="said">
+<h2 id="said">How to read this</h2>
+<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
+</section>
+{% for table in tables %}
+<section aria-labelledby="table-{{ loop.index }}">
+<h2 id="table-{{ loop.index }}">{{ table.title }}</h2>
+<div class="table-box" role="region" tabindex="0" aria-labelledby="table-{{ loop.index }}">
+<table>
+<thead><tr>{% for head in table.heads %}<th scope="col"{% if not loop.first %} class="numeric"{% endif %}>
+{{- head }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr><th scope="row">{{ row.name }}</th>
+{% for cell in row.cells %}<td class="numeric{% if cell.best %} best{% endif %}">{{ cell.text }}
+{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+</section>
+{% if loop.first %}
+<section aria-labelledby="pictures">
+<h2 id="pictures">Ranks, wins, cost</h2>
+<div class="grid">
+{% for p in pictures %}
+<figure class="picture" id="{{ p.name }}">
+<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
+{{ p.svg }}
+<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
+</figure>
+{% endfor %}
+</div>
+</section>
+{% endif %}
+{% endfor %}
+<section aria-labelledby="curves">
+<h2 id="curves">Over the images shown</h2>
+<div class="grid">
+{% for p in curves %}
+<figure class="picture" id="{{ p.name }}">
+<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
+{{ p.svg }}
+<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
+</figure>
+{% endfor %}
+</div>
+</section>
+</main>
+</body>
+</html>
+"""
+
+
+def render_page(board: Leaderboard, facts: list[tuple[str, str]]) -> str:
+    """Return the page. `facts` are its head: date, machine, command."""
+    import jinja2
+
+    from server.report.stylesheet import STYLESHEET
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pictures = [picture for picture in (rank_picture(board), win_picture(board), cost_picture(board)) if picture]
+    page: str = environment.from_string(TEMPLATE).render(
+        stylesheet=Markup(STYLESHEET),
+        name=board.plan.name,
+        facts=facts,
+        notes=board.notes(),
+        tables=[_table(board, partition, model) for partition, model in board.places()],
+        pictures=pictures,
+        curves=curve_pictures(board),
+    )
+    return page.lstrip()
+
+
+def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
+    metrics = shown_metrics(board)
+    lines = board.lines(partition, model)
+    rows = []
+    for line in lines:
+        cells: list[dict[str, Any]] = []
+        if not partition:
+            rank = "–" if line.mean_rank is None else f"{line.mean_rank:.2f}"
+            cells.append({"text": rank, "interval": "", "best": False})
+        for metric in metrics:
+            found = line.estimates.get(metric.name)
+            means = [other.estimates[metric.name].mean for other in lines if metric.name in other.estimates]
+            text = estimate_text(found, metric.digits)
+            value, _, interval = text.partition(" [")
+            cells.append(
+                {
+                    "text": value,
+                    "interval": f"[{interval}" if interval else "",
+                    "best": found is not None
+                    and bool(metric.better)
+                    and found.mean == max(means, key=lambda mean: metric.better * mean),
+                }
+            )
+        value, _, rest = difference_text(line.difference).partition(" [")
+        cells.append({"text": value, "interval": f"[{rest}" if rest else "", "best": False})
+        rows.append({"name": line.strategy, "cells": cells})
+    heads = ["Strategy", *(["Rank"] if not partition else []), *(metric.label for metric in metrics)]
+    return {
+        "title": f"{partition}, {model}" if partition else "All cells",
+        "heads": [*heads, f"KID − {board.plan.baseline}"],
+        "rows": rows,
+    }

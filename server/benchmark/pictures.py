@@ -1,0 +1,183 @@
+"""Pictures of a benchmark: who is best, who beats whom, what quality costs, and how it was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from federation.run_directory import read_lines
+from server.benchmark.cells import Outcome
+from server.benchmark.figures import METRICS
+from server.benchmark.leaderboard import Leaderboard
+from server.benchmark.statistics import estimate
+from server.report.curves import MARKERS, MUTED, RULE, SERIES, Picture, drawing, plain_decades, to_svg
+from server.report.numerals import figure
+
+_KID = METRICS[0]
+_BYTES = next(metric for metric in METRICS if metric.name == "megabytes")
+
+
+def rank_picture(board: Leaderboard) -> Picture | None:
+    """Draw the mean rank of each strategy by KID with its interval over cells."""
+    ranks = {name: found for name, found in board.results.ranks(_KID, board.order).items() if found}
+    if len(ranks) < 2:
+        return None
+    from matplotlib.ticker import MaxNLocator
+
+    names = [name for name in board.order if name in ranks]
+    found = {name: estimate(ranks[name]) for name in names}
+    with drawing(6.4, 0.9 + 0.3 * len(names)) as (canvas, axes):
+        for row, name in enumerate(names):
+            low, high = found[name].interval or (found[name].mean, found[name].mean)
+            axes.plot([low, high], [row, row], color=SERIES[0], linewidth=2.2, solid_capstyle="round")
+            axes.plot([found[name].mean], [row], marker="o", color=SERIES[0], markersize=7)
+            axes.scatter(ranks[name], [row + 0.27] * len(ranks[name]), s=9, color=MUTED, linewidths=0)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(0.7, len(names) + 0.3)
+        axes.set_xlabel("rank by KID, 1 is best")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="x", color=RULE, linewidth=0.6)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        cells = len(ranks[names[0]])
+        return Picture(
+            name="ranks",
+            title="Ranks",
+            svg=to_svg(canvas, "ranks", "Ranks"),
+            text=". ".join(f"{name}: mean rank {found[name].mean:.2f}" for name in names) + ".",
+            caption=f"Mean over {cells} cells and 95 % bootstrap interval; small dots are the cells.",
+        )
+
+
+def win_picture(board: Leaderboard) -> Picture | None:
+    """Draw in how many cells each strategy has a better KID than each other."""
+    rates = board.results.win_rates(_KID, board.order)
+    names = [name for name in board.order if any(name in pair for pair in rates)]
+    if len(names) < 2:
+        return None
+    size = len(names)
+    with drawing(1.9 + 0.45 * size, 1.7 + 0.36 * size) as (canvas, axes):
+        for row, first in enumerate(names):
+            for column, second in enumerate(names):
+                rate = rates.get((first, second))
+                if rate is None:
+                    continue
+                # An area says how often: colours alone would have to be told apart on any ground.
+                axes.scatter([column], [row], s=30 + 330 * rate, color=SERIES[0], alpha=0.25, linewidths=0)
+                axes.text(column, row, f"{100 * rate:.0f}", ha="center", va="center", fontsize=9)
+        axes.set_xticks(range(size), names, rotation=90)
+        axes.set_yticks(range(size), names)
+        axes.set_xlim(-0.6, size - 0.4)
+        axes.set_ylim(size - 0.4, -0.6)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        first, last = names[0], names[-1]
+        return Picture(
+            name="wins",
+            title="Win rates",
+            svg=to_svg(canvas, "wins", "Win rates"),
+            text=f"{first} beats {last} in {100 * rates.get((first, last), float('nan')):.0f} % of their common cells.",
+            caption="Per cent of the common cells in which the strategy of the row has the better KID; a draw is half.",
+        )
+
+
+def cost_picture(board: Leaderboard) -> Picture | None:
+    """Draw KID against the bytes that were sent."""
+    points = {}
+    for name in board.order:
+        kid, megabytes = board.results.estimate(_KID.name, name), board.results.estimate(_BYTES.name, name)
+        if kid is not None and megabytes is not None:
+            points[name] = (megabytes.mean, kid)
+    if len(points) < 2:
+        return None
+    sending = [sent for sent, _ in points.values() if sent > 0]
+    floor = min(sending) / 3 if sending else 1.0
+    with drawing(6.4, 4.2) as (canvas, axes):
+        for index, (name, (sent, found)) in enumerate(points.items()):
+            colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
+            x = max(sent, floor)
+            if found.interval is not None:
+                axes.plot([x, x], found.interval, color=colour, linewidth=1.2)
+            filling = "none" if sent == 0 else colour
+            axes.plot([x], [found.mean], marker=marker, color=colour, markersize=7, markerfacecolor=filling)
+            axes.annotate(
+                name, (x, found.mean), xytext=(7, 3), textcoords="offset points", fontsize=8.5, annotation_clip=False
+            )
+        axes.set_xscale("log")
+        plain_decades(axes.xaxis)
+        if all(kid.mean > 0 and (kid.interval is None or kid.interval[0] > 0) for _, kid in points.values()):
+            axes.set_yscale("log")
+            plain_decades(axes.yaxis)
+        axes.set_xlabel("MB sent in the whole run")
+        axes.set_ylabel("KID")
+        axes.spines[["top", "right"]].set_visible(False)
+        return Picture(
+            name="cost",
+            title="Quality against bytes",
+            svg=to_svg(canvas, "cost", "Quality against bytes"),
+            text=". ".join(f"{name}: KID {figure(kid.mean)} for {sent:,.0f} MB" for name, (sent, kid) in points.items())
+            + ".",
+            caption="Mean over all cells, 95 % bootstrap intervals; hollow: nothing was sent.",
+        )
+
+
+def curve_pictures(board: Leaderboard) -> list[Picture]:
+    """Draw KID on validation images over the images shown, mean over seeds, for each partition and model."""
+    found = []
+    for partition, model in [(p, m) for p in board.plan.partitions for m in board.plan.models]:
+        curves = _curves([o for o in board.outcomes if (o.cell.partition, o.cell.model) == (partition, model)])
+        curves = {name: curves[name] for name in board.order if name in curves}
+        if not curves:
+            continue
+        name = f"curve-{partition}-{model}".replace(".", "_")
+        with drawing(6.4, 4.0 + 0.1 * len(curves)) as (canvas, axes):
+            for index, (strategy, points) in enumerate(curves.items()):
+                axes.plot(
+                    [x for x, _ in points],
+                    [y for _, y in points],
+                    color=SERIES[index % len(SERIES)],
+                    linestyle=("-", (0, (5, 2)), (0, (1, 1.5)))[index // len(SERIES) % 3],
+                    marker=MARKERS[index % len(MARKERS)],
+                    markersize=4,
+                    linewidth=1.4,
+                    label=strategy,
+                )
+            if all(y > 0 for points in curves.values() for _, y in points):
+                axes.set_yscale("log")
+                plain_decades(axes.yaxis)
+            axes.set_xlabel("images shown in the whole federation")
+            axes.set_ylabel("KID, validation")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8, ncols=2)
+            found.append(
+                Picture(
+                    name=name,
+                    title=f"{partition}, {model}",
+                    svg=to_svg(canvas, name, partition),
+                    text=". ".join(f"{key}: {figure(points[-1][1])} at the end" for key, points in curves.items()),
+                    caption="Mean over seeds of KID on validation images.",
+                )
+            )
+    return found
+
+
+def _curves(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[float, float]]]:
+    """Return for each strategy images shown and mean KID, where every seed was evaluated; round 0 is left out."""
+    by_strategy: dict[str, list[dict[int, tuple[float, float]]]] = {}
+    for outcome in outcomes:
+        if outcome.summary is None:
+            continue
+        lines = read_lines(outcome.directory.metrics)
+        by_strategy.setdefault(outcome.cell.strategy, []).append(
+            {line["round"]: (line["images"], line["kid"]) for line in lines if line["round"] and line.get("kid")}
+        )
+    curves = {}
+    for strategy, runs in by_strategy.items():
+        common = set.intersection(*(set(run) for run in runs))
+        points = [tuple(np.mean([run[number] for run in runs], axis=0).tolist()) for number in sorted(common)]
+        if points:
+            curves[strategy] = points
+    return curves

@@ -1,0 +1,187 @@
+"""A benchmark from its file to its tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_partitions.wording import counted
+from federation.errors import ConfigurationError, RunDirectoryError
+from federation.run_directory import check_free, to_json, write_text
+from server.benchmark.cells import CellRunner, Outcome
+from server.benchmark.figures import raw_csv, raw_rows
+from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
+from server.benchmark.page import render_page
+from server.benchmark.plan import BenchmarkPlan, Cell, load_plan, make_cells, make_trials, plan_text, trial_values
+from server.benchmark.statistics import Results
+from server.environment import describe_environment
+from server.inputs import prepare_inputs
+
+PLAN, CELLS, TRIALS = "benchmark.toml", "cells", "trials"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A benchmark that has run to its end."""
+
+    board: Leaderboard
+    folder: Path
+    failed: int
+    """Cells that failed."""
+
+
+def run_benchmark(
+    path: Path,
+    folder: Path,
+    *,
+    assignments: Sequence[str] = (),
+    resume: bool,
+    jobs: int,
+    say: Callable[[str], None],
+    show: Callable[[int, int, list[str]], None],
+    prepare: Callable[[str, int, int], None],
+) -> Finished:
+    """Run what is not done of a benchmark; write its tables.
+
+    Parameters
+    ----------
+    path
+        The benchmark file.
+    folder
+        Where everything goes.
+    assignments
+        ``KEY=VALUE`` for every cell.
+    resume
+        Whether the folder may hold a part of this benchmark already.
+    jobs
+        Runs side by side; 0: as many as there are cores for.
+    say
+        Called with lines for a person.
+    show
+        Called often with runs that are done, of how many, and what is running.
+    prepare
+        Called while images are read.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the file, a cell's settings or its images; nothing was written then.
+    """
+    plan = load_plan(path, assignments)
+    cells, trials = make_cells(plan, path), make_trials(plan, path)
+    if not resume:
+        check_free(folder)
+    elif not (folder / PLAN).is_file():
+        raise RunDirectoryError(
+            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
+        )
+    check_images([*trials, *cells], prepare)
+    jobs = jobs or default_jobs(cells)
+    runner = CellRunner(folder / CELLS, jobs, say, show)
+    trial_runner = CellRunner(folder / TRIALS, jobs, say, show)
+    if plan.tuning is None:
+        runner.check(cells)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / PLAN, plan_text(plan))
+    started = datetime.now(UTC)
+    say(
+        f"{len(cells)} cells ({len(plan.strategies)} strategies x {counted(len(plan.partitions), 'partition')} x "
+        f"{counted(len(plan.models), 'model')} x {counted(len(plan.seeds), 'seed')}), equal {plan.budget}, {jobs} side "
+        "by side"
+    )
+    if trials:
+        say(f"{len(trials)} trials first, on {trials[0].partition} and {trials[0].model}")
+        chosen = choose(plan, trial_runner.run(trials), say)
+        write_text(folder / "tuning.json", to_json(chosen, indent=2) + "\n")
+        cells = make_cells(plan, path, chosen)
+        runner.check(cells)
+    outcomes = runner.run(cells)
+    return finish(plan, path, folder, outcomes, started, jobs)
+
+
+def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]) -> None:
+    """Read and divide the images of every partition, so that what is wrong with them shows before anything runs.
+
+    Raises
+    ------
+    InputError
+        Naming it.
+    """
+    seen = set()
+    for cell in cells:
+        key = (cell.configuration.data, cell.configuration.partition, cell.configuration.model.resolution)
+        if key not in seen:
+            seen.add(key)
+            prepare_inputs(cell.configuration, prepare)
+
+
+def default_jobs(cells: Sequence[Cell]) -> int:
+    """Return how many runs fit side by side: one for each core, or one if a run takes all cores or the GPU."""
+    alone = torch.cuda.is_available() or any(cell.configuration.simulation.engine == "ray" for cell in cells)
+    threads = max(max(cell.configuration.training.threads, cell.configuration.evaluation.threads) for cell in cells)
+    return 1 if alone else max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+def choose(plan: BenchmarkPlan, outcomes: Sequence[Outcome], say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Return for each strategy that was tuned the values with the least KID on validation images.
+
+    Raises
+    ------
+    ConfigurationError
+        If every trial of a strategy failed.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for strategy in dict.fromkeys(outcome.cell.strategy for outcome in outcomes):
+        tried = [outcome for outcome in outcomes if outcome.cell.strategy == strategy]
+        scored = [
+            (float(outcome.summary["kid"]), number)
+            for number, outcome in enumerate(tried)
+            if outcome.summary is not None and outcome.summary.get("kid") is not None
+        ]
+        if not scored:
+            raise ConfigurationError(
+                f"[strategies.{strategy}.tune]: every trial failed ({tried[0].reason}); try other values"
+            )
+        kid, best = min(scored)
+        chosen[strategy] = trial_values(plan, strategy)[best]
+        values = ", ".join(f"{key}={value}" for key, value in chosen[strategy].items())
+        say(f"{strategy}: {values} (validation KID {kid:.4f}, best of {len(tried)} trials)")
+    return chosen
+
+
+def finish(
+    plan: BenchmarkPlan, path: Path, folder: Path, outcomes: Sequence[Outcome], started: datetime, jobs: int
+) -> Finished:
+    """Write raw figures, tables and page."""
+    rows = raw_rows(outcomes)
+    board = Leaderboard.of(plan, Results(rows), outcomes)
+    environment = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    facts = {
+        "command": f"dermafed benchmark {path.name}",
+        "date": f"{started:%Y-%m-%d}",
+        "jobs": jobs,
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        **environment,
+    }
+    write_text(folder / "environment.json", to_json(facts, indent=2) + "\n")
+    write_text(folder / "raw.csv", raw_csv(rows))
+    write_text(folder / "leaderboard.csv", csv_table(board))
+    write_text(folder / "leaderboard.md", markdown(board))
+    write_text(folder / "leaderboard.tex", tex(board))
+    shown = [
+        ("Date", facts["date"]),
+        ("Budget", f"equal {plan.budget}"),
+        ("Cells", f"{len(outcomes) - len(board.failures())} of {len(outcomes)} done"),
+        ("Machine", f"{facts['cores']} cores, {jobs} runs side by side"),
+        ("dermafed", str(environment.get("dermafed", ""))),
+    ]
+    write_text(folder / "leaderboard.html", render_page(board, shown))
+    return Finished(board, folder, len(board.failures()))

@@ -1,0 +1,267 @@
+"""The server's half of a strategy: how the replies of a round become the next global entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from federation.config import Configuration, StrategySettings
+from federation.exchange import METRICS, NUM_EXAMPLES
+from federation.site import Site
+from strategies.weighted_mean import WeightedMean
+
+Arrays = Mapping[str, np.ndarray]
+
+EMA = "generator_ema."
+GENERATOR = "generator."
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What a strategy knows of the run before its first round."""
+
+    configuration: Configuration
+    trainable: frozenset[str] = frozenset()
+    """Full names of the entries that optimisers move; the others are buffers and running averages."""
+    class_rows: tuple[str, ...] = ()
+    """Full names of entries whose first axis is the class, running averages included."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def settings(self) -> StrategySettings:
+        """The options of the strategy."""
+        return self.configuration.strategy
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one hospital sent, as one rule sees it."""
+
+    site: str
+    message: Message
+    arrays: ArrayRecord
+    """The entries that the rule governs."""
+    extra: Arrays
+    """What the rule itself asked for beside them."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The numbers that came along."""
+        return {name: float(str(value)) for name, value in self.message.content.metric_records[METRICS].items()}
+
+    @property
+    def num_images(self) -> float:
+        """Training images of the hospital."""
+        return self.metrics[NUM_EXAMPLES]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The entries as arrays; not to be written to."""
+        return {name: array.numpy() for name, array in self.arrays.items()}
+
+
+class Aggregation:
+    """A rule over the entries of one or both networks: the round's replies go in one by one, the next entries come out.
+
+    Entries of a network are its weights, its floating-point buffers and, of the generator, its running average.
+    A rule that needs nothing but sums keeps no reply.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.settings = federation.settings
+        self.sites: Mapping[str, Site] = {}
+        self.server_round = 0
+        self.current: Arrays = {}
+
+    def meet(self, sites: Mapping[str, Site]) -> None:
+        """Take note of who is in the federation, before the first round."""
+        self.sites = sites
+
+    def choose(self, sites: Sequence[Site], number: int, server_round: int) -> list[Site] | None:
+        """Return who takes part in a round; None leaves that to chance."""
+        return None
+
+    def outgoing(self, current: Arrays) -> dict[str, np.ndarray]:
+        """Return what goes to hospitals beside the global entries, by full name."""
+        return {}
+
+    def begin(self, server_round: int, current: Arrays) -> None:
+        """Open a round.
+
+        Parameters
+        ----------
+        server_round
+            From 1.
+        current
+            The global entries that the hospitals started from; not to be written to.
+        """
+        self.server_round, self.current = server_round, current
+
+    def add(self, reply: Reply) -> None:
+        """Take a reply. They come in the order of site names."""
+        raise NotImplementedError
+
+    def result(self) -> Mapping[str, np.ndarray] | ArrayRecord:
+        """Return the next global entries; at least one reply was added."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return what is carried from round to round; arrays that are never written to again."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take back :meth:`state_dict`."""
+
+    def report(self) -> dict[str, float]:
+        """Return figures for a run's summary."""
+        return {}
+
+
+class WeightedAverage(Aggregation):
+    """x ← Σ_i n_i x_i / Σ_i n_i over every shared entry, by number of training images: memory for one sum."""
+
+    def begin(self, server_round: int, current: Arrays) -> None:
+        """See :class:`Aggregation`."""
+        super().begin(server_round, current)
+        self._mean = WeightedMean()
+
+    def weight_of(self, reply: Reply) -> float:
+        """Return n_i."""
+        return reply.num_images
+
+    def add(self, reply: Reply) -> None:
+        """See :class:`Aggregation`."""
+        self._mean.add(reply.arrays, self.weight_of(reply))
+
+    def result(self) -> Mapping[str, np.ndarray] | ArrayRecord:
+        """See :class:`Aggregation`."""
+        return self._mean.result()
+
+
+class CollectingAggregation(Aggregation):
+    """A rule that needs all replies at once: memory for all of them."""
+
+    def begin(self, server_round: int, current: Arrays) -> None:
+        """See :class:`Aggregation`."""
+        super().begin(server_round, current)
+        self.replies: list[Reply] = []
+
+    def add(self, reply: Reply) -> None:
+        """See :class:`Aggregation`."""
+        self.replies.append(reply)
+
+    def result(self) -> Mapping[str, np.ndarray] | ArrayRecord:
+        """See :class:`Aggregation`."""
+        replies, self.replies = self.replies, []
+        return self.combine(replies)
+
+    def combine(self, replies: list[Reply]) -> Mapping[str, np.ndarray] | ArrayRecord:
+        """Return the next global entries."""
+        raise NotImplementedError
+
+
+def weighted_average(replies: Iterable[Reply], weights: Iterable[float]) -> ArrayRecord:
+    """Return Σ_i w_i x_i / Σ_i w_i; each weight above 0."""
+    mean = WeightedMean()
+    for reply, weight in zip(replies, weights, strict=True):
+        mean.add(reply.arrays, weight)
+    return mean.result()
+
+
+class ServerEMA:
+    """The running average of a generator that the server itself moves.
+
+    A hospital's average follows its own weights step by step. Where the server takes a step of its own, an average
+    of those averages follows a generator that nobody has; so the server moves it towards its own generator, once a
+    round, by as much as the round's images would have: half-life and ramp are those of ``training``.
+
+    Parameters
+    ----------
+    half_life, ramp
+        ``training.ema-half-life-images`` and ``training.ema-ramp``.
+    """
+
+    def __init__(self, half_life: float, ramp: float) -> None:
+        self._half_life, self._ramp = half_life, ramp
+        self.images_shown = 0.0
+        """At one hospital, on average."""
+
+    def decay(self, num_images: float) -> float:
+        """Count a round's images at one hospital; return how much of the old average stays."""
+        self.images_shown += num_images
+        half_life = self._half_life
+        if self._ramp > 0:
+            half_life = min(half_life, self._ramp * self.images_shown)
+        return 0.5 ** (num_images / half_life) if half_life > 0 else 0.0
+
+
+class ServerStep(Aggregation):
+    """A rule in which the server takes a step of its own: on trained weights alone, and it keeps the EMA itself.
+
+    Buffers, which nothing trains, are averaged by number of images.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        training = federation.configuration.training
+        self._ema = ServerEMA(training.ema_half_life_images, training.ema_ramp)
+
+    def begin(self, server_round: int, current: Arrays) -> None:
+        """See :class:`Aggregation`."""
+        super().begin(server_round, current)
+        self._buffers = WeightedMean()
+        self._images = self._weights = 0.0
+
+    def add(self, reply: Reply) -> None:
+        """See :class:`Aggregation`."""
+        self._buffers.add(self._select(reply, trained=False), reply.num_images)
+        self._images += reply.num_images * reply.metrics["num-images"]
+        self._weights += reply.num_images
+        self.add_trained(reply, self._select(reply, trained=True))
+
+    def _select(self, reply: Reply, *, trained: bool) -> ArrayRecord:
+        chosen = ArrayRecord()
+        for name, array in reply.arrays.items():
+            if (name in self.federation.trainable) == trained and not name.startswith(EMA):
+                chosen[name] = array
+        return chosen
+
+    def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
+        """Take a reply's trained weights."""
+        raise NotImplementedError
+
+    def step(self) -> dict[str, np.ndarray]:
+        """Return the next trained weights, float64."""
+        raise NotImplementedError
+
+    def result(self) -> Mapping[str, np.ndarray]:
+        """See :class:`Aggregation`."""
+        found = {name: array.numpy() for name, array in self._buffers.result().items()}
+        found |= {name: value.astype(self.current[name].dtype) for name, value in self.step().items()}
+        decay = self._ema.decay(self._images / self._weights)
+        for name, average in self.current.items():
+            if not name.startswith(EMA):
+                continue
+            source = GENERATOR + name[len(EMA) :]
+            if source in self.federation.trainable:
+                found[name] = (decay * average.astype(np.float64) + (1 - decay) * found[source]).astype(average.dtype)
+            else:
+                found[name] = found[source]  # buffers, as a model's own average has them
+        return found
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """See :class:`Aggregation`."""
+        return {"images-shown": np.array(self._ema.images_shown)}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """See :class:`Aggregation`."""
+        self._ema.images_shown = float(state["images-shown"])
+
+
+def with_config(config: ConfigRecord, **values: int | float | bool | str) -> ConfigRecord:
+    """Return a copy of a message's settings with some set anew."""
+    return ConfigRecord({**config, **values})

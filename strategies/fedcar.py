@@ -1,0 +1,78 @@
+"""FedCAR's weighting: the server draws images from each hospital's generator and compares them with one another.
+
+Kim, Kim and Jeong 2024, *FedCAR: Cross-client Adaptive Re-weighting for Generative Models in Federated Learning*,
+arXiv 2412.11463. Its formula was not read, and its published repository holds no code: what stands there is that the
+server measures the distances between images that clients' generators draw, and re-weights the clients by them.
+
+Ours, then: from each hospital's EMA as many images are drawn, from the same latents and classes; d_i is the mean MMD
+(:mod:`strategies.ifl_gan`) of hospital i's images to those of each other hospital; weights are
+n_i softmax_i(−d_i / (d̄ T)): a generator that draws what no other does counts less. With T
+(``strategy.temperature``) = 1, one that is twice as far as the average counts e times less than the average.
+
+The server needs no real image. Costs what FedGAN costs; at the server memory for all replies at once, and
+``strategy.samples`` images from each generator. Reveals what FedGAN reveals, and each hospital's class counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from federation.exchange import load_tensors
+from federation.images import to_floats
+from federation.models import build_model
+from federation.seeding import numpy_stream, torch_stream
+from strategies.aggregation import EMA, Reply
+from strategies.ifl_gan import maximum_mean_discrepancy, reduced
+from strategies.scored_average import ScoredAverage, softmax
+
+
+class FedCAR(ScoredAverage):
+    """Weights by how far a generator's images are from the others'."""
+
+    def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
+        """See :class:`ScoredAverage`."""
+        sizes = np.array([reply.num_images for reply in replies])
+        if len(replies) == 1:
+            return sizes
+        drawn = self.draw(replies)
+        distances = np.zeros((len(drawn), len(drawn)))
+        for first, second in combinations(range(len(drawn)), 2):
+            distance = maximum_mean_discrepancy(drawn[first], drawn[second])
+            distances[first, second] = distances[second, first] = distance
+        return sizes * closeness(distances, self.settings.temperature)
+
+    def draw(self, replies: Sequence[Reply]) -> list[torch.Tensor]:
+        """Return what each generator draws, reduced to features (samples, d)."""
+        configuration = self.federation.configuration
+        torch.set_num_threads(configuration.training.threads)
+        model = build_model(configuration, device=self.federation.device)
+        count = self.settings.samples
+        labels = None
+        if model.num_classes:
+            counts = np.sum([site.class_counts for site in self.sites.values()], axis=0)
+            stream = numpy_stream(configuration.seed, "FedCAR's classes", server_round=self.server_round)
+            labels = torch.from_numpy(stream.choice(len(counts), size=count, p=counts / counts.sum()))
+        found = []
+        for reply in replies:
+            load_tensors(
+                model.networks, {name: value for name, value in reply.values().items() if name.startswith(EMA)}
+            )
+            images = model.generate(
+                labels, count, torch_stream(configuration.seed, "FedCAR's latents", server_round=self.server_round)
+            )
+            found.append(reduced(to_floats(images)).cpu())
+        return found
+
+
+def closeness(distances: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return softmax_i(−d_i / (d̄ T)) of a matrix of distances, d_i the mean to each other."""
+    count = len(distances)
+    mean = distances.sum(axis=1) / (count - 1)
+    if mean.mean() == 0:
+        return np.full(count, 1 / count)
+    return softmax(-mean / (mean.mean() * temperature))

@@ -1,0 +1,40 @@
+"""FedProx: FedAvg whose hospitals are held near the global weights.
+
+Li et al. 2020, *Federated Optimization in Heterogeneous Networks*, arXiv 1812.06127, Algorithm 2: hospital i
+minimises F_i(w) + μ/2 ‖w − w_t‖². Flower's own strategy only sends μ; the term is the hospital's to add.
+
+Deviation: the term's gradient μ (w − w_t) is added before Adam, which the paper does not use.
+
+Costs what FedGAN costs, and at a hospital a copy of both networks. Reveals what FedGAN reveals.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from federation.models import GenerativeModel
+from strategies.aggregation import WeightedAverage
+from strategies.local_rule import LocalRule, Tensors
+
+
+class FedProx(WeightedAverage):
+    """The server's half: FedAvg."""
+
+
+class FedProxLocally(LocalRule):
+    """The hospital's half: the proximal term."""
+
+    corrects = True
+
+    def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
+        """Remember w_t."""
+        self._start: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in self.of_mine(shared, model.networks).items()
+        }
+
+    def correct(self, network: str, module: nn.Module) -> None:
+        """G ← g + μ (w − w_t)."""
+        for name, parameter in module.named_parameters():
+            start = self._start.get(f"{network}.{name}")
+            if start is not None and parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self.settings.proximal_mu)

@@ -1,0 +1,35 @@
+"""FedYogi: FedAdam whose second moment moves by steps of the squared update, whatever its own size.
+
+Reddi et al. 2021, *Adaptive Federated Optimization*, arXiv 2003.00295, Algorithm 2: m as FedAdam,
+v ← v − (1 − β₂) Δ² sign(v − Δ²), w ← w + η m / (√v + τ).
+
+Deviations: those of :mod:`strategies.server_optimizer`; v starts from 0 and not from τ².
+
+Costs what FedGAN costs, and at the server two more copies of the trained weights in float64, which go into every
+checkpoint. Reveals what FedGAN reveals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flwr.serverapp import strategy as flower
+
+from strategies.flower_rules import FLOWER_KEYS
+from strategies.server_optimizer import AdaptiveOptimizer
+
+
+class FedYogi(AdaptiveOptimizer):
+    """Flower's FedYogi on the trained weights."""
+
+    default_learning_rate = 0.01
+
+    def build(self) -> Any:
+        """See :class:`strategies.server_optimizer.ServerOptimizer`."""
+        return flower.FedYogi(
+            eta=self.learning_rate,
+            beta_1=self.settings.server_beta1,
+            beta_2=self.settings.server_beta2,
+            tau=self.settings.server_tau,
+            **FLOWER_KEYS,
+        )

@@ -1,0 +1,19 @@
+"""Krum: the one update that lies nearest to its neighbours.
+
+Blanchard et al. 2017, arXiv 1703.02757, Section 4. Needs n > 2 f + 2. See :mod:`strategies.multikrum`, of which it is
+the case m = 1: the whole federation goes on with what one hospital has learned.
+
+Costs and reveals what Multi-Krum does.
+"""
+
+from __future__ import annotations
+
+from strategies.multikrum import MultiKrum
+
+
+class Krum(MultiKrum):
+    """Multi-Krum that selects one."""
+
+    def number_to_select(self, num_replies: int) -> int:
+        """Return 1."""
+        return 1

@@ -1,0 +1,156 @@
+"""The hospital's half of a strategy: what it asks for beyond local steps, and what it sends beyond weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from federation.config import NETWORKS, StrategySettings
+from federation.models import GenerativeModel
+
+Tensors = Mapping[str, Tensor]
+
+
+class LocalImages(Protocol):
+    """A hospital's own training images."""
+
+    def __len__(self) -> int: ...
+
+    def sample_batch(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return images (batch_size, 3, r, r) in [-1, 1] and their labels."""
+
+
+def trained_entries(entries: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return those of `entries` that an optimiser moves, by full name."""
+    names = {f"{network}.{name}" for network in NETWORKS for name, _ in networks[network].named_parameters()}
+    return {name: value for name, value in entries.items() if name in names}
+
+
+class LocalRule:
+    """Nothing beyond: both networks are trained, and what is shared is sent.
+
+    Parameters
+    ----------
+    settings
+        The options of the strategy.
+    governed
+        The networks that it is the strategy of.
+    """
+
+    discriminator_only = False
+    """Whether the generator stays as it is."""
+    corrects = False
+    """Whether gradients are changed."""
+
+    def __init__(self, settings: StrategySettings, governed: Sequence[str] = NETWORKS) -> None:
+        self.settings = settings
+        self.governed = tuple(governed)
+
+    def down(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Return what must arrive: names, shapes and types; entries of networks are loaded into them.
+
+        `shared` are the entries that the sharing policy shares.
+        """
+        return dict(shared)
+
+    def up(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Return what is sent. Before training, or at the server, values mean nothing, names and shapes do."""
+        return dict(shared)
+
+    def of_mine(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Return the shared entries of the governed networks that an optimiser moves."""
+        trained = trained_entries(shared, networks)
+        return {name: value for name, value in trained.items() if name.split(".")[0] in self.governed}
+
+    def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
+        """Open a round: the global entries are loaded.
+
+        Parameters
+        ----------
+        model
+            To be trained.
+        shared
+            The entries that the policy shares.
+        arrived
+            What came beside the entries of the networks.
+        state
+            What :meth:`state` returned in the last round that counted; empty in the first.
+        """
+
+    def correct(self, network: str, module: nn.Module) -> None:
+        """Change the gradients of a network before they move it."""
+
+    def end(self, model: GenerativeModel, dataset: LocalImages, stream: torch.Generator) -> dict[str, float]:
+        """Close a round: the model is trained. Return numbers for the server."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what stays at the hospital for the next round."""
+        return {}
+
+
+class LocalRules(LocalRule):
+    """The rules of both networks, where each has its own."""
+
+    def __init__(self, settings: StrategySettings, rules: Sequence[LocalRule]) -> None:
+        super().__init__(settings)
+        self.rules = tuple(rules)
+        self.corrects = any(rule.corrects for rule in rules)
+
+    def down(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """See :class:`LocalRule`."""
+        found = dict(shared)
+        for rule in self.rules:
+            found |= rule.down(shared, networks)
+        return found
+
+    def up(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """See :class:`LocalRule`."""
+        found = dict(shared)
+        for rule in self.rules:
+            found |= rule.up(shared, networks)
+        return found
+
+    def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
+        """See :class:`LocalRule`."""
+        for rule in self.rules:
+            rule.begin(model, shared, arrived, state)
+
+    def correct(self, network: str, module: nn.Module) -> None:
+        """See :class:`LocalRule`."""
+        for rule in self.rules:
+            if network in rule.governed:
+                rule.correct(network, module)
+
+    def end(self, model: GenerativeModel, dataset: LocalImages, stream: torch.Generator) -> dict[str, float]:
+        """See :class:`LocalRule`."""
+        found: dict[str, float] = {}
+        for rule in self.rules:
+            found |= rule.end(model, dataset, stream)
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`LocalRule`."""
+        return {name: value for rule in self.rules for name, value in rule.state().items()}
+
+
+class DiscriminatorOnly(LocalRule):
+    """The hospital trains its discriminator against a generator that the server trains; only the former is sent."""
+
+    discriminator_only = True
+
+    def down(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """Both networks; the running average is the server's alone."""
+        return {
+            f"{network}.{name}": value
+            for network in NETWORKS
+            for name, value in networks[network].state_dict().items()
+            if value.is_floating_point()
+        }
+
+    def up(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+        """The discriminator."""
+        return {name: value for name, value in self.down(shared, networks).items() if name.startswith("discriminator.")}

@@ -1,0 +1,59 @@
+"""MD-GAN: one generator at the server learns from every hospital's discriminator; discriminators change places.
+
+Hardy, Le Merrer and Sericola 2019, *MD-GAN: Multi-Discriminator Generative Adversarial Networks for Distributed
+Datasets*, arXiv 1811.03850, Algorithm 1: hospitals take L steps of their discriminators; the generator moves by the
+mean over hospitals of their error feedback, each on a batch of its own; every so often each discriminator goes to
+another hospital, drawn at random, so that none learns one hospital's images by heart.
+
+Deviations: see :mod:`strategies.discriminator_ensemble`; the feedback is that of the non-saturating loss; hospitals
+draw their fakes from a copy of the generator; the exchange is a permutation without fixed point every
+``strategy.swap-rounds`` rounds, and Adam's moments stay where they are.
+
+Costs the generator and a discriminator down, a discriminator up; the server takes a batch through each
+discriminator for every step. Reveals to the server every hospital's discriminator and class counts, and to the
+hospitals, in turn, one another's discriminators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from federation.seeding import numpy_stream
+from strategies.discriminator_ensemble import DiscriminatorEnsemble
+
+
+class MDGAN(DiscriminatorEnsemble):
+    """Trains G on the mean of the hospitals' losses; swaps discriminators."""
+
+    def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """See :class:`strategies.server_trained.ServerTrainedGenerator`."""
+        model = self.build()
+        networks = self.networks_of(model, names)
+
+        def judge(images: Tensor, labels: Tensor | None) -> Tensor:
+            # Each hospital's part of the batch is judged by its discriminator; the mean over all is the feedback's.
+            parts = torch.arange(len(images), device=images.device) % len(networks)
+            logits = torch.empty(len(images), dtype=images.dtype, device=images.device)
+            for number, network in enumerate(networks):
+                rows = (parts == number).nonzero()[:, 0]
+                if len(rows):
+                    logits = logits.index_put((rows,), network(images[rows], None if labels is None else labels[rows]))
+            return logits
+
+        changed = self.train_generator(model, server_round, judge, names, self.batch_size * len(names))
+        if self.settings.swap_rounds and server_round % self.settings.swap_rounds == 0:
+            self.swap(server_round, names)
+        return changed
+
+    def swap(self, server_round: int, names: Sequence[str]) -> None:
+        """Hand each hospital's discriminator to the next in a random circle."""
+        stream = numpy_stream(self.federation.configuration.seed, "MD-GAN's exchange", server_round=server_round)
+        circle = [names[position] for position in stream.permutation(len(names))]
+        given = {
+            taker: self.discriminators[giver] for giver, taker in zip(circle, circle[1:] + circle[:1], strict=True)
+        }
+        self.discriminators = self.discriminators | given

@@ -1,0 +1,89 @@
+"""Averages whose weights are a strategy's scores, for both networks or for one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+
+from strategies.aggregation import Aggregation, Arrays, CollectingAggregation, Reply
+from strategies.weighted_mean import WeightedMean
+
+
+class ScoredAverage(CollectingAggregation):
+    """Σ_i a_i x_i over the networks of ``strategy.weighted-networks``, and by number of images over the others."""
+
+    published = "both"
+    """The networks that the strategy's source weighs."""
+
+    @property
+    def networks(self) -> str:
+        """The networks that are weighted here."""
+        chosen = self.settings.weighted_networks
+        return self.published if chosen == "auto" else chosen
+
+    def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
+        """Return a weight above 0 for each reply; only their ratios count."""
+        raise NotImplementedError
+
+    def combine(self, replies: list[Reply]) -> dict[str, np.ndarray] | ArrayRecord:
+        """See :class:`CollectingAggregation`."""
+        scored, by_images = WeightedMean(), WeightedMean()
+        for reply, weight in zip(replies, self.weights(replies), strict=True):
+            weighted, others = split_weighted(reply.arrays, self.networks)
+            scored.add(weighted, float(weight))
+            by_images.add(others, reply.num_images)
+        return {name: array.numpy() for mean in (scored, by_images) for name, array in mean.result().items()}
+
+
+def split_weighted(arrays: ArrayRecord, networks: str) -> tuple[ArrayRecord, ArrayRecord]:
+    """Return the entries that take a strategy's weights, and the others."""
+    weighted, others = ArrayRecord(), ArrayRecord()
+    for name, array in arrays.items():
+        network = name.split(".")[0].removesuffix("_ema")
+        (weighted if networks in ("both", network) else others)[name] = array
+    return weighted, others
+
+
+class KnownScoreAverage(Aggregation):
+    """A :class:`ScoredAverage` whose weights are known before a reply comes: nothing is collected."""
+
+    def begin(self, server_round: int, current: Arrays) -> None:
+        """See :class:`Aggregation`."""
+        super().begin(server_round, current)
+        self._scored, self._by_images = WeightedMean(), WeightedMean()
+
+    def weight_of(self, site: str) -> float:
+        """Return a hospital's weight, above 0; only ratios count."""
+        raise NotImplementedError
+
+    def add(self, reply: Reply) -> None:
+        """See :class:`Aggregation`."""
+        chosen = self.settings.weighted_networks
+        weighted, others = split_weighted(reply.arrays, "both" if chosen == "auto" else chosen)
+        self._scored.add(weighted, self.weight_of(reply.site))
+        self._by_images.add(others, reply.num_images)
+
+    def result(self) -> Mapping[str, np.ndarray]:
+        """See :class:`Aggregation`."""
+        means = (self._scored.result(), self._by_images.result())
+        return {name: array.numpy() for mean in means for name, array in mean.items()}
+
+    def class_shares(self) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+        """Return each hospital's class frequencies, and the federation's."""
+        counts = {name: np.array(site.class_counts, dtype=float) for name, site in self.sites.items()}
+        total = sum(counts.values())
+        assert isinstance(total, np.ndarray)
+        return {name: count / count.sum() for name, count in counts.items()}, total / total.sum()
+
+    def size_share(self, site: str) -> float:
+        """Return n_i / N over the whole federation."""
+        return self.sites[site].num_images / sum(other.num_images for other in self.sites.values())
+
+
+def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return exp(s) / Σ exp(s)."""
+    powers = np.exp(scores - scores.max())
+    return np.asarray(powers / powers.sum())

@@ -1,0 +1,160 @@
+"""What DP-FedAvg-GAN, UA-GAN and MD-GAN share: hospitals train discriminators, the server trains the generator.
+
+Hospitals take their local steps against the generator as it came and send their discriminator; the server then takes
+``strategy.generator-steps`` steps of the generator against what came, by the non-saturating logistic loss, and keeps
+the EMA itself. Rounds are the turns of the two: with few local steps and as few steps of the generator they alternate
+as a GAN's usual training does, with many each overtakes the other. Adam's moments of the generator are the server's.
+
+The server asks for classes in the federation's proportions, or all alike with ``training.fake-labels`` = uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord
+from torch import Tensor
+
+from federation.exchange import NUM_EXAMPLES, arrays_of, load_tensors, metrics_of, named_tensors, pack_arrays
+from federation.models import GenerativeModel, build_model
+from federation.seeding import torch_stream
+from federation.site import Site
+from strategies.aggregation import Arrays, Federation
+from strategies.federated_strategy import FederatedStrategy
+from strategies.weighted_mean import WeightedMeanOfMetrics
+
+_MODEL = "model."
+DISCRIMINATOR = "discriminator."
+
+
+class ServerTrainedGenerator(FederatedStrategy):
+    """The round: take the discriminators, then train the generator."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__([])
+        self.federation = federation
+        self.settings = federation.settings
+        self.members: dict[str, Site] = {}
+        self._private_state: dict[str, Tensor] = {}
+
+    def meet(self, sites: Sequence[Site]) -> None:
+        """See :class:`FederatedStrategy`."""
+        super().meet(sites)
+        self.members = {site.name: site for site in sites}
+
+    @property
+    def batch_size(self) -> int:
+        """``training.batch-size``."""
+        return self.federation.configuration.training.batch_size
+
+    def sent(self, current: Arrays) -> dict[str, np.ndarray]:
+        """Return what hospitals need of the global entries: all but the running average."""
+        return {name: value for name, value in current.items() if name.startswith(("generator.", DISCRIMINATOR))}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """See :class:`FederatedStrategy`."""
+        metrics = WeightedMeanOfMetrics()
+        names: list[str] = []
+        for message in replies:
+            if not names:
+                self.open_round(server_round)
+            site = self.site_of(message)
+            names.append(site)
+            arrays = {name: array.numpy() for name, array in arrays_of(message).items()}
+            self.take(site, arrays)
+            metrics.add(metrics_of(message), float(str(metrics_of(message)[NUM_EXAMPLES])))
+            del message, arrays
+        if not names:
+            return None, None
+        return pack_arrays(self.current | self.close_round(server_round, names)), metrics.result()
+
+    def open_round(self, server_round: int) -> None:
+        """Begin a round: its first reply is there."""
+
+    def take(self, site: str, arrays: Arrays) -> None:
+        """Take a hospital's discriminator."""
+        raise NotImplementedError
+
+    def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Train the generator; return the global entries that have changed.
+
+        `names` are the hospitals that replied, in order.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the generator's steps
+
+    def build(self) -> GenerativeModel:
+        """Return the model as the round found it."""
+        model = build_model(self.federation.configuration, device=self.federation.device)
+        load_tensors(model.networks, self.current)
+        model.load_private_state(self._private_state)
+        return model
+
+    def train_generator(
+        self,
+        model: GenerativeModel,
+        server_round: int,
+        judge: Callable[[Tensor, Tensor | None], Tensor],
+        names: Sequence[str],
+        batch: int,
+    ) -> dict[str, np.ndarray]:
+        """Take the round's steps of the generator; return its entries and those of its running average.
+
+        Parameters
+        ----------
+        model
+            Of :meth:`build`.
+        server_round
+            The round.
+        judge
+            See :meth:`federation.models.protocol.GenerativeModel.train_generator`.
+        names
+            Hospitals whose classes may be asked for.
+        batch
+            Images in a step.
+        """
+        configuration = self.federation.configuration
+        training = configuration.training
+        threads = torch.get_num_threads()
+        torch.set_num_threads(training.threads)
+        stream = torch_stream(configuration.seed, "the server's generator steps", server_round=server_round)
+        odds = self.class_odds(names)
+        for _ in range(self.settings.generator_steps or training.local_steps):
+            labels = None
+            if model.num_classes:
+                labels = torch.multinomial(odds, batch, replacement=True, generator=stream)
+                labels = labels.to(self.federation.device)
+            model.train_generator(labels, batch, judge, stream)
+        torch.set_num_threads(threads)
+        self._private_state = {name: value.detach().cpu().clone() for name, value in model.private_state().items()}
+        changed = named_tensors({name: model.networks[name] for name in ("generator", "generator_ema")})
+        return {name: value.detach().cpu().numpy() for name, value in changed.items() if name in self.current}
+
+    def class_odds(self, names: Sequence[str]) -> Tensor:
+        """Return how often each class is asked for, (classes,); classes that no replying hospital holds are not."""
+        counts = torch.tensor([self.members[name].class_counts for name in names], dtype=torch.float64).sum(dim=0)
+        return (counts > 0).double() if self.federation.configuration.training.fake_labels == "uniform" else counts
+
+    # ------------------------------------------------------------------ what is carried along
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """See :class:`FederatedStrategy`."""
+        return {_MODEL + name: value.numpy() for name, value in self._private_state.items()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """See :class:`FederatedStrategy`."""
+        self._private_state = {
+            name.removeprefix(_MODEL): torch.from_numpy(np.array(value))
+            for name, value in state.items()
+            if name.startswith(_MODEL)
+        }
+
+    def report(self) -> dict[str, Any]:
+        """See :class:`FederatedStrategy`."""
+        return {}

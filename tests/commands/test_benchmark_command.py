@@ -1,0 +1,158 @@
+"""``dermafed benchmark`` as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "commands.main", "benchmark"]
+
+
+def benchmark(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ, timeout=600
+    )
+
+
+def figures(out: Path) -> dict[tuple[str, ...], float]:
+    """Return raw.csv without what a clock and a process say."""
+    with (out / "raw.csv").open(encoding="utf-8") as file:
+        return {
+            (row["strategy"], row["partition"], row["model"], row["seed"], row["metric"]): float(row["value"])
+            for row in csv.DictReader(file)
+            if not row["metric"].startswith(("seconds", "server_megabytes"))
+        }
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("benchmark") / "smoke"
+    cache = f"data.cache-dir={cache_dir}"
+    return out, benchmark("conf/benchmark-smoke.toml", "--out", out, "--set", cache)
+
+
+def test_the_smoke_benchmark_ends_with_its_tables(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = smoke
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 cells (2 strategies x 1 partition x 1 model x 2 seeds), equal images" in done.stdout
+    assert "4/4" in done.stdout
+    for name in ("raw.csv", "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html"):
+        assert f"wrote {out / name}" in done.stdout
+        assert (out / name).stat().st_size > 500
+    found = figures(out)
+    assert {key[0] for key in found} == {"fedgan", "alone"}
+    images = {value for key, value in found.items() if key[-1] == "images"}
+    assert images == {2 * 3 * 2 * 8}  # rounds x hospitals x steps x batch, for all
+    # Alone sends nothing; FedGAN sends three networks down and up.
+    assert {value for key, value in found.items() if key[0] == "alone" and key[-1] == "megabytes"} == {0.0}
+    assert {value for key, value in found.items() if key[0] == "alone" and key[-1] == "gain_over_alone"} == {0.0}
+    summary = json.loads((out / "cells" / "alone--iid--model--seed-1" / "summary.json").read_text())
+    own = summary["test"]["own_generators"]
+    assert [entry["name"] for entry in own] == ["hospital-00", "hospital-01", "hospital-02"]
+    kids = [entry["kid"] for entry in own]
+    expected = sum(kids) / 3 - found["fedgan", "iid", "model", "1", "kid"]
+    assert found["fedgan", "iid", "model", "1", "gain_over_alone"] == pytest.approx(expected)
+    page = (out / "leaderboard.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "No p-value is given for fewer than 6 pairs" in page
+
+
+TINY = """
+name = "tiny"
+budget = "images"
+baseline = "fedgan"
+seeds = [0]
+hyperparameters = "untuned"
+[base]
+rounds = 2
+data.phantom-images = 400
+partition = { scheme = "iid", hospitals = 3, min-images = 1 }
+model = { channel-max = 8, channel-base = 32, latent-size = 8 }
+training = { local-steps = 1, batch-size = 2 }
+evaluation = { every = 2, images = 16, draws = 1, utility = false, authenticity = false }
+[strategies.fedgan]
+[strategies.fedmedian]
+[strategies.unlucky]
+strategy.name = "fedgan"
+participation = { dropout = 0.9, min-replies = 3 }
+[partitions.iid]
+"""
+
+
+def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(tmp_path: Path, cache_dir: str) -> None:
+    path, out, cache = tmp_path / "tiny.toml", tmp_path / "out", f"data.cache-dir={cache_dir}"
+    path.write_text(TINY)
+    done = benchmark(path, "--out", out, "--set", cache)
+    assert done.returncode == 1
+    assert "unlucky--iid--model--seed-0  FAILED" in done.stdout
+    assert "participation.min-replies = 3" in done.stdout
+    assert "1 of 3 cells failed" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    before = figures(out)
+    assert {key[0] for key in before} == {"fedgan", "fedmedian"}
+    assert "Failed: unlucky--iid--model--seed-0" in (out / "leaderboard.md").read_text()
+
+    # As if it had been killed: one cell is not done.
+    (out / "cells" / "fedgan--iid--model--seed-0" / "summary.json").unlink()
+    untouched = out / "cells" / "fedmedian--iid--model--seed-0" / "summary.json"
+    modified = untouched.stat().st_mtime_ns
+    refused = benchmark(path, "--out", out, "--set", cache)
+    assert refused.returncode == 2
+    assert str(out) in refused.stderr
+    other = benchmark(path, "--out", out, "--set", cache, "--set", "rounds=3", "--resume")
+    assert other.returncode == 2
+    assert "rounds was 2 and is 3 now" in other.stderr
+
+    resumed = benchmark(path, "--out", out, "--set", cache, "--resume")
+    assert resumed.returncode == 1
+    ran = [line.split()[1] for line in resumed.stdout.splitlines() if line.split()[:1] in (["2/3"], ["3/3"])]
+    assert sorted(ran) == ["fedgan--iid--model--seed-0", "unlucky--iid--model--seed-0"]
+    assert figures(out) == before
+    assert untouched.stat().st_mtime_ns == modified
+
+
+def test_ctrl_c_ends_the_runs_and_nothing_is_lost(tmp_path: Path, cache_dir: str) -> None:
+    path, out = tmp_path / "tiny.toml", tmp_path / "out"
+    path.write_text(TINY.replace("rounds = 2", "rounds = 2000"))
+    arguments = [path, "--out", out, "--set", f"data.cache-dir={cache_dir}"]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines = out / "cells" / "fedgan--iid--model--seed-0" / "hospitals.jsonl"
+    deadline = time.monotonic() + 120
+    while not lines.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    summary = json.loads((lines.parent / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert list((lines.parent / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["conf/no-such-file.toml"], "conf/no-such-file.toml: cannot be read"),
+        (["conf/smoke.toml"], "unknown key; the nearest known key is"),
+        (["conf/benchmark-smoke.toml", "--set", "strategy.nam=fedadam"], "strategy.nam"),
+        (["conf/benchmark-smoke.toml", "--set", "partition.hospitals=500"], "partition.hospitals = 500"),
+        (["conf/benchmark-smoke.toml", "--resume"], "holds no benchmark to go on with"),
+    ],
+)
+def test_wrong_input_ends_before_anything_is_written(tmp_path: Path, arguments: list[str], message: str) -> None:
+    out = tmp_path / "out"
+    done = benchmark(*arguments, "--out", out)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -1,0 +1,381 @@
+"""What a configuration refuses of strategies and attacks, and what it says: the key, the reason, the remedy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from federation.config import Configuration, Layer, StrategySettings, parse_assignments, resolve
+from federation.errors import ConfigurationError
+from federation.strategy_facts import (
+    STRATEGY_FACTS,
+    least_replies,
+    names_in_use,
+    reads_class_counts,
+    strategy_problems,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+THERE_ARE = (
+    "There are fedgan, fedavg, fedavgm, fedprox, fedadam, fedyogi, fedadagrad, fedmedian, fedtrimmedavg, krum, "
+    "multikrum, bulyan, geometric-median, qfedavg, scaffold, fednova, feddyn, fedbn, partial-sync, fegan, fed-tgan, "
+    "ifl-gan, fedcar, label-aware, cap-gan, effgan, dp-fedavg-gan, ua-gan, md-gan, centralised, alone"
+)
+FOR_ONE_NETWORK = (
+    "fedgan, fedavg, fedavgm, fedprox, fedadam, fedyogi, fedadagrad, fedmedian, fedtrimmedavg, krum, multikrum, "
+    "bulyan, geometric-median, qfedavg, scaffold, fednova, feddyn, label-aware"
+)
+MORE_HOSPITALS = "are needed; set partition.hospitals or participation.fraction higher, or another strategy.name"
+
+
+def resolved(*assignments: str) -> Configuration:
+    return resolve([parse_assignments(assignments)])
+
+
+def problems_of(*assignments: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        resolved(*assignments)
+    return caught.value.problems
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_an_unknown_strategy_is_refused_with_the_nearest_names() -> None:
+    meant = "did you mean fedavg or qfedavg or fedavgm?"
+    assert problems_of("strategy.name=fedagv") == (f"strategy.name = 'fedagv': no such strategy; {meant} {THERE_ARE}",)
+    assert problems_of("strategy.generator=fedagv", "strategy.discriminator=?") == (
+        f"strategy.generator = 'fedagv': no such strategy; {meant} {THERE_ARE}",
+        f"strategy.discriminator = '?': no such strategy; {THERE_ARE}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [("krumm", "krum"), ("ua_gan", "ua-gan"), ("centralized", "centralised"), ("fed-prox", "fedprox")],
+)
+def test_the_nearest_name_comes_first(typed: str, nearest: str) -> None:
+    (problem,) = problems_of(f"strategy.name={typed}")
+    assert problem.startswith(f"strategy.name = {typed!r}: no such strategy; did you mean {nearest}")
+
+
+def test_private_is_no_strategy_for_everything() -> None:
+    (problem,) = problems_of("strategy.name=private")
+    assert problem.startswith("strategy.name = 'private': no such strategy; ")
+
+
+# What each needs beside its name, of the four hospitals of the defaults.
+NEEDS = {
+    "krum": ("strategy.malicious=0",),
+    "multikrum": ("strategy.malicious=0",),
+    "bulyan": ("strategy.malicious=0",),
+    "fedtrimmedavg": ("strategy.trim=0.25",),
+    "dp-fedavg-gan": ("training.loss=logistic",),
+    "ua-gan": ("training.loss=logistic",),
+    "md-gan": ("training.loss=logistic",),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGY_FACTS)
+def test_every_strategy_is_accepted_by_its_name_and_resolves_again_to_itself(name: str) -> None:
+    configuration = resolved(f"strategy.name={name}", *NEEDS.get(name, ()))
+    assert configuration.strategy.name == name
+    assert resolve([Layer("a run's config.toml", configuration.to_flat())]) == configuration
+
+
+def test_the_documentation_of_the_name_lists_every_strategy() -> None:
+    field = StrategySettings.model_fields["name"]
+    source = Path(REPOSITORY / "federation" / "config.py").read_text(encoding="utf-8")
+    documented = source.split(f'name: str = "{field.default}"', 1)[1].split('"""')[1]
+    assert [name for name in STRATEGY_FACTS if f"``{name}``" not in documented] == []
+
+
+def test_every_option_of_strategies_has_an_owner_and_every_owner_a_field() -> None:
+    common = {"name", "generator", "discriminator", "private", "averaged_state"}
+    owned = {option for facts in STRATEGY_FACTS.values() for option in facts.options}
+    assert owned == set(StrategySettings.model_fields) - common
+
+
+# ---------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "owners"),
+    [
+        ("fedgan", "proximal-mu", "0.5", "fedprox"),
+        ("fedadam", "server-momentum", "0.5", "fedavgm"),
+        ("fedavgm", "server-beta1", "0.5", "fedadam, fedyogi"),
+        ("fedgan", "malicious", "2", "krum, multikrum, bulyan"),
+        ("krum", "selected", "3", "multikrum"),
+        ("fedmedian", "trim", "0.3", "fedtrimmedavg"),
+        ("cap-gan", "fine-tune-rounds", "2", "effgan"),
+        ("fegan", "temperature", "0.5", "fed-tgan, ifl-gan, fedcar"),
+        ("alone", "swap-rounds", "3", "md-gan"),
+        ("fedgan", "noise-multiplier", "1.0", "dp-fedavg-gan"),
+    ],
+)
+def test_an_option_of_another_strategy_is_refused_with_its_owner(
+    name: str, option: str, value: str, owners: str
+) -> None:
+    problems = problems_of(f"strategy.name={name}", f"strategy.{option}={value}", "partition.hospitals=20")
+    assert problems == (
+        f"strategy.{option} = {value}: {name} has no such option, it is one of {owners}; leave it out, or choose "
+        "another strategy.name",
+    )
+
+
+def test_an_option_at_its_default_is_nobodys_concern() -> None:
+    assert resolved("strategy.proximal-mu=0.01", "strategy.name=fedadam").strategy.name == "fedadam"
+
+
+def test_a_strategy_reads_its_own_options_also_for_one_network() -> None:
+    settings = resolved("strategy.discriminator=fedprox", "strategy.proximal-mu=0.5").strategy
+    assert (names_in_use(settings), settings.proximal_mu) == (("fedgan", "fedprox"), 0.5)
+    assert problems_of(
+        "strategy.generator=fedadam", "strategy.discriminator=private", "strategy.name=fedprox",
+        "strategy.proximal-mu=0.5",
+    ) == (
+        "strategy.proximal-mu = 0.5: fedadam has no such option, it is one of fedprox; leave it out, or choose another "
+        "strategy.name",
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- one strategy for each network
+
+
+def test_a_rule_for_both_networks_is_refused_for_one() -> None:
+    (problem,) = problems_of("strategy.generator=ua-gan", "training.loss=logistic")
+    assert problem == (
+        "strategy.generator = 'ua-gan': is a rule for both networks together; where strategy.generator or "
+        f"strategy.discriminator is set, choose from {FOR_ONE_NETWORK}, or private for one of them"
+    )
+    (problem,) = problems_of("strategy.name=partial-sync", "strategy.discriminator=fedadam")
+    assert problem.startswith("strategy.name = 'partial-sync': is a rule for both networks together; ")
+
+
+def test_strategies_for_one_network_and_private_are_allowed() -> None:
+    both = resolved("strategy.generator=fedadam", "strategy.discriminator=private")
+    assert names_in_use(both.strategy) == ("fedadam", "private")
+    assert both.private_prefixes == ("discriminator",)
+    mixed = resolved("strategy.name=fedavgm", "strategy.generator=private", "strategy.private=generator.mapping")
+    assert names_in_use(mixed.strategy) == ("private", "fedavgm")
+    assert mixed.private_prefixes == ("generator.mapping", "generator")
+
+
+@pytest.mark.parametrize("name", FOR_ONE_NETWORK.split(", "))
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_each_of_the_strategies_that_the_message_lists_is_allowed_for_one_network(name: str, network: str) -> None:
+    assert list(strategy_problems(StrategySettings(**{network: name}), 20, "relativistic")) == []
+
+
+# ---------------------------------------------------------------- how many hospitals
+
+
+@pytest.mark.parametrize(
+    ("name", "hospitals", "problem"),
+    [
+        ("krum", 4, "Krum needs n > 2 f + 2, and here 4 hospitals are asked in a round, at least 5"),
+        ("multikrum", 4, "Multi-Krum needs n > 2 f + 2, and no fewer than strategy.selected, and here 4 hospitals are "
+         "asked in a round, at least 5"),
+        ("bulyan", 6, "Bulyan needs n >= 4 f + 3, and here 6 hospitals are asked in a round, at least 7"),
+        ("fedtrimmedavg", 4, "of fewer, strategy.trim = 0.2 cuts none off, and here 4 hospitals are asked in a round, "
+         "at least 5"),
+    ],
+)  # fmt: skip
+def test_a_hospital_fewer_than_a_robust_rule_needs_is_refused(name: str, hospitals: int, problem: str) -> None:
+    assert problems_of(f"strategy.name={name}", f"partition.hospitals={hospitals}") == (
+        f"strategy {name}: {problem} {MORE_HOSPITALS}",
+    )
+    enough = resolved(f"strategy.name={name}", f"partition.hospitals={hospitals + 1}")
+    assert least_replies(enough.strategy) == hospitals + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "malicious", "least"),
+    [("krum", 0, 3), ("krum", 1, 5), ("krum", 3, 9), ("bulyan", 0, 3), ("bulyan", 1, 7), ("bulyan", 2, 11)],
+)
+def test_hospitals_that_may_be_hostile_against_hospitals_that_there_are(name: str, malicious: int, least: int) -> None:
+    settings = StrategySettings(name=name, malicious=malicious)
+    assert list(strategy_problems(settings, least, "relativistic")) == []
+    (problem,) = strategy_problems(settings, least - 1, "relativistic")
+    assert f"here {least - 1} hospitals are asked in a round, at least {least} are needed" in problem
+
+
+def test_krum_of_four_hospitals_none_of_them_hostile_is_allowed() -> None:
+    assert least_replies(resolved("strategy.name=krum", "strategy.malicious=0").strategy) == 3
+
+
+def test_multikrum_cannot_average_more_updates_than_there_are() -> None:
+    common = ("strategy.name=multikrum", "strategy.malicious=0")
+    assert least_replies(resolved(*common, "strategy.selected=4").strategy) == 4
+    (problem,) = problems_of(*common, "strategy.selected=5")
+    assert "no fewer than strategy.selected, and here 4 hospitals are asked in a round, at least 5" in problem
+
+
+@pytest.mark.parametrize(("trim", "least"), [(0.1, 10), (0.2, 5), (0.25, 4), (0.3, 4), (0.4, 3), (0.49, 3)])
+def test_trimming_that_cuts_nothing_off_is_refused(trim: float, least: int) -> None:
+    """Flower cuts int(trim x n) off at either end."""
+    settings = StrategySettings(name="fedtrimmedavg", trim=trim)
+    assert (int(trim * least), int(trim * (least - 1))) == (1, 0)
+    assert list(strategy_problems(settings, least, "relativistic")) == []
+    assert len(list(strategy_problems(settings, least - 1, "relativistic"))) == 1
+
+
+def test_only_hospitals_that_are_asked_in_a_round_are_counted() -> None:
+    (problem,) = problems_of("strategy.name=krum", "partition.hospitals=8", "participation.fraction=0.5")
+    assert "here 4 hospitals are asked in a round, at least 5 are needed" in problem
+    resolved("strategy.name=krum", "partition.hospitals=10", "participation.fraction=0.5")
+
+
+def test_the_strategy_that_needs_most_replies_decides() -> None:
+    settings = resolved("strategy.generator=krum", "strategy.discriminator=bulyan", "partition.hospitals=7").strategy
+    assert least_replies(settings) == 7
+    assert least_replies(StrategySettings(generator="private", discriminator="private")) == 1
+    assert least_replies(StrategySettings()) == 1
+
+
+def test_class_counts_are_asked_for_only_where_they_are_read() -> None:
+    assert [name for name in STRATEGY_FACTS if reads_class_counts(StrategySettings(name=name))] == [
+        "fegan", "fed-tgan", "fedcar", "label-aware", "dp-fedavg-gan", "ua-gan", "md-gan",
+    ]  # fmt: skip
+    assert reads_class_counts(StrategySettings(generator="label-aware", discriminator="private"))
+    assert not reads_class_counts(StrategySettings(name="label-aware", generator="fedavg", discriminator="private"))
+
+
+# ---------------------------------------------------------------- a generator that the server trains
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+def test_a_server_that_trains_the_generator_has_no_real_images_to_pair_with(name: str) -> None:
+    assert problems_of(f"strategy.name={name}") == (
+        f"training.loss = 'relativistic': under {name} the server trains the generator and has no real images to pair "
+        "with generated ones; set training.loss=logistic",
+    )
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+@pytest.mark.parametrize("option", ["private=discriminator", "averaged-state=path-length-mean"])
+def test_a_server_that_trains_the_generator_says_itself_what_is_shared(name: str, option: str) -> None:
+    problems = problems_of(
+        f"strategy.name={name}",
+        f"strategy.{option}",
+        "training.loss=logistic",
+        "training.path-length-weight=2.0",
+    )
+    assert problems == (
+        f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out",
+    )
+
+
+def test_all_problems_of_a_strategy_come_at_once() -> None:
+    problems = problems_of("strategy.name=ua-gan", "strategy.private=generator", "strategy.trim=0.1")
+    assert [problem.split(":")[0] for problem in problems] == [
+        "strategy.trim = 0.1",
+        "training.loss = 'relativistic'",
+        "strategy.private and strategy.averaged-state",
+    ]
+
+
+# ---------------------------------------------------------------- effgan, centralised
+
+
+def test_effgan_keeps_a_round_in_which_hospitals_learn_from_one_another() -> None:
+    assert problems_of("strategy.name=effgan", "rounds=4") == (
+        "strategy.fine-tune-rounds = 4: of rounds = 4 none would be left in which hospitals learn from one another; "
+        "lower it",
+    )
+    assert problems_of("strategy.name=effgan", "rounds=4", "strategy.fine-tune-rounds=6")[0].startswith(
+        "strategy.fine-tune-rounds = 6: of rounds = 4 none would be left"
+    )
+    assert resolved("strategy.name=effgan", "rounds=5").rounds == 5
+    assert resolved("rounds=1").rounds == 1  # no other strategy minds
+
+
+def again(configuration: Configuration) -> Configuration:
+    """What a hospital, or a resumed run, makes of a resolved configuration."""
+    return resolve([Layer("server", configuration.to_flat())])
+
+
+def test_centralised_is_one_hospital_that_shows_as_many_images_in_a_round() -> None:
+    configuration = resolved("strategy.name=centralised", "partition.hospitals=6", "training.local-steps=7")
+    assert (configuration.partition.hospitals, configuration.training.local_steps) == (1, 42)
+    assert again(configuration) == configuration
+    assert again(again(configuration)) == configuration
+
+
+def test_centralised_leaves_epochs_and_one_hospital_as_they_are() -> None:
+    epochs = resolved("strategy.name=centralised", "training.local-epochs=0.5")
+    assert (epochs.partition.hospitals, epochs.training.local_epochs, epochs.training.local_steps) == (1, 0.5, 0)
+    assert again(epochs) == epochs
+    one = resolved("strategy.name=centralised", "partition.hospitals=1", "training.local-steps=7")
+    assert (one.partition.hospitals, one.training.local_steps) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("participation.min-replies=3",),
+        ("participation.fraction=0.5", "participation.min-replies=2"),
+        ("attack.name=scaled", "attack.hospitals=2"),
+    ],
+    ids=["min-replies", "fraction", "attack"],
+)
+def test_what_centralised_was_allowed_with_is_allowed_when_its_one_hospital_reads_it(others: tuple[str, ...]) -> None:
+    """Else the run begins, and its hospital refuses the settings that the server sends."""
+    configuration = resolved("strategy.name=centralised", "partition.hospitals=4", *others)
+    assert again(configuration) == configuration
+
+
+# ---------------------------------------------------------------- attacks
+
+
+def test_options_of_an_attack_without_an_attack_are_refused() -> None:
+    assert problems_of("attack.scale=2.0", "attack.hospitals=2") == (
+        "attack.hospitals = 2: attack.name = none attacks nothing; set attack.name",
+        "attack.scale = 2.0: attack.name = none attacks nothing; set attack.name",
+    )
+
+
+def test_more_attackers_than_hospitals_are_refused() -> None:
+    assert problems_of("attack.name=scaled", "attack.hospitals=5") == (
+        "attack.hospitals = 5: there are 4 hospitals (partition.hospitals); lower it",
+    )
+    assert resolved("attack.name=scaled", "attack.hospitals=4").attack.hospitals == 4
+
+
+def test_labels_cannot_be_flipped_without_classes() -> None:
+    assert problems_of("attack.name=flipped-labels", "model.conditional=false") == (
+        "attack.name = flipped-labels: model.conditional = false hears no class; choose another attack",
+    )
+    assert resolved("attack.name=sign-flipped", "model.conditional=false").attack.name == "sign-flipped"
+
+
+def test_an_unknown_attack_is_refused() -> None:
+    assert problems_of("attack.name=bribe") == (
+        "attack.name = 'bribe' (--set): allowed is one of none, flipped-labels, random, scaled, sign-flipped, "
+        "free-rider, noisy-camera; the default is 'none'",
+    )
+
+
+# ---------------------------------------------------------------- the real command line
+
+
+def test_a_wrong_strategy_ends_the_command_with_one_message_and_nothing_written(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [
+            sys.executable, "run_simulation.py", "--set", "strategy.name=fedagv", "--run-dir", str(tmp_path / "run"),
+            f"--set=data.cache-dir={tmp_path / 'cache'}",
+        ],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert process.stderr == (
+        f"error: strategy.name = 'fedagv': no such strategy; did you mean fedavg or qfedavg or fedavgm? {THERE_ARE}\n"
+    )
+    assert process.stdout == ""
+    assert list(tmp_path.iterdir()) == []

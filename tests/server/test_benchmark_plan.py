@@ -1,0 +1,180 @@
+"""A benchmark file: its cells, its budget, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation.errors import ConfigurationError
+from server.benchmark.budget import planned_bytes, planned_images
+from server.benchmark.plan import load_plan, make_cells, make_trials
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+PLAN = """
+name = "two"
+budget = "images"
+baseline = "fedgan"
+seeds = [0, 1]
+hyperparameters = "untuned: published defaults"
+[base]
+rounds = 10
+training.local-steps = 20
+[strategies.fedgan]
+[strategies.fedadam]
+strategy.server-tau = 0.01
+[strategies.centralised]
+[partitions.natural]
+[partitions.skewed]
+partition = { scheme = "dirichlet", alpha = 0.1 }
+[models.conditional]
+[models.unconditional]
+model.conditional = false
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def test_cells_are_strategies_partitions_models_and_seeds(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAN)
+    cells = make_cells(load_plan(path), path)
+    assert len(cells) == len({cell.key for cell in cells}) == 3 * 2 * 2 * 2
+    # All of one seed come first: a benchmark that is cut short is whole for the seeds that it has.
+    assert [cell.seed for cell in cells] == [0] * 12 + [1] * 12
+    first, second, third = cells[:3]
+    assert first.key == "fedgan--natural--conditional--seed-0"
+    assert (second.strategy, second.configuration.strategy.name) == ("fedadam", "fedadam")
+    assert second.configuration.strategy.server_tau == 0.01
+    assert third.configuration.partition.hospitals == 1
+    last = cells[-1].configuration
+    assert (last.seed, last.model.conditional, last.partition.scheme) == (1, False, "dirichlet")
+    # A cell is one process, and cells run side by side.
+    assert {cell.configuration.simulation.engine for cell in cells} == {"in-process"}
+
+
+def test_centralised_training_shows_as_many_images(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAN)
+    assert {planned_images(cell.configuration) for cell in make_cells(load_plan(path), path)} == {10 * 4 * 20 * 8}
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("benchmark-*.toml")), ids=lambda path: path.stem)
+def test_every_benchmark_of_ours_resolves(path: Path) -> None:
+    plan = load_plan(path, ["data.root=/somewhere"])
+    assert make_cells(plan, path)
+
+
+def test_set_replaces_a_value_of_every_cell(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAN)
+    cells = make_cells(load_plan(path, ["rounds=3"]), path)
+    assert {cell.configuration.rounds for cell in cells} == {3}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('baseline = "fedgan"', 'baseline = "fedavg"', "baseline = 'fedavg': is none of [strategies]: fedgan, fedadam"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seeds = [0, 0]: each is a whole number"),
+        ("seeds = [0, 1]", "seed = [0, 1]", "seed: unknown key; the nearest known key is seeds"),
+        ("seeds = [0, 1]", "", "seeds: is missing; write for example seeds = [0, 1, 2]"),
+        ('hyperparameters = "untuned: published defaults"', "", "hyperparameters: is missing"),
+        ('budget = "images"', 'budget = "hours"', "budget = 'hours': Input should be 'images', 'rounds' or 'bytes'"),
+        ("[strategies.fedadam]", "[strategies.fedadum]", "[strategies.fedadum]: is no strategy's name"),
+        ("server-tau = 0.01", "server-tau = -1", "strategy.server-tau = -1"),
+        ('scheme = "dirichlet"', 'scheme = "diriclet"', "partition.scheme = 'diriclet'"),
+        ("[partitions.natural]", '[partitions."a--b"]', "[partitions.a--b]: names are letters"),
+        (
+            "[strategies.fedadam]\n",
+            "[strategies.fedadam]\nrounds = 20\n",
+            "[strategies.fedadam] on natural, conditional",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, before: str, after: str, message: str) -> None:
+    assert before in PLAN
+    path = write(tmp_path, PLAN.replace(before, after))
+    with pytest.raises(ConfigurationError) as caught:
+        make_cells(load_plan(path), path)
+    assert any(message in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_equal_rounds_let_the_images_differ(tmp_path: Path) -> None:
+    text = PLAN.replace('budget = "images"', 'budget = "rounds"').replace(
+        "[strategies.fedadam]\n", "[strategies.fedadam]\ntraining.local-steps = 40\n"
+    )
+    path = write(tmp_path, text)
+    assert {cell.configuration.rounds for cell in make_cells(load_plan(path), path)} == {10}
+
+
+def test_equal_bytes_give_a_strategy_that_sends_more_fewer_rounds(tmp_path: Path) -> None:
+    text = PLAN.replace('budget = "images"', 'budget = "bytes"').replace(
+        "[strategies.fedadam]\nstrategy.server-tau = 0.01\n", "[strategies.scaffold]\n[strategies.partial-sync]\n"
+    )
+    path = write(tmp_path, text)
+    cells = {cell.strategy: cell.configuration for cell in make_cells(load_plan(path), path)}
+    budget = planned_bytes(cells["fedgan"]) * 10
+    assert cells["fedgan"].rounds == 10
+    assert cells["scaffold"].rounds < 10 < cells["partial-sync"].rounds
+    for name in ("scaffold", "partial-sync"):
+        per_round = planned_bytes(cells[name])
+        assert abs(cells[name].rounds * per_round - budget) <= per_round / 2
+    # Nothing is sent: nothing to be made equal.
+    assert (planned_bytes(cells["centralised"]), cells["centralised"].rounds) == (0, 10)
+
+
+def test_planned_bytes_are_those_of_the_networks(tmp_path: Path) -> None:
+    path = write(tmp_path, PLAN)
+    configuration = make_cells(load_plan(path), path)[0].configuration
+    from federation.models import build_model
+
+    model = build_model(configuration.with_values({"data.classes": "a,b"}))
+    sizes = [
+        4 * value.numel()
+        for name in ("generator", "generator_ema", "discriminator")
+        for value in model.networks[name].state_dict().values()
+        if value.is_floating_point()
+    ]
+    # Four hospitals, down and up; each array has a header of 128 bytes.
+    assert planned_bytes(configuration) == 4 * 2 * (sum(sizes) + 128 * len(sizes))
+
+
+TUNED = PLAN.replace(
+    "[strategies.fedadam]\nstrategy.server-tau = 0.01\n",
+    "[strategies.fedadam]\n[strategies.fedadam.tune]\n"
+    "strategy.server-learning-rate = [0.01, 0.1]\nstrategy.server-tau = [0.001, 0.1]\n",
+)
+
+
+def test_trials_try_every_combination_on_a_seed_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, TUNED.replace("[base]", "[tuning]\ntrials = 4\nrounds = 3\nseed = 7\n[base]"))
+    plan = load_plan(path)
+    trials = make_trials(plan, path)
+    assert [(t.configuration.strategy.server_learning_rate, t.configuration.strategy.server_tau) for t in trials] == [
+        (0.01, 0.001),
+        (0.01, 0.1),
+        (0.1, 0.001),
+        (0.1, 0.1),
+    ]
+    assert {(t.seed, t.configuration.seed, t.configuration.rounds, t.partition, t.model) for t in trials} == {
+        (7, 7, 3, "natural", "conditional")
+    }
+    chosen = make_cells(plan, path, {"fedadam": {"strategy.server-tau": 0.1}})
+    assert {cell.configuration.strategy.server_tau for cell in chosen if cell.strategy == "fedadam"} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "[strategies.fedadam.tune]: there is no [tuning]"),
+        ("[tuning]\ntrials = 3\nrounds = 3\nseed = 7\n", "asks for 4 trials, and tuning.trials = 3"),
+        ("[tuning]\ntrials = 4\nrounds = 3\nseed = 1\n", "tuning.seed = 1: is one of seeds"),
+    ],
+)
+def test_tuning_that_is_not_fair_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    path = write(tmp_path, TUNED.replace("[base]", f"{table}[base]"))
+    with pytest.raises(ConfigurationError, match=message.replace("[", r"\[").replace("]", r"\]")):
+        load_plan(path)

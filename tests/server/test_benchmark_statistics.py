@@ -1,0 +1,102 @@
+"""Means, intervals, paired differences, ranks and win rates against values worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from server.benchmark.figures import METRICS, Row, gains_over_alone, raw_csv
+from server.benchmark.statistics import Results, by_rank, estimate, wilcoxon
+
+KID = METRICS[0]
+
+
+def rows(values: dict[str, list[float]], metric: str = "kid") -> list[Row]:
+    return [
+        Row(strategy, "iid", "conditional", seed, metric, value)
+        for strategy, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+
+
+RESULTS = Results(rows({"fedgan": [1.0, 2.0, 3.0], "better": [0.5, 1.5, 2.0], "mixed": [2.0, 1.0, 3.0]}))
+
+
+def test_kid_comes_first_and_less_of_it_is_better() -> None:
+    assert (KID.name, KID.better) == ("kid", -1)
+
+
+def test_an_interval_holds_the_mean_and_is_that_of_resampled_cells() -> None:
+    found = RESULTS.estimate("kid", "fedgan")
+    assert found is not None
+    assert (found.mean, found.num_cells) == (2.0, 3)
+    # Of three cells the mean of a resample is least with thrice the least, one time in 27: above 2.5 %.
+    assert found.interval == (1.0, 3.0)
+    assert RESULTS.estimate("fid", "fedgan") is None
+
+
+def test_one_cell_has_no_interval() -> None:
+    assert estimate([4.0]).interval is None
+
+
+def test_a_bootstrap_interval_is_near_the_normal_one_for_many_cells() -> None:
+    values = np.random.default_rng(0).standard_normal(400)
+    low, high = estimate(values.tolist()).interval or (0.0, 0.0)
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.01)
+    assert high == pytest.approx(values.mean() + half, abs=0.01)
+
+
+def test_differences_are_taken_cell_by_cell() -> None:
+    found = RESULTS.difference(KID, "better", "fedgan")
+    assert found is not None
+    assert found.estimate.mean == pytest.approx(-2 / 3)
+    assert (found.wins, found.p_value) == (3, None)  # three pairs: no p-value
+    assert RESULTS.difference(KID, "fedgan", "fedgan") is None
+
+
+def test_only_common_cells_are_compared() -> None:
+    results = Results([*rows({"fedgan": [1.0, 2.0]}), *rows({"half": [5.0]})])
+    found = results.difference(KID, "half", "fedgan")
+    assert found is not None
+    assert (found.estimate.mean, found.estimate.num_cells) == (4.0, 1)
+
+
+def test_no_p_value_comes_from_fewer_than_six_pairs() -> None:
+    assert wilcoxon(np.array([-1.0, -2.0, -3.0, -4.0, -5.0])) is None
+    # Six of one sign: 2 / 2**6.
+    assert wilcoxon(np.array([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])) == pytest.approx(0.03125)
+    assert wilcoxon(np.zeros(6)) is None
+
+
+def test_ranks_share_ties() -> None:
+    strategies = ["fedgan", "better", "mixed"]
+    ranks = RESULTS.ranks(KID, strategies)
+    assert ranks == {"fedgan": [2.0, 3.0, 2.5], "better": [1.0, 2.0, 1.0], "mixed": [3.0, 1.0, 2.5]}
+    assert by_rank(RESULTS, KID, strategies) == ["better", "mixed", "fedgan"]
+
+
+def test_a_strategy_without_results_comes_last() -> None:
+    assert by_rank(RESULTS, KID, ["failed", "fedgan", "better"]) == ["better", "fedgan", "failed"]
+
+
+def test_a_draw_is_half_a_win() -> None:
+    rates = RESULTS.win_rates(KID, ["fedgan", "better", "mixed"])
+    assert rates["better", "fedgan"] == 1.0
+    assert rates["fedgan", "mixed"] == pytest.approx(0.5)  # a win, a defeat, a draw
+    assert rates["mixed", "better"] == pytest.approx(1 / 3)
+
+
+def test_gain_over_alone_is_by_hospital() -> None:
+    alone = {"kid": 9.0, "kid_own[a]": 3.0, "kid_own[b]": 1.0}
+    # One generator for all: it gains 2.5 at a and .5 at b.
+    assert gains_over_alone({"kid": 0.5}, alone) == {"gain_over_alone": 1.5, "gain_over_alone_worst": 0.5}
+    # Where hospitals have generators of their own, those count.
+    personal = {"kid": 0.5, "kid_own[a]": 2.0, "kid_own[b]": 4.0}
+    assert gains_over_alone(personal, alone) == {"gain_over_alone": -1.0, "gain_over_alone_worst": -3.0}
+    assert gains_over_alone({"kid": 0.5}, None) == {}
+
+
+def test_raw_figures_read_back_as_they_were() -> None:
+    text = raw_csv([Row("fedgan", "iid", "conditional", 0, "kid", 0.1 + 0.2)])
+    assert text == ("strategy,partition,model,seed,metric,value\nfedgan,iid,conditional,0,kid,0.30000000000000004\n")

@@ -1,0 +1,148 @@
+"""Every strategy for two real rounds, conditional and not: killed in the second and resumed, it ends alike."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from rich.console import Console
+from safetensors.numpy import load_file
+
+import server.app
+from clients.app import app as client_app
+from federation.config import Configuration, DataSettings, PartitionSettings, load_toml, parse_assignments, resolve
+from federation.engine.grid import simulation_nodes
+from federation.engine.in_process import InProcessGrid
+from federation.exchange import named_tensors
+from federation.models import build_model
+from federation.run_directory import read_lines
+from federation.strategy_facts import STRATEGY_FACTS
+from server.app import run_federation
+from server.evaluation.evaluator import Evaluator
+from server.inputs import RunInputs, prepare_inputs
+
+PER_NETWORK = {
+    "fedadam of G, median of D": ["strategy.generator=fedadam", "strategy.discriminator=fedmedian"],
+    "scaffold of G, D private": ["strategy.generator=scaffold", "strategy.discriminator=private"],
+    "G private, label-aware D": ["strategy.generator=private", "strategy.discriminator=label-aware"],
+}
+CASES = {name: [f"strategy.name={name}"] for name in STRATEGY_FACTS} | PER_NETWORK
+SPECIAL = {
+    "effgan": ["strategy.fine-tune-rounds=1"],
+    "ua-gan": ["training.loss=logistic"],
+    "md-gan": ["training.loss=logistic", "strategy.swap-rounds=1"],
+    "dp-fedavg-gan": ["training.loss=logistic", "strategy.noise-multiplier=0.1"],
+    "fegan": ["participation.fraction=0.7"],
+    "fedtrimmedavg": ["partition.hospitals=5"],
+    "krum": ["partition.hospitals=5"],
+    "multikrum": ["partition.hospitals=5"],
+    "bulyan": ["partition.hospitals=7"],
+}
+# Their hospitals have generators of their own.
+PERSONAL = ("alone", "effgan", "fedbn", "cap-gan", "G private, label-aware D")
+
+
+def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
+    return resolve(
+        [
+            parse_assignments(
+                [
+                    f"run-dir={run_dir}",
+                    f"data.cache-dir={cache_dir}",
+                    "data.phantom-images=400",
+                    "partition.scheme=iid",
+                    "partition.hospitals=3",
+                    "partition.min-images=1",
+                    "rounds=2",
+                    "model.channel-max=8",
+                    "model.channel-base=32",
+                    "model.latent-size=8",
+                    "model.mapping-layers=1",
+                    "training.local-steps=1",
+                    "training.batch-size=2",
+                    "evaluation.images=16",
+                    "evaluation.every=2",
+                    "evaluation.threads=1",
+                    "checkpoint.every=1",
+                    "simulation.fail-fast=true",
+                    "participation.retries=0",
+                    *assignments,
+                ]
+            )
+        ]
+    )
+
+
+class Killed(BaseException):
+    """What ends a process: nothing catches it."""
+
+
+def kills_in_round_two(message: Message, context: Context) -> Message:
+    """The real ClientApp; the process ends when the second hospital has trained in the second round."""
+    reply = client_app(message, context)
+    last = context.node_config["num-partitions"] == 1 or context.node_config["partition-id"] == 1
+    if message.metadata.message_type == "train" and message.metadata.group_id == "2" and last:
+        raise Killed
+    return reply
+
+
+@lru_cache(maxsize=8)
+def prepared(data: DataSettings, partition: PartitionSettings, resolution: int) -> RunInputs:
+    """The same images and hospitals for all cases that share them."""
+    return prepare_inputs(Configuration(data=data, partition=partition))
+
+
+def run(settings: Configuration, app: object = client_app) -> None:
+    grid = InProcessGrid(app, simulation_nodes(settings.partition.hospitals))  # type: ignore[arg-type]
+    inputs = prepared(settings.data, settings.partition, settings.model.resolution)
+    settings = settings.with_values({"data.classes": ",".join(inputs.index.classes)})
+    run_federation(grid, replace(inputs, configuration=settings), Console(file=io.StringIO(), width=200))
+
+
+def result(run_dir: Path) -> dict[str, bytes]:
+    """Everything that the two rounds have made: networks, strategy and hospitals' own, and the generators judged."""
+    files = [*run_dir.glob("checkpoints/*/*.safetensors"), *run_dir.glob("final/*"), *run_dir.glob("hospitals/*/*")]
+    return {str(file.relative_to(run_dir)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("conditional", ["true", "false"], ids=["conditional", "unconditional"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_strategy_goes_on_as_if_it_had_not_been_killed(
+    case: str, conditional: str, tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The rounds are what is tested: the judge and the report of the end have tests of their own.
+    monkeypatch.setattr(server.app, "write_report", lambda directory: None)
+    monkeypatch.setattr(Evaluator, "write_sample_sheet", lambda evaluator, model, server_round: None)
+    monkeypatch.setattr(Evaluator, "final_evaluation", lambda evaluator: {"test": {"kid": 0.0}})
+    monkeypatch.setattr(server.app, "plot_partition", lambda partition, path: None)
+    monkeypatch.setattr(server.app, "describe_judgement", lambda summary: [])
+    assignments = [*CASES[case], *SPECIAL.get(case, []), f"model.conditional={conditional}"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(configuration(whole, cache_dir, *assignments))
+
+    monkeypatch.setattr(server.app.FederatedRun, "stop_early", lambda self, error: None)  # as after kill -9
+    with pytest.raises(Killed):
+        run(configuration(broken, cache_dir, *assignments), kills_in_round_two)
+    assert not (broken / "summary.json").exists()
+    run(configuration(broken, cache_dir, *assignments, "resume=true"))
+
+    assert result(broken) == result(whole)
+    assert [line["kid"] for line in read_lines(broken / "metrics.jsonl")] == [
+        line["kid"] for line in read_lines(whole / "metrics.jsonl")
+    ]
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["rounds"], summary["left_out"]) == (2, {})
+    final = sorted((whole / "final").glob("*.safetensors"))
+    hospitals = configuration(whole, cache_dir, *assignments).partition.hospitals
+    assert len(final) == (hospitals if case in PERSONAL else 1)
+    # Something was learned: what is judged moved away from where it began.
+    initial = named_tensors(build_model(resolve([load_toml(whole / "config.toml")])).networks)
+    for file in final:
+        learned = load_file(file)
+        assert any(not np.array_equal(value, initial[f"generator_ema.{name}"]) for name, value in learned.items())

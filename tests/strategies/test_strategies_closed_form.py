@@ -1,0 +1,1129 @@
+"""Every strategy on models of three numbers, against values worked out by hand from the paper's rule.
+
+A few are checked on a real but tiny model: those whose server draws images or trains the generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from three_numbers import TRAINABLE, Arrays, Hospital, ask, configured, line, model, play, sites_of, strategy
+from torch import Tensor, nn
+
+from federation.config import StrategySettings
+from federation.exchange import ARRAYS, named_tensors, pack_arrays, unpack_arrays
+from federation.models import build_model
+from strategies import build_local_rule
+from strategies.aggregation import Reply, ServerEMA
+from strategies.dp_fedavg_gan import DPFedAvgGAN, clip_factor, spent_epsilon
+from strategies.fedcar import FedCAR, closeness
+from strategies.federated_strategy import FederatedStrategy
+from strategies.geometric_median import weiszfeld_weights
+from strategies.ifl_gan import maximum_mean_discrepancy, reduced
+from strategies.local_rule import LocalRule
+from strategies.md_gan import MDGAN
+from strategies.ua_gan import universal_logit
+
+
+def is_close(found: np.ndarray, expected: Sequence[float] | float) -> None:
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+
+
+def shifted(current: Arrays, step: Sequence[float]) -> Arrays:
+    """The model of a hospital whose generator has moved by `step` and whose discriminator has moved by its opposite."""
+    arrays = dict(current)
+    arrays["generator.w"] = (current["generator.w"] + np.array(step)).astype(np.float32)
+    arrays["discriminator.w"] = (current["discriminator.w"] - np.array(step)).astype(np.float32)
+    return arrays
+
+
+# ---------------------------------------------------------------------- server optimisers
+
+
+# Half-life 100 images without a ramp; a round of 100 images then keeps half of the old running average.
+EMA_OF_HALF = ("training.ema-half-life-images=100", "training.ema-ramp=0")
+
+
+def test_fedavgm_takes_the_mean_in_its_first_round_and_adds_momentum_in_the_second() -> None:
+    rule = strategy("strategy.name=fedavgm", "strategy.server-momentum=0.5")
+    # Means by 3 and 1 images: 3/4 * 2 + 1/4 * -2 = 1, and so on.
+    first = [Hospital(model([2, 4, 0]), 3), Hospital(model([-2, 0, 8]), 1)]
+    arrays = play(rule, model(), first, 1)
+    is_close(arrays["generator.w"], [1, 3, 2])
+    # Δw = w − mean = [-1, 1, -2]; v = 0.5 [-1, -3, -2] + Δw = [-1.5, -0.5, -3]; w − v.
+    second = [Hospital(model([2, 2, 4]), 5), Hospital(model([2, 2, 4]), 9)]
+    is_close(play(rule, arrays, second, 2)["generator.w"], [2.5, 3.5, 5])
+
+
+def test_fedavgm_scales_the_momentum_by_the_learning_rate_and_not_what_it_keeps() -> None:
+    rule = strategy("strategy.name=fedavgm", "strategy.server-momentum=0.5", "strategy.server-learning-rate=0.5")
+    arrays = play(rule, model(), [Hospital(model([2, 4, 0]))], 1)
+    is_close(arrays["generator.w"], [1, 2, 0])  # v = [-2, -4, 0]
+    # Δw = [0, 0, -2]; v = [-1, -2, -2].
+    is_close(play(rule, arrays, [Hospital(model([1, 2, 2]))], 2)["generator.w"], [1.5, 3, 1])
+
+
+# Updates of two rounds: each number sees another case. In FedYogi's second round v is below Δ² in the first and third
+# number and above it in the second.
+UPDATES = ([1.0, 2.0, 0.0], [2.0, 0.5, -1.0])
+
+OPTIMISERS = {
+    # m = Δ/2, then m/2 + Δ/2; v = Δ²/4, then 3/4 v + Δ²/4; times √(1 − 0.75^t) / (1 − 0.5^t) with t = 2, then 3.
+    "fedadam": (
+        ("strategy.server-beta1=0.5", "strategy.server-beta2=0.75", "strategy.server-tau=0.5"),
+        ([0.440958552, 0.587944736, 0.0], [0.683267293, 0.465056530, -0.434483034]),
+    ),
+    # v = Δ²/4 from 0, then v ± Δ²/4: 1/4 + 1, 1 − 1/16, 0 + 1/4.
+    "fedyogi": (
+        ("strategy.server-beta1=0.5", "strategy.server-beta2=0.75", "strategy.server-tau=0.5"),
+        ([0.5, 0.666666667, 0.0], [0.772542486, 0.510813640, -0.5]),
+    ),
+    # v = Δ², then v + Δ²: 5, 4.25, 1.
+    "fedadagrad": (
+        ("strategy.server-tau=1",),
+        ([0.5, 0.666666667, 0.0], [0.618033989, 0.163315817, -0.5]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_an_adaptive_server_takes_the_papers_steps_in_two_rounds(name: str, rate: float) -> None:
+    options, steps = OPTIMISERS[name]
+    rule = strategy(f"strategy.name={name}", f"strategy.server-learning-rate={rate}", *options)
+    arrays = model([1, -1, 2], d=[0, 3, 0])
+    for server_round, (update, step) in enumerate(zip(UPDATES, steps, strict=True), start=1):
+        # Of 1 and 3 images, and so that their mean is the update: 1/4 * -2 u + 3/4 * 2 u = u.
+        opposite, double = np.array(update) * -2, np.array(update) * 2
+        hospitals = [Hospital(shifted(arrays, opposite), 1), Hospital(shifted(arrays, double), 3)]
+        before, arrays = arrays, play(rule, arrays, hospitals, server_round)
+        is_close(arrays["generator.w"], before["generator.w"] + rate * np.array(step))
+        is_close(arrays["discriminator.w"], before["discriminator.w"] - rate * np.array(step))
+
+
+@pytest.mark.parametrize(("name", "rate"), [("fedadam", 0.1), ("fedadagrad", 0.1), ("fedyogi", 0.01)])
+def test_an_adaptive_servers_own_rate_is_the_documented_one(name: str, rate: float) -> None:
+    # Where tau is nothing, FedAdam's first step is η √(1 − β₂²) / (1 − β₁²) (1 − β₁) / √(1 − β₂), and FedYogi's is
+    # η (1 − β₁) / √(1 − β₂), with 0.9 and 0.99; FedAdagrad's is η.
+    first = {"fedadam": math.sqrt(1 - 0.99**2) / 0.19, "fedyogi": 1.0, "fedadagrad": 1.0}[name]
+    step = rate * first
+    rule = strategy(f"strategy.name={name}", "strategy.server-tau=1e-12")
+    is_close(play(rule, model(), [Hospital(model([5, 0, -7]))])["generator.w"], [step, 0, -step])
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fednova", "feddyn"])
+def test_where_the_server_steps_it_keeps_the_running_average_and_averages_buffers(name: str) -> None:
+    rule = strategy(f"strategy.name={name}", *EMA_OF_HALF)
+    current = model(b=7, ema=[8, 8, 8], ema_b=7)
+    hospitals = [
+        Hospital(model([1, 2, 3], b=4, ema=[99, 99, 99], ema_b=99), 3, metrics={"num-images": 80}),
+        Hospital(model([1, 2, 3], b=8, ema=[-99, 0, 0], ema_b=99), 1, metrics={"num-images": 160}),
+    ]
+    arrays = play(rule, current, hospitals)
+    is_close(arrays["generator.b"], 5)  # 3/4 * 4 + 1/4 * 8
+    is_close(arrays["generator_ema.b"], 5)  # a model's own average has its buffers
+    # 3/4 * 80 + 1/4 * 160 = 100 images shown: half of the old average stays.
+    is_close(arrays["generator_ema.w"], 4 + arrays["generator.w"] / 2)
+    assert np.abs(arrays["generator.w"]).min() > 0
+
+
+def test_the_servers_running_average_halves_by_half_life_and_ramp() -> None:
+    plain = ServerEMA(100, 0)
+    assert [plain.decay(100), plain.decay(200), plain.decay(50)] == [0.5, 0.25, pytest.approx(0.5**0.5)]
+    ramped = ServerEMA(100, 0.5)
+    # Shown 50, 100, 300: half-lives 25, 50, and not 150 but 100.
+    assert [ramped.decay(50), ramped.decay(50), ramped.decay(200)] == [0.25, 0.5, 0.25]
+    assert ramped.images_shown == 300
+    assert ServerEMA(0, 0).decay(10) == 0.0
+
+
+# ---------------------------------------------------------------------- robust rules
+
+
+def test_fedmedian_takes_the_middle_of_each_number_whatever_the_sizes() -> None:
+    rule = strategy("strategy.name=fedmedian")
+    hospitals = [
+        Hospital(model([1, 50, -1], b=1, ema=[0, 0, 3], d=[1, 1, 9]), 1000),
+        Hospital(model([2, 5, -2], b=9, ema=[0, 7, 2], d=[1, 2, 8]), 1),
+        Hospital(model([9, 6, -9], b=2, ema=[5, 8, 1], d=[1, 3, 7]), 1),
+    ]
+    arrays = play(rule, model(), hospitals)
+    assert arrays["generator.w"].tolist() == [2, 6, -2]
+    assert arrays["generator.b"] == 2
+    assert arrays["generator_ema.w"].tolist() == [0, 7, 2]
+    assert arrays["discriminator.w"].tolist() == [1, 2, 8]
+    # Of four, the mean of the two in the middle.
+    arrays = play(rule, model(), [*hospitals, Hospital(model([4, 0, 0]))])
+    assert arrays["generator.w"].tolist() == [3, 5.5, -1.5]
+
+
+def test_fedtrimmedavg_cuts_off_the_extremes_of_each_number() -> None:
+    models = [model([value, -value, value % 3]) for value in (10, 1, 2, 3, 94)]
+    arrays = play(strategy("strategy.name=fedtrimmedavg"), model(), [Hospital(one, 7) for one in models])
+    # A fifth of five is one at either end: 2, 3, 10; and of 0, 1, 1, 1, 2 the ones.
+    is_close(arrays["generator.w"], [5, -5, 1])
+    # Of seven, int(0.3 * 7) = 2 at either end.
+    models = line(-50, -40, 1, 2, 6, 70, 80)
+    arrays = play(strategy("strategy.name=fedtrimmedavg", "strategy.trim=0.3"), model(), [Hospital(m) for m in models])
+    is_close(arrays["generator.w"], [3, 0, 0])
+
+
+# Squared distances to the 5 − 1 − 2 = 2 nearest: 1 + 9, 1 + 4, 4 + 9, 9 + 25, 94² + 97².
+ON_A_LINE = line(0, 1, 3, 6, 100)
+
+
+def test_krum_takes_the_model_nearest_to_its_neighbours() -> None:
+    arrays = play(strategy("strategy.name=krum"), model([50, 50, 50]), [Hospital(one, 3) for one in ON_A_LINE])
+    assert arrays["generator.w"].tolist() == [1, 0, 0]
+
+
+def test_krum_with_two_liars_counts_one_neighbour_fewer() -> None:
+    # f = 2 of 7: the 3 nearest. Liars agree with one another to the bit, at 40; the honest are around 10.
+    models = line(8, 9, 10.5, 12, 14, 40, 40)
+    # 8: 1 + 6.25 + 16; 9: 1 + 2.25 + 9 = 12.25; 10.5: 2.25 + 2.25 + 6.25 = 10.75; 12: 2.25 + 4 + 9; 40: 0 + 0 + 26².
+    arrays = play(strategy("strategy.name=krum", "strategy.malicious=2"), model(), [Hospital(one) for one in models])
+    assert arrays["generator.w"].tolist() == [10.5, 0, 0]
+
+
+def test_krum_measures_the_running_average_and_the_discriminator_too() -> None:
+    # In w alone the third would be the nearest; its running average lies far away.
+    models = [model([w, 0, 0], ema=[e, 0, 0], d=[0, d, 0]) for w, e, d in ((0, 0, 0), (1, 0, 0), (2, 50, 0))]
+    models += [model([3, 0, 0]), model([4.5, 0, 0], d=[0, 60, 0])]
+    # 0: 1 + 9; 1: 1 + 4; 3: 4 + 9.
+    arrays = play(strategy("strategy.name=krum"), model(), [Hospital(one) for one in models])
+    assert arrays["generator.w"].tolist() == [1, 0, 0]
+
+
+def test_multikrum_averages_all_but_the_malicious_by_images() -> None:
+    hospitals = [Hospital(one, count) for one, count in zip(ON_A_LINE, (1, 2, 3, 2, 9), strict=True)]
+    arrays = play(strategy("strategy.name=multikrum"), model(), hospitals)
+    is_close(arrays["generator.w"], [2.875, 0, 0])  # (0 + 2 + 9 + 12) / 8
+    arrays = play(strategy("strategy.name=multikrum", "strategy.selected=2"), model(), hospitals)
+    is_close(arrays["generator.w"], [2 / 3, 0, 0])  # 0 and 1
+
+
+def test_bulyan_chooses_five_of_seven_by_krum_and_averages_the_three_nearest_to_the_median() -> None:
+    # f = 1: θ = 5, β = 3. Krum takes 3 (4 neighbours: 9 + 4 + 6.25 + 49), then 5.5 (3: 20.25 + 20.25 + 30.25), then 1
+    # (2: 1 + 81), then 10 or 15 (1: alike), then two are left beside 100: whichever goes, the median of the five is 3
+    # with 0 or 10 in place of 15.
+    models = line(0, 1, 3, 5.5, 10, 15, 100)
+    arrays = play(strategy("strategy.name=bulyan"), model(), [Hospital(one, 5 * n + 1) for n, one in enumerate(models)])
+    is_close(arrays["generator.w"], [9.5 / 3, 0, 0])  # 3, 1 and 5.5
+
+
+def test_bulyan_looks_at_each_number_by_itself_in_its_second_half() -> None:
+    # Seven alike in the first number but for one liar; the second number of one of the chosen is far off.
+    models = [model([0.1 * n, 0.01 * n * n, 0]) for n in range(6)] + [model([0, 0, 900])]
+    arrays = play(strategy("strategy.name=bulyan"), model(), [Hospital(one) for one in models])
+    assert arrays["generator.w"][2] == 0
+    assert 0.1 <= arrays["generator.w"][0] <= 0.4
+
+
+def test_the_geometric_median_of_three_on_a_line_is_the_one_in_the_middle() -> None:
+    for values in ((0, 1, 2), (0, 1, 10), (-500, 1, 1.5)):
+        arrays = play(strategy("strategy.name=geometric-median"), model(), [Hospital(one, 4) for one in line(*values)])
+        # ν is a millionth of the mean distance: that near the paper's smoothed iteration rests.
+        np.testing.assert_allclose(arrays["generator.w"], [1, 0, 0], atol=2e-6 * (values[2] - values[0]))
+
+
+def test_the_geometric_median_of_an_equilateral_triangle_is_its_centre() -> None:
+    corners = [model([0, 0, 0]), model([2, 0, 0]), model([1, math.sqrt(3), 0])]
+    arrays = play(strategy("strategy.name=geometric-median"), model(), [Hospital(one, 2) for one in corners])
+    is_close(arrays["generator.w"], [1, 1 / math.sqrt(3), 0])
+
+
+def test_the_geometric_median_of_a_convex_quadrilateral_is_where_its_diagonals_cross() -> None:
+    corners = [model([-1, 0, 0]), model([3, 0, 0]), model([0, -2, 0]), model([0, 1, 0])]
+    arrays = play(strategy("strategy.name=geometric-median"), model(), [Hospital(one) for one in corners])
+    np.testing.assert_allclose(arrays["generator.w"], [0, 0, 0], atol=1e-5)  # the mean is [0.5, -0.25, 0]
+
+
+def test_the_geometric_median_is_where_more_than_half_of_the_images_are() -> None:
+    hospitals = [Hospital(model([0, 0, 0]), 10), Hospital(model([2, 0, 0]), 10), Hospital(model([1, 5, 0]), 21)]
+    arrays = play(strategy("strategy.name=geometric-median"), model(), hospitals)
+    np.testing.assert_allclose(arrays["generator.w"], [1, 5, 0], atol=2e-5)
+
+
+def test_the_weights_of_the_geometric_median_sum_to_one_and_none_is_zero() -> None:
+    weights = weiszfeld_weights(np.array([[0.0, 1, 100], [1, 0, 81], [100, 81, 0]]), np.full(3, 1 / 3))
+    assert weights.sum() == pytest.approx(1)
+    assert weights.min() > 0
+
+
+def test_one_far_attacker_moves_the_geometric_median_by_a_bounded_amount() -> None:
+    # Three honest hospitals and one liar. On a line every pull is of length 1, so that any point between the second
+    # and the third of the four is a geometric median: 1 to 2, however far the fourth is. That is what robust means.
+    for far in (1e2, 1e5, 1e8, 1e12):
+        models = line(0, 1, 2, far)
+        arrays = play(strategy("strategy.name=geometric-median"), model(), [Hospital(one) for one in models])
+        assert 0.9 <= arrays["generator.w"][0] <= 2.1, f"a liar at {far:g}"
+
+
+# ---------------------------------------------------------------------- fairness, steps, control variates
+
+
+def test_qfedavg_weighs_by_loss_and_divides_by_the_papers_sum() -> None:
+    options = ("strategy.name=qfedavg", "strategy.fairness-q=1", "strategy.fairness-lipschitz=1")
+    hospitals = [
+        Hospital(model([1, 0, 0]), 7, metrics={"loss-discriminator": 2.0}),
+        Hospital(model([0, 2, 0]), 1, metrics={"loss-discriminator": 1.0}),
+    ]
+    # Δ = [-1, 0, 0] and [0, -2, 0]; Σ F Δ = [-2, -2, 0]; h = 1 * 1 * 1 + 1 * 2 and 1 * 1 * 4 + 1 * 1, 8 in all.
+    is_close(play(strategy(*options), model(), hospitals)["generator.w"], [0.25, 0.25, 0])
+
+
+def test_qfedavg_uses_the_lipschitz_constant_the_power_and_every_entry() -> None:
+    options = ("strategy.name=qfedavg", "strategy.fairness-q=2", "strategy.fairness-lipschitz=0.5")
+    loss = ("strategy.fairness-loss=loss-generator",)
+    start = model([1, 1, 1], ema=[1, 0, 0], d=[0, 0, 2])
+    hospital = Hospital(model([3, 1, 1], ema=[1, 0, 4], d=[0, 0, 0]), metrics={"loss-generator": 3.0})
+    # Δ = 0.5 (w − w_i): squares 0.25 (4 + 16 + 4) = 6; F² Δ = 9 * 0.5 (w − w_i); h = 2 * 3 * 6 + 0.5 * 9 = 40.5:
+    # the step is 4.5 / 40.5 = 1/9 of the way.
+    arrays = play(strategy(*options, *loss), start, [hospital])
+    is_close(arrays["generator.w"], [1 + 2 / 9, 1, 1])
+    is_close(arrays["generator_ema.w"], [1, 0, 4 / 9])
+    is_close(arrays["discriminator.w"], [0, 0, 2 - 2 / 9])
+
+
+def test_qfedavg_with_q_zero_is_the_mean_of_hospitals_alike() -> None:
+    hospitals = [Hospital(model([1, 0, 4]), 7, metrics={"loss-discriminator": 9.0}), Hospital(model([3, 2, 0]), 1)]
+    arrays = play(strategy("strategy.name=qfedavg", "strategy.fairness-q=0"), model([5, 5, 5]), hospitals)
+    is_close(arrays["generator.w"], [2, 1, 2])
+
+
+def test_fednova_normalises_by_steps() -> None:
+    hospitals = [
+        Hospital(model([4, 0, 0]), 1, metrics={"num-steps": 1}),
+        Hospital(model([0, 8, 4]), 3, metrics={"num-steps": 4}),
+    ]
+    # p = 1/4, 3/4; τ_eff = 1/4 + 3 = 3.25; Σ p_i (w_i − w) / τ_i = [1, 0, 0] + 3/16 [0, 8, 4] = [1, 1.5, 0.75].
+    arrays = play(strategy("strategy.name=fednova"), model(), hospitals)
+    is_close(arrays["generator.w"], [3.25, 4.875, 2.4375])
+
+
+def test_fednova_of_equal_steps_is_the_average_by_images() -> None:
+    hospitals = [
+        Hospital(model([4, 0, 0]), 1, metrics={"num-steps": 5}),
+        Hospital(model([0, 8, 4]), 3, metrics={"num-steps": 5}),
+    ]
+    is_close(play(strategy("strategy.name=fednova"), model([7, 7, 7]), hospitals)["generator.w"], [1, 6, 3])
+
+
+# ---------------------------------------------------------------------- hospitals' halves, with plain SGD
+
+
+class Quadratic(nn.Module):
+    """Of loss ½ ‖w − target‖²: its gradient is w − target."""
+
+    def __init__(self, target: Sequence[float], *, has_buffer: bool = True) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(3))
+        if has_buffer:
+            self.register_buffer("b", torch.tensor(0.0))
+        self.target = torch.tensor(target)
+
+    def loss(self) -> Tensor:
+        return (self.w - self.target).square().sum() / 2
+
+
+class SGDHospital:
+    """A hospital that trains by plain SGD: a stand-in for a model has its networks alone."""
+
+    def __init__(self, settings: StrategySettings, target: Sequence[float], rate: float) -> None:
+        opposite = [-value for value in target]
+        self.networks: dict[str, Any] = {
+            "generator": Quadratic(target),
+            "discriminator": Quadratic(opposite, has_buffer=False),
+            "generator_ema": Quadratic(target),
+        }
+        self.settings, self.rate = settings, rate
+        self.state: dict[str, Tensor] = {}
+
+    def shared(self) -> dict[str, Tensor]:
+        return {name: value for name, value in named_tensors(self.networks).items() if value.is_floating_point()}
+
+    def train(self, arrived: Mapping[str, np.ndarray], num_steps: int) -> Arrays:
+        """Take what arrived, a round's steps, and return what is sent."""
+        rule = build_local_rule(self.settings)  # anew each round, as a hospital does
+        shared = self.shared()
+        assert set(arrived) == set(rule.down(shared, self.networks))
+        extra = {}
+        with torch.no_grad():
+            for name, value in arrived.items():
+                if name in shared:
+                    shared[name].copy_(torch.from_numpy(value.copy()))
+                else:
+                    extra[name] = torch.from_numpy(value.copy())
+        model: Any = SimpleNamespace(networks=self.networks)
+        rule.begin(model, shared, extra, self.state)
+        for _ in range(num_steps):
+            self.step(rule)
+        rule.end(model, None, torch.Generator())  # type: ignore[arg-type]  # images are not looked at
+        self.state = {name: value.clone() for name, value in rule.state().items()}
+        return {name: value.detach().numpy().copy() for name, value in rule.up(shared, self.networks).items()}
+
+    def step(self, rule: LocalRule) -> None:
+        for name in ("generator", "discriminator"):
+            network = self.networks[name]
+            network.zero_grad()
+            network.loss().backward()
+            rule.correct(name, network)
+            with torch.no_grad():
+                network.w -= self.rate * network.w.grad
+
+
+def train_round(
+    rule: FederatedStrategy,
+    current: Arrays,
+    sites: Sequence[SGDHospital],
+    server_round: int,
+    num_steps: int,
+    absent: Sequence[int] = (),
+) -> tuple[Arrays, list[Arrays]]:
+    """A round of both halves; returns the next entries and what was sent."""
+    questions = ask(rule, current, [Hospital({}) for _ in sites], server_round)
+    sent = [
+        {} if number in absent else site.train(unpack_arrays(question.content.array_records[ARRAYS]), num_steps)
+        for number, (question, site) in enumerate(zip(questions, sites, strict=True))
+    ]
+    hospitals = [Hospital(arrays, metrics={"num-steps": num_steps}) for arrays in sent]
+    return play(rule, current, hospitals, server_round, absent=absent), sent
+
+
+def pair(name: str, *options: str, rate: float = 0.5) -> tuple[FederatedStrategy, list[SGDHospital]]:
+    """Two hospitals whose optima are 1 and −3 in the first number, twice that in the second, and 0 in the third."""
+    assignments = (f"strategy.name={name}", *options)
+    settings = configured(*assignments).strategy
+    return strategy(*assignments), [
+        SGDHospital(settings, [1.0, 2.0, 0.0], rate),
+        SGDHospital(settings, [-3.0, -6.0, 0.0], rate),
+    ]
+
+
+def are_scaled(arrays: Mapping[str, np.ndarray], value: float, prefix: str = "") -> None:
+    """The generator's numbers are `value` times 1, 2, 0, and the discriminator's are the opposite."""
+    is_close(arrays[f"{prefix}generator.w"], [value, 2 * value, 0])
+    is_close(arrays[f"{prefix}discriminator.w"], [-value, -2 * value, 0])
+
+
+def test_fedprox_pulls_each_step_towards_the_global_weights() -> None:
+    rule, sites = pair("fedprox", "strategy.proximal-mu=0.5")
+    # From 0 to 1: g = −1, w = 0.5; g = −0.5 + 0.5 * 0.5, w = 0.625. From 0 to −3: 1.5; 1.5 − 0.75 = 0.75; −1.875.
+    arrays, (one, other) = train_round(rule, model(), sites, 1, 2)
+    are_scaled(one, 0.625)
+    are_scaled(other, -1.875)
+    are_scaled(arrays, -0.625)
+    # From the new start the term is 0 again: g = −1.625, w = 0.1875; g = −0.8125 + 0.40625, w = 0.390625.
+    _, (one, _) = train_round(rule, arrays, sites, 2, 2)
+    are_scaled(one, 0.390625)
+
+
+def test_scaffold_follows_algorithm_1_for_two_rounds() -> None:
+    rule, sites = pair("scaffold")
+    # All c are 0. From 0 to 1: g = −1, −0.5, y = 0.75, c⁺ = −0.75. From 0 to −3: g = 3, 1.5, y = −2.25, c⁺ = 2.25.
+    arrays, (one, other) = train_round(rule, model(), sites, 1, 2)
+    are_scaled(one, 0.75)
+    are_scaled(one, -0.75, "control.")
+    are_scaled(other, -2.25)
+    are_scaled(other, 2.25, "control.")
+    are_scaled(arrays, -0.75)
+    # c = 0.75. One: g − c_i + c = −1.75 + 1.5, y = −0.625; −1.625 + 1.5, y = −0.5625; c⁺ = −1.6875.
+    # Other: 2.25 − 1.5, y = −1.125; 1.875 − 1.5, y = −1.3125; c⁺ = 2.0625.
+    arrays, (one, other) = train_round(rule, arrays, sites, 2, 2)
+    are_scaled(one, -0.5625)
+    are_scaled(one, -1.6875 + 0.75, "control.")
+    are_scaled(other, -1.3125)
+    are_scaled(other, 2.0625 - 2.25, "control.")
+    are_scaled(arrays, -0.9375)
+    # c = 0.75 + (−0.9375 − 0.1875) / 2: the mean of the hospitals' own.
+    are_scaled({name[2:]: value for name, value in rule.state_dict().items()}, 0.1875, "control.")
+
+
+def test_scaffolds_mean_gradient_is_option_ii() -> None:
+    rule, sites = pair("scaffold", rate=0.3)
+    arrays, own, control = model([1, -2, 0.5], d=[3, 1, 1]), [np.zeros(3), np.zeros(3)], np.zeros(3)
+    for server_round in (1, 2, 3):
+        after, sent = train_round(rule, arrays, sites, server_round, 4)
+        for number, one in enumerate(sent):
+            # c_i⁺ = c_i − c + (x − y_i) / (K η)
+            option = own[number] - control + (arrays["generator.w"] - one["generator.w"]) / (4 * 0.3)
+            np.testing.assert_allclose(one["control.generator.w"], option - own[number], atol=3e-6)
+            own[number] = option
+        arrays, control = after, (own[0] + own[1]) / 2
+
+
+def test_scaffold_moves_its_control_by_the_share_of_hospitals_that_replied() -> None:
+    rule, sites = pair("scaffold")
+    arrays, _ = train_round(rule, model(), sites, 1, 2, absent=[1])
+    are_scaled(arrays, 0.75)  # the mean is over who replied
+    are_scaled({name[2:]: value for name, value in rule.state_dict().items()}, -0.375, "control.")  # 1/2 of −0.75
+
+
+def test_scaffolds_server_step_goes_part_of_the_way() -> None:
+    rule, sites = pair("scaffold", "strategy.server-learning-rate=0.5", *EMA_OF_HALF)
+    arrays, _ = train_round(rule, model([8, 16, 0], d=[-8, -16, 0]), sites, 1, 1)
+    # y = 4.5 and 2.5, mean 3.5: half of the way from 8.
+    are_scaled(arrays, 5.75)
+
+
+def test_scaffold_averages_hospitals_alike_in_trained_weights_and_running_average() -> None:
+    rule = strategy("strategy.name=scaffold")
+    own = {f"control.{name}": np.zeros(3, np.float32) for name in ("generator.w", "discriminator.w")}
+    hospitals = [Hospital(model([1, 0, 0], ema=[2, 0, 0]) | own, 9), Hospital(model([3, 4, 0], ema=[0, 4, 0]) | own, 1)]
+    arrays = play(rule, model(ema=[7, 7, 7]), hospitals)
+    is_close(arrays["generator.w"], [2, 2, 0])
+    is_close(arrays["generator_ema.w"], [1, 2, 0])
+
+
+@pytest.mark.parametrize("rate", ["1", "0.5"])
+def test_scaffolds_running_average_has_the_buffers_of_its_generator(rate: str) -> None:
+    """In a model they are one and the same value."""
+    rule = strategy("strategy.name=scaffold", f"strategy.server-learning-rate={rate}")
+    own = {f"control.{name}": np.zeros(3, np.float32) for name in ("generator.w", "discriminator.w")}
+    hospitals = [Hospital(model(b=4, ema_b=4) | own, 3), Hospital(model(b=8, ema_b=8) | own, 1)]
+    arrays = play(rule, model(), hospitals)
+    assert arrays["generator.b"] == arrays["generator_ema.b"]
+
+
+def test_feddyn_follows_algorithm_1_for_two_rounds() -> None:
+    # With α = 1 and step 0.5, two steps reach the minimum of F_i(w) − ⟨h_i, w⟩ + ½ ‖w − w_t‖² exactly.
+    rule, sites = pair("feddyn", "strategy.dynamic-alpha=1")
+    arrays, (one, other) = train_round(rule, model(), sites, 1, 2)
+    are_scaled(one, 0.5)
+    are_scaled(other, -1.5)
+    # h = −½ (0.5 − 1.5) = 0.5, w = −0.5 − 0.5: the minimum of the mean of both losses.
+    are_scaled(arrays, -1.0)
+    # At a minimum h_i is the gradient of F_i: 0.5 − 1 and −1.5 + 3.
+    are_scaled({name: value.numpy() for name, value in sites[0].state.items()}, -0.5)
+    are_scaled({name: value.numpy() for name, value in sites[1].state.items()}, 1.5)
+    # 2 w = 1 − 0.5 − 1, so w = −0.25; 2 w = −3 + 1.5 − 1, so w = −1.25.
+    arrays, (one, other) = train_round(rule, arrays, sites, 2, 2)
+    are_scaled(one, -0.25)
+    are_scaled(other, -1.25)
+    are_scaled({name: value.numpy() for name, value in sites[0].state.items()}, -1.25)
+    are_scaled({name: value.numpy() for name, value in sites[1].state.items()}, 1.75)
+    # h = 0.5 − ½ (0.75 − 0.25) = 0.25, w = −0.75 − 0.25: it stays where it should.
+    are_scaled(arrays, -1.0)
+
+
+def test_feddyns_server_divides_by_all_hospitals_and_not_by_those_that_replied() -> None:
+    rule, sites = pair("feddyn", "strategy.dynamic-alpha=1")
+    # h = −½ * 0.5 = −0.25; w = 0.5 + 0.25.
+    are_scaled(train_round(rule, model(), sites, 1, 2, absent=[1])[0], 0.75)
+
+
+def test_feddyns_alpha_is_in_both_halves() -> None:
+    rule, sites = pair("feddyn", "strategy.dynamic-alpha=0.5")
+    # One step: 0.5 and −1.5; h = −0.5 * ½ * (0.5 − 1.5) = 0.25; w = −0.5 − 0.25 / 0.5.
+    arrays, _ = train_round(rule, model(), sites, 1, 1)
+    are_scaled(arrays, -1.0)
+    are_scaled({name: value.numpy() for name, value in sites[0].state.items()}, -0.25)  # −0.5 * 0.5
+    # g = (−1 − 1) + 0.25 + 0, w = −0.125; then g = −1.125 + 0.25 + 0.5 * 0.875 = −0.4375, w = 0.09375.
+    _, (one, _) = train_round(rule, arrays, sites, 2, 2)
+    are_scaled(one, 0.09375)
+
+
+# ---------------------------------------------------------------------- weights by score
+
+
+def test_fegan_weighs_by_divergence_times_share() -> None:
+    hospitals = [Hospital(model([1, 0, 0]), 4, (4, 0)), Hospital(model([0, 1, 0]), 12, (6, 6))]
+    # p = (10, 6) / 16. KL = ln 1.6, times 1/4; and ½ ln 0.8 + ½ ln 4/3 = ½ ln 16/15, times 3/4:
+    # 1.6^¼ to (16/15)^⅜. A larger divergence counts more, as in the authors' code.
+    arrays = play(strategy("strategy.name=fegan"), model(), hospitals)
+    is_close(arrays["generator.w"], [0.523307836, 0.476692164, 0])
+    # The other sign: the powers' inverses.
+    arrays = play(strategy("strategy.name=fegan", "strategy.divergence-weight=less"), model(), hospitals)
+    is_close(arrays["generator.w"], [0.476692164, 0.523307836, 0])
+
+
+@pytest.mark.parametrize(
+    ("networks", "generator", "discriminator"),
+    [("both", 0.523307836, 0.523307836), ("generator", 0.523307836, 0.25), ("discriminator", 0.25, 0.523307836)],
+)
+def test_networks_that_are_not_weighted_are_averaged_by_images(
+    networks: str, generator: float, discriminator: float
+) -> None:
+    one = model([1, 0, 0], b=1, ema=[1, 0, 0], ema_b=1, d=[1, 0, 0])
+    hospitals = [Hospital(one, 4, (4, 0)), Hospital(model(), 12, (6, 6))]
+    rule = strategy("strategy.name=fegan", f"strategy.weighted-networks={networks}")
+    arrays = play(rule, model(), hospitals)
+    for name in ("generator.w", "generator_ema.w"):
+        is_close(arrays[name], [generator, 0, 0])
+    for name in ("generator.b", "generator_ema.b"):
+        is_close(arrays[name], generator)
+    is_close(arrays["discriminator.w"], [discriminator, 0, 0])
+
+
+def test_fegan_draws_the_class_seen_least_and_then_a_hospital_that_holds_it() -> None:
+    rule = strategy("strategy.name=fegan")
+    sites = sites_of([Hospital({}, 10, (10, 0, 0)), Hospital({}, 5, (0, 5, 0)), Hospital({}, 2, (0, 0, 2))])
+    rule.meet(sites)
+
+    def draw(server_round: int) -> str:
+        chosen = rule.choose_sites(sites, 2, server_round)
+        assert chosen is not None
+        return "".join(site.name for site in chosen)
+
+    # Seen (0, 0, 0): class 0, a. (10, 0, 0): class 1, b. (10, 5, 0): class 2, c. (10, 5, 2): class 2 again, but c is
+    # taken; class 1, b. (10, 10, 2): c. (10, 10, 4): class 2 has nobody left; of two seen alike the first, a.
+    assert [draw(1), draw(2), draw(3)] == ["ab", "bc", "ac"]
+    assert rule.choose_sites(sites, 3, 4) is None  # all: nothing to draw
+
+
+def test_fegan_draws_at_random_among_those_that_hold_the_class() -> None:
+    rule = strategy("strategy.name=fegan")
+    sites = sites_of([Hospital({}, 4, (4, 0)), *[Hospital({}, 1, (0, 1))] * 3])
+    rule.meet(sites)
+    partners = set()
+    for server_round in range(1, 21):
+        chosen = rule.choose_sites(sites, 2, server_round)
+        assert chosen is not None
+        partners.update(site.name for site in chosen)
+    assert partners == {"a", "b", "c", "d"}
+
+
+def test_fed_tgan_weighs_by_a_softmax_of_similarity_times_share() -> None:
+    hospitals = [Hospital(model([1, 0, 0]), 4, (4, 0)), Hospital(model([0, 1, 0]), 12, (6, 6))]
+    # p = (0.625, 0.375). Jensen-Shannon distances, the root of the mean of both KL to the middle: 0.389609992 to
+    # (1, 0) and 0.089213216 to (½, ½). softmax of (1 − 0.813680) / 4 and 3 (1 − 0.186320) / 4.
+    arrays = play(strategy("strategy.name=fed-tgan"), model(), hospitals)
+    is_close(arrays["generator.w"], [0.362695864, 0.637304136, 0])
+    arrays = play(strategy("strategy.name=fed-tgan", "strategy.temperature=0.1"), model(), hospitals)
+    is_close(arrays["generator.w"], [0.003551514, 0.996448486, 0])
+
+
+def test_fed_tgan_of_hospitals_alike_weighs_by_share_alone() -> None:
+    hospitals = [Hospital(model([1, 0, 0]), 2, (1, 1)), Hospital(model([0, 1, 0]), 6, (3, 3))]
+    # softmax of ½ * ¼ and ½ * ¾: e^¼ to 1.
+    arrays = play(strategy("strategy.name=fed-tgan"), model(), hospitals)
+    is_close(arrays["generator.w"], [1 / (1 + math.exp(0.25)), 1 / (1 + math.exp(-0.25)), 0])
+
+
+def test_ifl_gan_weighs_by_a_softmax_of_the_scores_over_their_sum() -> None:
+    hospitals = [
+        Hospital(model([1, 0, 0]), 9, metrics={"mmd": 0.1}),
+        Hospital(model([0, 1, 0]), 1, metrics={"mmd": 0.3}),
+    ]
+    # softmax of ¼ and ¾: the generator that is further from its images counts more, sizes do not count.
+    arrays = play(strategy("strategy.name=ifl-gan"), model(), hospitals)
+    is_close(arrays["generator.w"], [0.377540669, 0.622459331, 0])
+    arrays = play(strategy("strategy.name=ifl-gan", "strategy.temperature=0.5"), model(), hospitals)
+    is_close(arrays["generator.w"], [0.268941421, 0.731058579, 0])
+
+
+def test_ifl_gan_averages_the_discriminator_by_images() -> None:
+    """As its file says: the paper weighs the generator alone."""
+    hospitals = [Hospital(model(d=[1, 0, 0]), 9, metrics={"mmd": 0.1}), Hospital(model(), 1, metrics={"mmd": 0.3})]
+    is_close(play(strategy("strategy.name=ifl-gan"), model(), hospitals)["discriminator.w"], [0.9, 0, 0])
+
+
+def test_ifl_gan_of_perfect_generators_is_the_plain_mean() -> None:
+    hospitals = [
+        Hospital(model([1, 0, 0]), 9, metrics={"mmd": 0.0}),
+        Hospital(model([0, 1, 0]), 1, metrics={"mmd": 0.0}),
+    ]
+    is_close(play(strategy("strategy.name=ifl-gan"), model(), hospitals)["generator.w"], [0.5, 0.5, 0])
+
+
+class Images:
+    """A hospital's images and a model that draws from a list: what IFL-GAN's hospital half looks at."""
+
+    num_classes = 0
+
+    def __init__(self, real: Tensor, drawn: Tensor) -> None:
+        self.real, self.drawn = real, drawn
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def sample_batch(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, Tensor]:
+        floats = self.real[:batch_size].permute(0, 3, 1, 2).float() / 127.5 - 1
+        return floats, torch.zeros(batch_size, dtype=torch.int64)
+
+    def generate(self, labels: Tensor | None, count: int, stream: torch.Generator) -> Tensor:
+        return self.drawn[:count]
+
+
+def score(real: Tensor, drawn: Tensor) -> float:
+    images: Any = Images(real, drawn)
+    rule = build_local_rule(configured("strategy.name=ifl-gan").strategy)
+    return rule.end(images, images, torch.Generator())["mmd"]
+
+
+def test_a_hospitals_score_is_zero_for_its_own_images_and_grows_with_the_distance() -> None:
+    stream = torch.Generator().manual_seed(0)
+    real = torch.randint(0, 128, (64, 32, 32, 3), generator=stream, dtype=torch.uint8)
+    other = torch.randint(0, 128, (64, 32, 32, 3), generator=stream, dtype=torch.uint8)
+    assert score(real, real) < 1e-6
+    brighter = [score(real, other + more) for more in (0, 5, 20, 100)]
+    assert 0 < brighter[0] < brighter[1] < brighter[2] < brighter[3]
+
+
+def test_a_hospitals_score_is_zero_where_real_and_drawn_are_one_image() -> None:
+    image = torch.randint(0, 256, (1, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert score(image.expand(64, -1, -1, -1), image.expand(64, -1, -1, -1)) < 1e-6
+
+
+def test_the_mmd_of_two_points_is_known() -> None:
+    # One real and one drawn: MMD² = 2 − 2 k, k the mean of exp(−1 / (2 f²)) as their distance is the median.
+    real, drawn = torch.zeros(1, 4, dtype=torch.float64), torch.full((1, 4), 3.0, dtype=torch.float64)
+    kernel = sum(math.exp(-1 / (2 * factor**2)) for factor in (0.25, 0.5, 1, 2, 4)) / 5
+    assert maximum_mean_discrepancy(real, drawn) == pytest.approx(math.sqrt(2 - 2 * kernel), rel=1e-12)
+
+
+def test_images_are_averaged_down_to_eight_pixels() -> None:
+    images = torch.zeros(1, 3, 32, 32)
+    images[0, 1, 4:8, 0:4] = 0.5  # one of 64 squares of 4 by 4 pixels, of the second colour
+    expected = torch.zeros(192, dtype=torch.float64)
+    expected[64 + 8] = 0.5
+    assert torch.equal(reduced(images)[0], expected)
+
+
+def test_fedcars_closeness_on_three_hospitals() -> None:
+    distances = np.array([[0.0, 1, 3], [1, 0, 2], [3, 2, 0]])
+    # Means to the others 2, 1.5, 2.5, and 2 of these: softmax of −1, −0.75, −1.25.
+    is_close(closeness(distances, 1.0), [0.326495836, 0.419228952, 0.254275213])
+    is_close(closeness(distances, 0.5), [0.307195886, 0.506480391, 0.186323722])
+    is_close(closeness(np.zeros((4, 4)), 1.0), [0.25] * 4)
+
+
+CLASSES = ("data.classes=melanoma,nevus,keratosis",)
+TINY = (
+    "model.channel-base=32",
+    "model.channel-max=8",
+    "model.latent-size=8",
+    "model.mapping-layers=1",
+    *CLASSES,
+    "training.precision=fp32",
+)
+
+
+def tiny_entries(*assignments: str) -> Arrays:
+    """The initial entries of a real model, as they cross the wire."""
+    networks = build_model(configured(*TINY, *assignments)).networks
+    return {
+        name: value.detach().numpy().copy()
+        for name, value in named_tensors(networks).items()
+        if value.is_floating_point() and not name.startswith("training.")
+    }
+
+
+def test_fedcar_lets_a_generator_that_draws_what_no_other_does_count_less() -> None:
+    rule = strategy("strategy.name=fedcar", "strategy.samples=32", *TINY)
+    entries = tiny_entries()
+    models = []
+    for number, brightness in enumerate((0.0, 0.0, 3.0)):
+        arrays = dict(entries)
+        arrays["generator_ema.rgb_bias"] = entries["generator_ema.rgb_bias"] + np.float32(brightness)
+        arrays["discriminator.output.bias"] = np.array([number == 2], np.float32)
+        models.append(Hospital(arrays, 10 * (number + 1), (10 * number, 5, 5)))
+    found = play(rule, entries, models)["discriminator.output.bias"]
+    # Two alike and a third at distance x: means ½ x, ½ x, x; softmax of −¾, −¾, −3/2, times 10, 20 and 30 images.
+    weights = np.array([10, 20, 30]) * np.exp([-0.75, -0.75, -1.5])
+    np.testing.assert_allclose(found, weights[2] / weights.sum(), rtol=1e-4)
+
+
+def test_fedcar_draws_the_same_latents_from_every_generator() -> None:
+    rule = strategy("strategy.name=fedcar", "strategy.samples=32", *TINY)
+    entries = tiny_entries()
+    questions = ask(rule, entries, [Hospital(entries, 1, (1, 1, 0))] * 2)
+    (part,) = rule.parts
+    assert isinstance(part.rule, FedCAR)
+    part.rule.begin(1, entries)
+    one, other = part.rule.draw([Reply("a", question, pack_arrays(entries), {}) for question in questions])
+    assert torch.equal(one, other)
+    assert one.shape == (32, 192)
+    assert one.std() > 0
+
+
+# ---------------------------------------------------------------------- rows of classes
+
+
+ROWS = ("generator.rows", "generator_ema.rows", "discriminator.rows")
+
+
+def with_rows(generator: Sequence[Sequence[float]], discriminator: Sequence[Sequence[float]]) -> Arrays:
+    rows = np.array(generator, np.float32)
+    return model() | dict(zip(ROWS, (rows, rows * 10, np.array(discriminator, np.float32)), strict=True))
+
+
+def test_label_aware_averages_a_classs_row_over_those_that_hold_it() -> None:
+    rule = strategy("strategy.name=label-aware", trainable=TRAINABLE | {ROWS[0], ROWS[2]}, class_rows=ROWS)
+    current = with_rows([[7, 7], [8, 8], [9, 9]], [[1, 1], [2, 2], [3, 3]])
+    one = with_rows([[1, 2], [2, 0], [5, 5]], [[4, 0], [0, 4], [6, 6]]) | {"generator.w": np.float32([7, 0, 0])}
+    other = with_rows([[90, 90], [6, 8], [6, 6]], [[90, 90], [8, 8], [6, 6]])
+    arrays = play(rule, current, [Hospital(one, 4, (3, 1, 0)), Hospital(other, 3, (0, 3, 0))])
+    # The first class is the first hospital's alone; of the second they hold 1 and 3; nobody has the third.
+    is_close(arrays["generator.rows"], [[1, 2], [5, 6], [9, 9]])
+    is_close(arrays["generator_ema.rows"], [[10, 20], [50, 60], [90, 90]])
+    is_close(arrays["discriminator.rows"], [[4, 0], [6, 7], [3, 3]])
+    is_close(arrays["generator.w"], [4, 0, 0])  # 4/7
+    assert arrays["generator.rows"].dtype == np.float32
+
+
+def test_label_aware_counts_only_those_that_replied() -> None:
+    rule = strategy("strategy.name=label-aware", class_rows=ROWS)
+    current = with_rows([[7, 7], [8, 8], [9, 9]], [[1, 1], [2, 2], [3, 3]])
+    one = with_rows([[1, 2], [2, 0], [5, 5]], [[4, 0], [0, 4], [6, 6]])
+    hospitals = [Hospital(one, 4, (3, 1, 0)), Hospital(one, 3, (0, 0, 3))]
+    is_close(play(rule, current, hospitals, absent=[1])["generator.rows"], [[1, 2], [2, 0], [9, 9]])
+
+
+def test_label_aware_without_rows_is_fedgan() -> None:
+    hospitals = [Hospital(model([4, 0, 0]), 3, (3, 0)), Hospital(model([0, 8, 0]), 1, (0, 1))]
+    is_close(play(strategy("strategy.name=label-aware"), model(), hospitals)["generator.w"], [3, 2, 0])
+
+
+# ---------------------------------------------------------------------- one strategy for each network
+
+
+def test_each_network_may_have_a_strategy_of_its_own() -> None:
+    rule = strategy(
+        "strategy.generator=fedadam",
+        "strategy.discriminator=fedmedian",
+        "strategy.server-learning-rate=1",
+        "strategy.server-beta1=0.5",
+        "strategy.server-beta2=0.75",
+        "strategy.server-tau=0.5",
+        *EMA_OF_HALF,
+    )
+    hospitals = [
+        Hospital(model([2, 2, 0], b=3, d=[0, 1, -9]), 1, metrics={"num-images": 100}),
+        Hospital(model([1, 1, 0], b=3, d=[1, 5, 0]), 1, metrics={"num-images": 100}),
+        Hospital(model([0, 3, 0], b=3, d=[99, 0, 9]), 1, metrics={"num-images": 100}),
+    ]
+    arrays = play(rule, model(ema=[1, 1, 1]), hospitals)
+    is_close(arrays["generator.w"], [0.440958552, 0.587944736, 0])  # FedAdam's first step at Δ = 1, 2, 0
+    is_close(arrays["generator_ema.w"], [0.720479276, 0.793972368, 0.5])
+    is_close(arrays["generator.b"], 3)
+    assert arrays["discriminator.w"].tolist() == [1, 1, 0]
+
+
+def test_a_private_discriminator_is_not_touched_where_the_generator_has_a_strategy() -> None:
+    rule = strategy("strategy.generator=fedadagrad", "strategy.discriminator=private", "strategy.server-tau=1")
+    shared = {name: value for name, value in model().items() if not name.startswith("discriminator.")}
+    hospitals = [Hospital(shared | {"generator.w": np.float32([1, 2, 0])}, 2)] * 2
+    arrays = play(rule, shared, hospitals)
+    assert set(arrays) == set(shared)
+    is_close(arrays["generator.w"], [0.05, 0.066666667, 0])  # 0.1 Δ / (|Δ| + 1)
+
+
+def test_entries_that_no_reply_holds_stay() -> None:
+    current = model(d=[4, 5, 6])
+    shared = {name: value for name, value in model([1, 2, 3]).items() if not name.startswith("discriminator.")}
+    arrays = play(strategy(), current, [Hospital(shared, 2)])
+    assert arrays["discriminator.w"].tolist() == [4, 5, 6]
+    assert arrays["generator.w"].tolist() == [1, 2, 3]
+
+
+def test_each_network_has_its_own_hospital_half() -> None:
+    settings = configured("strategy.generator=fedprox", "strategy.discriminator=scaffold").strategy
+    site = SGDHospital(settings, [1.0, 2.0, 0.0], 0.5)
+    c = {"control.discriminator.w": np.float32([1, 0, 0])}
+    sent = site.train(model() | c, 1)
+    is_close(sent["generator.w"], [0.5, 1, 0])
+    is_close(sent["discriminator.w"], [-1, -1, 0])  # g + c = 1 + 1
+    is_close(sent["control.discriminator.w"], [1, 2, 0])
+    assert "control.generator.w" not in sent
+    assert set(site.state) == {"discriminator.w"}
+
+
+# ---------------------------------------------------------------------- the server trains the generator
+
+
+SERVER_TRAINED = (*TINY, "training.loss=logistic", "strategy.generator-steps=1", "training.batch-size=4")
+
+
+def discriminator_of(arrays: Arrays) -> Arrays:
+    return {name: value for name, value in arrays.items() if name.startswith("discriminator.")}
+
+
+def moved(arrays: Arrays, bias: float, projection: float = 0.0) -> Arrays:
+    """A discriminator that has moved in two of its numbers."""
+    found = {name: value.copy() for name, value in discriminator_of(arrays).items()}
+    found["discriminator.output.bias"] += np.float32(bias)
+    found["discriminator.class_projection"][0, 0] += np.float32(projection)
+    return found
+
+
+@pytest.fixture(scope="module")
+def entries() -> Arrays:
+    return tiny_entries("training.loss=logistic")
+
+
+def dp(*assignments: str) -> DPFedAvgGAN:
+    rule = strategy("strategy.name=dp-fedavg-gan", *SERVER_TRAINED, *assignments)
+    assert isinstance(rule, DPFedAvgGAN)
+    return rule
+
+
+def test_dp_fedavg_gan_clips_each_update_and_averages_hospitals_alike(entries: Arrays) -> None:
+    # Norms 5, 0.5 and 13 with S = 1: factors 1/5, 1 and 1/13. Sizes do not count.
+    updates = ((3.0, 4.0), (0.3, -0.4), (-5.0, 12.0))
+    hospitals = [
+        Hospital(moved(entries, *update), count, (count, 0, 1))
+        for update, count in zip(updates, (1, 9, 90), strict=True)
+    ]
+    arrays = play(dp(), entries, hospitals)
+    bias = arrays["discriminator.output.bias"] - entries["discriminator.output.bias"]
+    projection = arrays["discriminator.class_projection"] - entries["discriminator.class_projection"]
+    is_close(bias, [(0.6 + 0.3 - 5 / 13) / 3])
+    is_close(projection[0, 0], (0.8 - 0.4 + 12 / 13) / 3)
+    assert np.count_nonzero(projection) == 1
+    others = set(discriminator_of(entries)) - {"discriminator.output.bias", "discriminator.class_projection"}
+    assert all(np.array_equal(arrays[name], entries[name]) for name in others)
+    # The server has trained the generator, which came from no hospital.
+    assert not np.array_equal(arrays["generator.constant"], entries["generator.constant"])
+
+
+def test_clipping_is_over_all_entries_together() -> None:
+    update = {"one": np.array([3.0]), "other": np.array([[0.0, 4.0]])}
+    assert clip_factor(update, 2.5) == pytest.approx(0.5)
+    assert clip_factor(update, 5.5) == 1.0
+    assert clip_factor({"one": np.zeros(3)}, 1.0) == 1.0
+
+
+def test_dp_fedavg_gan_adds_noise_of_the_stated_size_to_the_sum(entries: Arrays) -> None:
+    hospitals = [Hospital(discriminator_of(entries), 1, (1, 1, 1))] * 4
+    arrays = play(dp("strategy.clip-norm=0.5", "strategy.noise-multiplier=3"), entries, hospitals)
+    noise = np.concatenate([(arrays[name] - entries[name]).ravel() for name in discriminator_of(entries)])
+    # z S / n = 3 * 0.5 / 4, in every entry.
+    assert len(noise) > 1500
+    assert noise.std() == pytest.approx(0.375, rel=0.06)  # more than three standard errors
+    assert abs(noise.mean()) < 4 * 0.375 / math.sqrt(len(noise))
+    assert abs(noise).max() < 5 * 0.375
+    assert len(np.unique(noise)) > 0.95 * len(noise)
+
+
+def test_dp_fedavg_gans_noise_is_another_in_each_round(entries: Arrays) -> None:
+    hospitals = [Hospital(discriminator_of(entries), 1, (1, 1, 1))] * 2
+    rule = dp("strategy.noise-multiplier=1")
+    first, second = (play(rule, entries, hospitals, server_round) for server_round in (1, 2))
+    name = "discriminator.dense.weight"
+    noise = np.stack([(arrays[name] - entries[name]).ravel() for arrays in (first, second)])
+    assert abs(np.corrcoef(noise)[0, 1]) < 0.15
+
+
+def gaussian_epsilon(noise_multiplier: float, delta: float, rounds: int) -> float:
+    """ε of the Gaussian mechanism by its Rényi divergence α / (2 z²) (Mironov 2017, Proposition 7).
+
+    Turned to (ε, δ) by Theorem 21 of Balle et al. 2020, arXiv 1905.09982, and minimised over α on a fine grid.
+    """
+    order = 1 + np.exp(np.linspace(math.log(1e-3), math.log(500), 200_000))
+    renyi = rounds * order / (2 * noise_multiplier**2)
+    return float((renyi + np.log((order - 1) / order) - (math.log(delta) + np.log(order)) / (order - 1)).min())
+
+
+@pytest.mark.parametrize(
+    ("noise", "delta", "rounds"), [(1.0, 1e-3, 1), (2.0, 1e-3, 1), (1.0, 1e-3, 4), (4.0, 1e-5, 100)]
+)
+def test_epsilon_of_full_participation_is_that_of_the_gaussian_mechanism(
+    noise: float, delta: float, rounds: int
+) -> None:
+    found = spent_epsilon([1.0] * rounds, noise, delta)
+    # The accountant knows orders 1.1, 1.2, … alone: never less, and hardly more.
+    exact = gaussian_epsilon(noise, delta, rounds)
+    assert found is not None
+    assert exact - 1e-9 <= found <= exact * 1.001
+
+
+def test_epsilon_of_known_cases() -> None:
+    assert spent_epsilon([], 1.0, 1e-3) == 0.0
+    assert spent_epsilon([1.0], 0.0, 1e-3) is None
+    assert spent_epsilon([1.0], 1.0, 1e-3) == pytest.approx(3.53656, abs=1e-4)
+    few, all_of_them = spent_epsilon([0.1], 1.0, 1e-3), spent_epsilon([1.0], 1.0, 1e-3)
+    assert few is not None
+    assert all_of_them is not None
+    assert few < all_of_them
+
+
+def test_dp_fedavg_gan_reports_epsilon_of_the_rounds_it_has_played(entries: Arrays) -> None:
+    rule = dp("strategy.noise-multiplier=1")
+    hospitals = [Hospital(discriminator_of(entries), 1, (1, 1, 1))] * 2
+    for server_round in range(1, 5):
+        play(rule, entries, hospitals, server_round)
+    assert rule.report()["epsilon"] == pytest.approx(8.41650, abs=1e-3)
+    assert rule.report()["delta"] == 1e-3
+    resumed = dp("strategy.noise-multiplier=1")
+    resumed.load_state_dict(rule.state_dict())
+    assert resumed.report() == rule.report()
+
+
+def test_a_hospital_that_was_asked_and_failed_makes_epsilon_no_smaller(entries: Arrays) -> None:
+    """Amplification is for those who were left out by chance; who is late is not drawn."""
+    rule = dp("strategy.noise-multiplier=1")
+    play(rule, entries, [Hospital(discriminator_of(entries), 1, (1, 1, 1))] * 2, absent=[1])
+    assert rule.report()["epsilon"] >= 3.5365
+
+
+# ------------------------------------------------ UA-GAN and MD-GAN
+
+
+def test_the_universal_logit_is_the_papers_formula() -> None:
+    stream = np.random.default_rng(0)
+    logits = stream.normal(0, 3, (4, 50))
+    priors = stream.dirichlet(np.ones(4), 50).T
+    priors[2, :10] = 0  # classes that the third hospital has not; 0 D / (1 − D) is nothing
+    priors[:, :10] /= priors[:, :10].sum(axis=0)
+    judged = 1 / (1 + np.exp(-logits))
+    odds = (priors * judged / (1 - judged)).sum(axis=0)  # Eq. 4 and 5
+    universal = odds / (1 + odds)
+    with np.errstate(divide="ignore"):
+        log_priors = torch.from_numpy(np.log(priors))
+    found = universal_logit(torch.from_numpy(logits), log_priors)
+    np.testing.assert_allclose(1 / (1 + np.exp(-found.numpy())), universal, rtol=1e-12)
+    np.testing.assert_allclose(found.numpy(), np.log(odds), rtol=1e-10, atol=1e-12)
+
+
+def test_the_universal_logit_by_hand() -> None:
+    # D = ½ and ¾: odds 1 and 3; of priors ¼ and ¾ they are 10/4.
+    logits = torch.tensor([[0.0], [math.log(3)]], dtype=torch.float64)
+    log_priors = torch.tensor([[0.25], [0.75]], dtype=torch.float64).log()
+    assert universal_logit(logits, log_priors).item() == pytest.approx(math.log(2.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_universal_logit_is_stable_at_huge_logits(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[1e4, -1e4, 1e4], [-1e4, -1e4, 1e4]], dtype=dtype, requires_grad=True)
+    log_priors = torch.tensor([[0.5, 0.25, 0.0], [0.5, 0.75, 1.0]], dtype=torch.float64).log()
+    found = universal_logit(logits, log_priors)
+    np.testing.assert_allclose(found.detach().numpy(), [1e4 + math.log(0.5), -1e4, 1e4], rtol=1e-6)
+    found.sum().backward()
+    # Its gradient is each hospital's posterior.
+    assert logits.grad is not None
+    # Between two float32 of this size lie 0.001, which is as much of a posterior.
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-9
+    np.testing.assert_allclose(logits.grad.numpy(), [[1, 0.25, 0], [0, 0.75, 1]], atol=tolerance)
+
+
+def ensemble(name: str, *assignments: str) -> Any:
+    return strategy(f"strategy.name={name}", *SERVER_TRAINED, *assignments)
+
+
+@pytest.mark.parametrize("name", ["ua-gan", "md-gan"])
+def test_private_discriminators_come_back_to_their_own_hospital(name: str, entries: Arrays) -> None:
+    rule = ensemble(name, "strategy.swap-rounds=0") if name == "md-gan" else ensemble(name)
+    hospitals = [Hospital(moved(entries, bias), 3, (1, 1, 1)) for bias in (1.0, 2.0, 3.0)]
+    arrays = play(rule, entries, hospitals)
+    assert not np.array_equal(arrays["generator.constant"], entries["generator.constant"])
+    # No discriminator is averaged.
+    assert all(np.array_equal(arrays[key], entries[key]) for key in discriminator_of(entries))
+    sent = [unpack_arrays(question.content.array_records[ARRAYS]) for question in ask(rule, arrays, hospitals, 2)]
+    biases = [float(one["discriminator.output.bias"][0] - entries["discriminator.output.bias"][0]) for one in sent]
+    is_close(np.array(biases), [1, 2, 3])
+    assert all(np.array_equal(one["generator.constant"], arrays["generator.constant"]) for one in sent)
+    assert not any(key.startswith("generator_ema.") for one in sent for key in one)
+
+
+def test_ua_gan_does_not_hear_a_hospital_about_a_class_that_it_has_not(entries: Arrays) -> None:
+    """Whatever its discriminator says, π_j(y) = 0 silences it: the generator's step is the same.
+
+    Here that is all classes, so that the class asked for does not matter.
+    """
+    results = []
+    for bias in (0.0, 5.0):
+        stranger = moved(entries, bias)
+        stranger["discriminator.dense.weight"] *= np.float32(1 + bias)
+        hospitals = [Hospital(moved(entries, 1.0), 4, (4, 0, 0)), Hospital(stranger, 4, (0, 0, 0))]
+        results.append(play(ensemble("ua-gan"), entries, hospitals))
+    assert all(np.array_equal(results[0][name], results[1][name]) for name in entries)
+
+
+def judged(name: str, entries: Arrays, hospitals: Sequence[Hospital], labels: Tensor) -> tuple[np.ndarray, int]:
+    """What the server says of images of these classes, and how many images a step of its generator has."""
+    rule = ensemble(name)
+    found: list[tuple[np.ndarray, int]] = []
+
+    def record(model: Any, server_round: int, judge: Any, names: Sequence[str], batch: int) -> Arrays:
+        found.append((judge(torch.zeros(len(labels), 3, 32, 32), labels).detach().numpy(), batch))
+        return {}
+
+    rule.train_generator = record
+    play(rule, entries, hospitals)
+    return found[0]
+
+
+def constant(entries: Arrays, logit: float) -> Arrays:
+    """A discriminator that says the same of everything."""
+    found = {name: np.zeros_like(value) for name, value in discriminator_of(entries).items()}
+    found["discriminator.output.bias"] += np.float32(logit)
+    return found
+
+
+def test_ua_gan_weighs_each_class_by_who_holds_how_many_of_it(entries: Arrays) -> None:
+    # Odds 1 and 3. Of the first class they hold 1/4 and 3/4, of the second all is the first's, of the third half.
+    hospitals = [
+        Hospital(constant(entries, 0.0), 3, (1, 1, 1)),
+        Hospital(constant(entries, math.log(3)), 4, (3, 0, 1)),
+    ]
+    logits, batch = judged("ua-gan", entries, hospitals, torch.tensor([0, 1, 2, 0]))
+    is_close(np.exp(logits), [2.5, 1, 2, 2.5])
+    assert batch == 4
+
+
+def test_md_gan_asks_every_hospital_about_a_batch_of_its_own(entries: Arrays) -> None:
+    hospitals = [Hospital(constant(entries, value), 5, (1, 2, 2)) for value in (1.0, 2.0, 3.0)]
+    logits, batch = judged("md-gan", entries, hospitals, torch.zeros(12, dtype=torch.int64))
+    assert batch == 12
+    # As many images for each: the mean over images is the mean over hospitals.
+    assert sorted(logits.tolist()) == [1.0] * 4 + [2.0] * 4 + [3.0] * 4
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_md_gans_exchange_is_a_permutation_without_fixed_point(number: int) -> None:
+    rule = ensemble("md-gan")
+    assert isinstance(rule, MDGAN)
+    names = [chr(ord("a") + position) for position in range(number)]
+    circles = set()
+    for server_round in range(1, 21):
+        rule.discriminators = {name: {"discriminator.w": np.array([ord(name)])} for name in [*names, "z"]}
+        rule.swap(server_round, names)
+        got = {name: chr(arrays["discriminator.w"][0]) for name, arrays in rule.discriminators.items()}
+        assert sorted(got) == [*names, "z"]
+        assert sorted(got.values()) == [*names, "z"]  # nothing is lost, nothing is twice there
+        assert got["z"] == "z"  # who was away keeps its own
+        assert all(got[name] != name for name in names)
+        circles.add(tuple(got[name] for name in names))
+    assert (len(circles) > 1) == (number > 2)
+
+
+def test_md_gan_exchanges_every_so_many_rounds(entries: Arrays) -> None:
+    rule = ensemble("md-gan", "strategy.swap-rounds=2")
+    hospitals = [Hospital(moved(entries, bias), 3, (1, 1, 1)) for bias in (1.0, 2.0)]
+
+    def bias_of(site: str) -> float:
+        kept = rule.discriminators[site]["discriminator.output.bias"]
+        return float(np.round(kept[0] - entries["discriminator.output.bias"][0], 4))
+
+    play(rule, entries, hospitals, 1)
+    assert [bias_of("a"), bias_of("b")] == [1, 2]
+    play(rule, entries, hospitals, 2)
+    assert [bias_of("a"), bias_of("b")] == [2, 1]
+
+
+def test_md_gan_of_one_hospital_and_ua_gan_of_one_hospital_are_the_same(entries: Arrays) -> None:
+    """One discriminator is its own mean, and log exp(l) = l."""
+    hospital = [Hospital(moved(entries, 1.0, 2.0), 3, (1, 2, 0))]
+    one, other = (play(ensemble(name), entries, hospital) for name in ("ua-gan", "md-gan"))
+    for name in entries:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+def test_a_server_that_trains_goes_on_where_it_was(name: str, entries: Arrays) -> None:
+    hospitals = [Hospital(moved(entries, bias), 3, (1, 1, 1)) for bias in (0.1, 0.2, 0.3)]
+    first = ensemble(name)
+    arrays = play(first, entries, hospitals, 1)
+    kept = {key: np.array(value, order="C") for key, value in first.state_dict().items()}
+    second = ensemble(name)
+    second.load_state_dict(safetensors.numpy.load(safetensors.numpy.save(kept)))
+    one, other = (play(rule, arrays, hospitals, 2) for rule in (first, second))
+    assert all(one[key].tobytes() == other[key].tobytes() for key in entries)
