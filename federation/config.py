@@ -722,12 +722,16 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
         training = configuration.training.model_copy(update={"local_steps": 0})
         configuration = configuration.model_copy(update={"training": training})
     if configuration.strategy.name == "centralised" and configuration.partition.hospitals > 1:
-        # One place that holds all images, and shows as many of them in a round as the hospitals would.
-        hospitals, training = configuration.partition.hospitals, configuration.training
-        pooled = {"local_steps": training.local_steps * hospitals}
+        # One place that holds all images, and shows as many of them in a round as the hospitals would; nobody in it
+        # is away or does harm.
+        training = configuration.training
+        pooled = {"local_steps": training.local_steps * configuration.asked_hospitals()}
+        everybody = {"fraction": 1.0, "min_replies": 1, "dropout": 0.0}
         configuration = configuration.model_copy(
             update={
                 "partition": configuration.partition.model_copy(update={"hospitals": 1}),
+                "participation": configuration.participation.model_copy(update=everybody),
+                "attack": AttackSettings(),
                 "training": training.model_copy(update=pooled),
             }
         )

@@ -591,11 +591,16 @@ class FederatedRun:
         problems = [
             f"{key}: the run was started with {before[key]!r} and cannot go on with {value!r}; set {key} back"
             for key, value in now.items()
-            if before[key] != value and not key.startswith(_RESUMABLE)
+            if before[key] != value and (not key.startswith(_RESUMABLE) or key in self._fixed_keys())
         ]
         problems += self._architecture_problems()
         if problems:
             raise RunDirectoryError(problems)
+
+    def _fixed_keys(self) -> tuple[str, ...]:
+        """Return settings that other runs may change when they are resumed, and this one may not."""
+        # Which rounds are the last decides what hospitals share in them.
+        return ("rounds",) if self.configuration.strategy.name == "effgan" else ()
 
     def _architecture_problems(self) -> list[str]:
         """Say how the networks of the newest checkpoint differ from ours, as those of another version may."""
