@@ -330,6 +330,18 @@ def test_what_centralised_was_allowed_with_is_allowed_when_its_one_hospital_read
     assert again(configuration) == configuration
 
 
+def test_nobody_in_one_place_is_away_or_does_harm() -> None:
+    """Two of four hospitals are asked in a round: one place shows the images of two."""
+    configuration = resolved(
+        "strategy.name=centralised", "training.local-steps=7", "participation.fraction=0.5",
+        "participation.min-replies=2", "participation.dropout=0.3", "attack.name=scaled", "attack.hospitals=3",
+    )  # fmt: skip
+    assert (configuration.partition.hospitals, configuration.training.local_steps) == (1, 14)
+    participation = configuration.participation
+    assert (participation.fraction, participation.min_replies, participation.dropout) == (1.0, 1, 0.0)
+    assert configuration.attack == Configuration().attack
+
+
 # ---------------------------------------------------------------- attacks
 
 
