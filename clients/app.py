@@ -123,10 +123,10 @@ def train(message: Message, context: Context) -> Message:
     }
     hospital.private_state.save(server_round, kept, asked.checkpoint_rounds)
     up = rule.up(shared, model.networks)
-    if asked.send_own_generator:
-        up |= own_generator(model.networks, policy)
     if hostile:
         up = falsify_update(up, start_tensors, configuration.attack, stream)
+    if asked.send_own_generator:  # for the judge alone: no other hospital learns from it
+        up |= own_generator(model.networks, policy)
     metrics = MetricRecord(
         {
             NUM_EXAMPLES: len(hospital.dataset),

@@ -801,7 +801,7 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
             "set augmentation.p=0, or augmentation.name=fixed"
         )
     asked = configuration.asked_hospitals()
-    yield from strategy_problems(configuration.strategy, asked, training.loss)
+    yield from strategy_problems(configuration.strategy, asked, training.loss, training.path_length_weight)
     yield from _attack_problems(configuration)
     if configuration.strategy.name == "effgan" and configuration.strategy.fine_tune_rounds >= configuration.rounds:
         yield (

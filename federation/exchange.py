@@ -112,7 +112,11 @@ class SharingPolicy:
     def keeps_generator(self) -> bool:
         """Whether hospitals have a generator, or a part of one, of their own."""
         heads = {prefix.split(".")[0] for prefix in self.private}
-        return any(head == "generator" or "*" in head for head in heads)
+        # Of a pattern it is what stands before the first star that rules a network out.
+        stems = {head.split("*")[0] for head in heads if "*" in head}
+        return bool(heads & {"generator", "generator_ema"}) or any(
+            stem.startswith("generator") or "generator".startswith(stem) for stem in stems
+        )
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse a prefix that no entry has.

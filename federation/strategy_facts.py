@@ -123,7 +123,7 @@ def least_replies(settings: Any) -> int:
     return max((STRATEGY_FACTS[name].least_hospitals(settings)[0] for name in names), default=1)
 
 
-def strategy_problems(settings: Any, num_replies: int, loss: str) -> Iterator[str]:
+def strategy_problems(settings: Any, num_replies: int, loss: str, path_length_weight: float = 0.0) -> Iterator[str]:
     """Yield a sentence for each thing that is wrong with ``[strategy]``.
 
     Parameters
@@ -132,8 +132,8 @@ def strategy_problems(settings: Any, num_replies: int, loss: str) -> Iterator[st
         A :class:`federation.config.StrategySettings`.
     num_replies
         Hospitals that are asked in a round.
-    loss
-        ``training.loss``.
+    loss, path_length_weight
+        Of ``training``.
     """
     known = True
     for key in ("name", "generator", "discriminator"):
@@ -176,6 +176,11 @@ def strategy_problems(settings: Any, num_replies: int, loss: str) -> Iterator[st
                 yield (
                     f"training.loss = {loss!r}: under {name} the server trains the generator and has no real images "
                     "to pair with generated ones; set training.loss=logistic"
+                )
+            if path_length_weight > 0:
+                yield (
+                    f"training.path-length-weight = {path_length_weight:g}: under {name} the server trains the "
+                    "generator, without this regularisation; set it to 0"
                 )
             if settings.private or settings.averaged_state:
                 yield f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out"

@@ -222,6 +222,14 @@ def test_a_pattern_that_begins_with_a_star_keeps_the_generator_as_well(pattern: 
     assert policy.keeps_generator()
 
 
+@pytest.mark.parametrize("private", ["generator_ema", "generator_ema.mapping"])
+def test_a_private_running_average_is_a_generator_of_the_hospitals_own(private: str) -> None:
+    """It is what is judged: the server, which is never sent it, would judge and export its initial weights."""
+    policy = SharingPolicy([private])
+    assert not any(name.startswith(f"{private}.") for name in shared_tensors(stylegan2().networks, policy))
+    assert policy.keeps_generator()
+
+
 def test_a_pattern_about_nothing_is_refused() -> None:
     names = named_tensors(stylegan2().networks)
     with pytest.raises(ConfigurationError) as caught:
