@@ -258,16 +258,24 @@ def test_a_server_that_trains_the_generator_has_no_real_images_to_pair_with(name
 
 
 @pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
-@pytest.mark.parametrize("option", ["private=discriminator", "averaged-state=path-length-mean"])
+@pytest.mark.parametrize("option", ["private=discriminator", "averaged-state=ada-p"])
 def test_a_server_that_trains_the_generator_says_itself_what_is_shared(name: str, option: str) -> None:
     problems = problems_of(
         f"strategy.name={name}",
         f"strategy.{option}",
         "training.loss=logistic",
-        "training.path-length-weight=2.0",
+        "augmentation.name=ada",
     )
     assert problems == (
         f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out",
+    )
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+def test_a_server_that_trains_the_generator_does_not_regularise_path_lengths(name: str) -> None:
+    assert problems_of(f"strategy.name={name}", "training.loss=logistic", "training.path-length-weight=2.0") == (
+        f"training.path-length-weight = 2: under {name} the server trains the generator, without this regularisation; "
+        "set it to 0",
     )
 
 
