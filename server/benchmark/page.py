@@ -15,6 +15,13 @@ from server.benchmark.leaderboard import (
 from server.benchmark.pictures import cost_picture, curve_pictures, rank_picture, win_picture
 
 TEMPLATE = r"""
+{% macro picture(p) %}
+<figure class="picture" id="{{ p.name }}">
+<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
+{{ p.svg }}
+<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
+</figure>
+{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -67,11 +74,7 @@ td.best { font-weight: 700; } td.failed { color: var(--muted); }
 <h2 id="pictures">Ranks, wins, cost</h2>
 <div class="grid">
 {% for p in pictures %}
-<figure class="picture" id="{{ p.name }}">
-<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
-{{ p.svg }}
-<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
-</figure>
+{{ picture(p) }}
 {% endfor %}
 </div>
 </section>
@@ -81,11 +84,7 @@ td.best { font-weight: 700; } td.failed { color: var(--muted); }
 <h2 id="curves">Over the images shown</h2>
 <div class="grid">
 {% for p in curves %}
-<figure class="picture" id="{{ p.name }}">
-<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
-{{ p.svg }}
-<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
-</figure>
+{{ picture(p) }}
 {% endfor %}
 </div>
 </section>
