@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from federation.errors import ConfigurationError
-from federation.strategy_facts import PRIVATE, strategy_problems
+from federation.strategy_facts import PRIVATE, STRATEGY_FACTS, StrategyFacts, strategy_problems
 
 Scalar = int | float | bool | str
 
@@ -803,6 +803,12 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
     asked = configuration.asked_hospitals()
     yield from strategy_problems(configuration.strategy, asked, training.loss, training.path_length_weight)
     yield from _attack_problems(configuration)
+    by_server = STRATEGY_FACTS.get(configuration.strategy.name, StrategyFacts()).trains_discriminator_only
+    if by_server and training.local_epochs > 0 and configuration.strategy.generator_steps == 0:
+        yield (
+            "strategy.generator-steps = 0: means as many as training.local-steps, and training.local-epochs is given "
+            "in its place; set strategy.generator-steps to the server's steps in a round"
+        )
     if configuration.strategy.name == "effgan" and configuration.strategy.fine_tune_rounds >= configuration.rounds:
         yield (
             f"strategy.fine-tune-rounds = {configuration.strategy.fine_tune_rounds}: of rounds = "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, Message
 
 from federation.config import Configuration, StrategySettings
 from federation.exchange import METRICS, NUM_EXAMPLES
@@ -260,8 +260,3 @@ class ServerStep(Aggregation):
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """See :class:`Aggregation`."""
         self._ema.images_shown = float(state["images-shown"])
-
-
-def with_config(config: ConfigRecord, **values: int | float | bool | str) -> ConfigRecord:
-    """Return a copy of a message's settings with some set anew."""
-    return ConfigRecord({**config, **values})

@@ -44,11 +44,12 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
         """Send each hospital the generator and its discriminator."""
         self._current = arrays
         generator = self.sent(self.current)
-        messages = []
-        for node_id in sorted(grid.get_node_ids()):
-            record = pack_arrays(generator | self.discriminator_of(self._sites[node_id]))
-            messages.append(self.message(grid, node_id, server_round, record, config))
-        return messages
+        return self.messages(
+            grid,
+            server_round,
+            config,
+            lambda node_id: pack_arrays(generator | self.discriminator_of(self._sites[node_id])),
+        )
 
     def take(self, site: str, arrays: Arrays) -> None:
         """See :class:`ServerTrainedGenerator`."""

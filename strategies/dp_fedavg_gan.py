@@ -48,10 +48,10 @@ class DPFedAvgGAN(ServerTrainedGenerator):
         """Send generator and discriminator."""
         self._current = arrays
         record = pack_arrays(self.sent(self.current))
-        nodes = sorted(grid.get_node_ids())
+        messages = self.messages(grid, server_round, config, lambda node_id: record)
         # Who was asked: that one of them fails makes the others no safer.
-        self._asked = len(nodes)
-        return [self.message(grid, node_id, server_round, record, config) for node_id in nodes]
+        self._asked = len(messages)
+        return messages
 
     def open_round(self, server_round: int) -> None:
         """See :class:`ServerTrainedGenerator`."""

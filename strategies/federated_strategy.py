@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,17 +83,26 @@ class FederatedStrategy(FedAvg):
         for part in self.parts:
             extra |= part.rule.outgoing({name: value for name, value in current.items() if part.governs(name)})
         record = pack_arrays(current | extra) if extra else arrays
-        return [self.message(grid, node_id, server_round, record, config) for node_id in sorted(grid.get_node_ids())]
+        return self.messages(grid, server_round, config, lambda node_id: record)
 
     def _sends_more(self) -> bool:
         return any(type(part.rule).outgoing is not Aggregation.outgoing for part in self.parts)
 
     @staticmethod
-    def message(grid: Grid, node_id: int, server_round: int, record: ArrayRecord, config: ConfigRecord) -> Message:
-        """Return a message that asks a node to train; its settings are its own."""
-        settings = ConfigRecord({**config, SERVER_ROUND: server_round})
-        content = RecordDict({ARRAYS: record, CONFIG: settings})
-        return grid.create_message(content, MessageType.TRAIN, node_id, str(server_round))
+    def messages(
+        grid: Grid, server_round: int, config: ConfigRecord, record_for: Callable[[int], ArrayRecord]
+    ) -> list[Message]:
+        """Return messages that ask every node of the grid to train, each with settings of its own."""
+        config = ConfigRecord({**config, SERVER_ROUND: server_round})
+        return [
+            grid.create_message(
+                RecordDict({ARRAYS: record_for(node_id), CONFIG: config.copy()}),
+                MessageType.TRAIN,
+                node_id,
+                str(server_round),
+            )
+            for node_id in sorted(grid.get_node_ids())
+        ]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

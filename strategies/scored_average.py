@@ -18,12 +18,6 @@ class ScoredAverage(CollectingAggregation):
     published = "both"
     """The networks that the strategy's source weighs."""
 
-    @property
-    def networks(self) -> str:
-        """The networks that are weighted here."""
-        chosen = self.settings.weighted_networks
-        return self.published if chosen == "auto" else chosen
-
     def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
         """Return a weight above 0 for each reply; only their ratios count."""
         raise NotImplementedError
@@ -32,14 +26,18 @@ class ScoredAverage(CollectingAggregation):
         """See :class:`CollectingAggregation`."""
         scored, by_images = WeightedMean(), WeightedMean()
         for reply, weight in zip(replies, self.weights(replies), strict=True):
-            weighted, others = split_weighted(reply.arrays, self.networks)
+            weighted, others = split_weighted(reply.arrays, self.settings.weighted_networks, self.published)
             scored.add(weighted, float(weight))
             by_images.add(others, reply.num_images)
         return {name: array.numpy() for mean in (scored, by_images) for name, array in mean.result().items()}
 
 
-def split_weighted(arrays: ArrayRecord, networks: str) -> tuple[ArrayRecord, ArrayRecord]:
-    """Return the entries that take a strategy's weights, and the others."""
+def split_weighted(arrays: ArrayRecord, networks: str, published: str = "both") -> tuple[ArrayRecord, ArrayRecord]:
+    """Return the entries that take a strategy's weights, and the others.
+
+    `networks` is ``strategy.weighted-networks``; ``auto`` means `published`.
+    """
+    networks = published if networks == "auto" else networks
     weighted, others = ArrayRecord(), ArrayRecord()
     for name, array in arrays.items():
         network = name.split(".")[0].removesuffix("_ema")
@@ -61,8 +59,7 @@ class KnownScoreAverage(Aggregation):
 
     def add(self, reply: Reply) -> None:
         """See :class:`Aggregation`."""
-        chosen = self.settings.weighted_networks
-        weighted, others = split_weighted(reply.arrays, "both" if chosen == "auto" else chosen)
+        weighted, others = split_weighted(reply.arrays, self.settings.weighted_networks)
         self._scored.add(weighted, self.weight_of(reply.site))
         self._by_images.add(others, reply.num_images)
 

@@ -11,7 +11,6 @@ The server asks for classes in the federation's proportions, or all alike with `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +153,3 @@ class ServerTrainedGenerator(FederatedStrategy):
             for name, value in state.items()
             if name.startswith(_MODEL)
         }
-
-    def report(self) -> dict[str, Any]:
-        """See :class:`FederatedStrategy`."""
-        return {}

@@ -15,13 +15,6 @@ from server.benchmark.leaderboard import (
 from server.benchmark.pictures import cost_picture, curve_pictures, rank_picture, win_picture
 
 TEMPLATE = r"""
-{% macro picture(p) %}
-<figure class="picture" id="{{ p.name }}">
-<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
-{{ p.svg }}
-<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
-</figure>
-{% endmacro %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -99,12 +92,13 @@ def render_page(board: Leaderboard, facts: list[tuple[str, str]]) -> str:
     import jinja2
 
     from server.report.stylesheet import STYLESHEET
+    from server.report.template import PICTURE
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     pictures = [picture for picture in (rank_picture(board), win_picture(board), cost_picture(board)) if picture]
-    page: str = environment.from_string(TEMPLATE).render(
+    page: str = environment.from_string(PICTURE + TEMPLATE).render(
         stylesheet=Markup(STYLESHEET),
         name=board.plan.name,
         facts=facts,

@@ -1,6 +1,17 @@
 """The page's template, as a module: a Flower bundle ships Python files, and none of a template's own kind."""
 
-TEMPLATE = r"""
+PICTURE = r"""{% macro picture(p) %}
+<figure class="picture" id="{{ p.name }}">
+<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
+{{ p.svg }}
+<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
+</figure>
+{% endmacro %}
+"""
+"""A drawing with its words, a macro."""
+
+TEMPLATE = (
+    r"""
 {% macro table(t) %}
 <div class="table-box" role="region" tabindex="0" aria-labelledby="{{ t.name }}-caption">
 <table id="{{ t.name }}"{% if t.is_sortable %} class="sortable"{% endif %}>
@@ -42,14 +53,9 @@ TEMPLATE = r"""
 {% if t.note %}<p class="note">{{ t.note }}</p>{% endif %}
 {% endmacro %}
 
-{% macro picture(p) %}
-<figure class="picture" id="{{ p.name }}">
-<h3 id="{{ p.name }}-title">{{ p.title }}</h3>
-{{ p.svg }}
-<figcaption>{{ p.caption }}<span class="unseen" id="{{ p.name }}-text">{{ p.text }}</span></figcaption>
-</figure>
-{% endmacro %}
-
+"""
+    + PICTURE
+    + r"""
 {% macro absent(why) %}
 <p class="absent"><strong>Not here.</strong> {{ why }}</p>
 {% endmacro %}
@@ -337,4 +343,5 @@ ROC curve: from generated images alone
 </body>
 </html>
 """
-"""Takes what :func:`server.report.page.render_report` gives."""
+    """Takes what :func:`server.report.page.render_report` gives."""
+)

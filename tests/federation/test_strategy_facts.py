@@ -279,6 +279,17 @@ def test_a_server_that_trains_the_generator_does_not_regularise_path_lengths(nam
     )
 
 
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+def test_local_epochs_do_not_say_how_many_steps_the_server_takes(name: str) -> None:
+    """Else the generator would stay as it began."""
+    epochs = (f"strategy.name={name}", "training.loss=logistic", "training.local-epochs=0.5")
+    assert problems_of(*epochs) == (
+        "strategy.generator-steps = 0: means as many as training.local-steps, and training.local-epochs is given in "
+        "its place; set strategy.generator-steps to the server's steps in a round",
+    )
+    resolved(*epochs, "strategy.generator-steps=20")
+
+
 def test_all_problems_of_a_strategy_come_at_once() -> None:
     problems = problems_of("strategy.name=ua-gan", "strategy.private=generator", "strategy.trim=0.1")
     assert [problem.split(":")[0] for problem in problems] == [
