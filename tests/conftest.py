@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Set before flwr or ray are imported by a test.
+# Set before torch, flwr or ray are imported by a test. Beside another process, two OpenMP threads wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -343,5 +343,5 @@ ROC curve: from generated images alone
 </body>
 </html>
 """
-    """Takes what :func:`server.report.page.render_report` gives."""
 )
+"""Takes what :func:`server.report.page.render_report` gives."""
