@@ -56,16 +56,19 @@ def benchmark(
             show=progress.show,
             prepare=progress.prepare,
         )
-    board = finished.board
-    table = Table("strategy", "rank", "KID", f"KID − {board.plan.baseline}", title=f"{board.plan.name}: all cells")
-    from server.benchmark.leaderboard import difference_text, estimate_text
+    from server.benchmark.leaderboard import difference_text, estimate_text, title
 
-    for line in board.lines("", ""):
+    board = finished.board
+    place = board.places()[0]
+    table = Table(
+        "strategy", "rank", "KID", f"KID − {board.plan.baseline}", title=f"{board.plan.name}: {title(*place)}"
+    )
+    for line in board.lines(*place):
         table.add_row(
             line.strategy,
             "–" if line.mean_rank is None else f"{line.mean_rank:.2f}",
             estimate_text(line.estimates.get("kid"), 3),
-            difference_text(line.difference),
+            difference_text(line.differences.get("kid")),
         )
     console.print(table)
     for note in board.notes():

@@ -75,8 +75,8 @@ def default_path(name: str, now: datetime | None = None) -> Path:
     return Path("runs") / f"{moment}-{name}"
 
 
-def check_free(path: Path) -> None:
-    """Refuse a path that holds something already.
+def check_free(path: Path, option: str = "--run-dir") -> None:
+    """Refuse a path that holds something already; `option` is what a person gives it with.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def check_free(path: Path) -> None:
     """
     if path.exists() and (not path.is_dir() or holds_something(path)):
         raise RunDirectoryError(
-            f"run directory {path}: exists already; give another --run-dir, remove it, or continue it with --resume"
+            f"run directory {path}: exists already; give another {option}, remove it, or continue it with --resume"
         )
 
 
@@ -101,10 +101,13 @@ class RunDirectory:
     ----------
     path
         The directory; :meth:`create` makes it.
+    option
+        What a person gives it with, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, option: str = "--run-dir") -> None:
         self.path = path
+        self.option = option
         self.config = path / "config.toml"
         self.environment = path / "environment.json"
         self.partition = path / "partition.json"
@@ -133,12 +136,12 @@ class RunDirectory:
         RunDirectoryError
             If it exists and is not empty, or cannot be made.
         """
-        check_free(self.path)
+        check_free(self.path, self.option)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(
-                f"run directory {self.path}: cannot be made ({error.strerror}); give another --run-dir"
+                f"run directory {self.path}: cannot be made ({error.strerror}); give another {self.option}"
             ) from None
 
     def lock(self) -> None:
@@ -155,7 +158,8 @@ class RunDirectory:
         except OSError:
             self.unlock()
             raise RunDirectoryError(
-                f"run directory {self.path}: another process runs there; wait for its end, or give another --run-dir"
+                f"run directory {self.path}: another process runs there; wait for its end, or give another "
+                f"{self.option}"
             ) from None
 
     def unlock(self) -> None:

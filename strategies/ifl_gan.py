@@ -3,6 +3,7 @@
 Li et al. 2022, *IFL-GAN: Improved Federated Learning Generative Adversarial Network With Maximum Mean Discrepancy
 Model Aggregation*, IEEE TNNLS, 10.1109/TNNLS.2022.3167482, Algorithm 1: each hospital measures the MMD between its
 images and those of its generator; weights are the softmax of the normalised scores; the generator alone is weighted.
+The direction, more weight for a larger MMD, is the paper's as far as it was found quoted; reproductions disagree.
 
 What was not read, and is ours: the kernel (the mean of Gaussian kernels of 1/4 to 4 times the median distance, on
 images averaged down to 8 x 8 pixels, the biased estimate of MMD²), and the normalisation (scores are divided by
@@ -67,11 +68,20 @@ def reduced(images: Tensor) -> Tensor:
 
 
 def maximum_mean_discrepancy(real: Tensor, drawn: Tensor) -> float:
-    """Return the root of the biased estimate of MMD² (Gretton et al. 2012, Eq. 5) of (n, d) and (m, d)."""
+    """Return the root of the unbiased estimate of MMD² (Gretton et al. 2012, Eq. 3) of (n, d) and (m, d), at least 0.
+
+    The biased one (Eq. 5) is the larger the fewer images there are, and would have a small hospital count more.
+    """
     both = torch.cat([real, drawn])
     squared = torch.cdist(both, both).square()
     median = squared[squared > 0].median() if (squared > 0).any() else torch.tensor(1.0)
     kernel = torch.stack([torch.exp(-squared / (2 * factor**2 * median)) for factor in _BANDWIDTHS]).mean(dim=0)
     n = len(real)
-    estimate = kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
+    estimate = _between_different(kernel[:n, :n]) + _between_different(kernel[n:, n:]) - 2 * kernel[:n, n:].mean()
     return float(estimate.clamp(min=0).sqrt())
+
+
+def _between_different(kernel: Tensor) -> Tensor:
+    """Return the mean of a square kernel matrix without its diagonal; of a single point, all there is."""
+    n = len(kernel)
+    return (kernel.sum() - kernel.trace()) / (n * (n - 1)) if n > 1 else kernel.mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from federation.run_directory import RunDirectory, read_lines, write_text
 from server.benchmark.plan import Cell
 
 _POLL_SECONDS = 0.3
+_GRACE_SECONDS = 30
 # Of what a failed run has said, the end.
 _REASON_LINES = 3
 
@@ -42,6 +44,8 @@ class _Process:
     directory: RunDirectory
     process: subprocess.Popen[bytes]
     started: float
+    log_begins: int
+    """Size of the log when it started: earlier attempts have written there too."""
 
 
 class CellRunner:
@@ -129,7 +133,11 @@ class CellRunner:
         if not directory.summary.is_file():
             return None
         summary = json.loads(directory.summary.read_text(encoding="utf-8"))
-        return Outcome(cell, directory, summary) if summary.get("status") == "done" else None
+        if summary.get("status") != "done":
+            return None
+        if summary["test"].get("kid") is None:
+            return Outcome(cell, directory, None, "its KID is not a finite number")
+        return Outcome(cell, directory, summary)
 
     def _start(self, cell: Cell) -> _Process:
         directory = self.directory(cell)
@@ -142,6 +150,7 @@ class CellRunner:
             write_text(settings, cell.configuration.to_toml())
             arguments += ["--config", str(settings)]
         with (self.folder / f"{cell.key}.log").open("ab") as log:
+            log_begins = log.tell()
             process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -151,13 +160,14 @@ class CellRunner:
                 # Ctrl-C is ours to pass on: once, and to all.
                 start_new_session=True,
             )
-        return _Process(cell, directory, process, time.monotonic())
+        return _Process(cell, directory, process, time.monotonic(), log_begins)
 
     def _end(self, entry: _Process) -> Outcome:
         done = self._finished(entry.cell)
         if done is not None:
             return done
-        log = (self.folder / f"{entry.cell.key}.log").read_text(encoding="utf-8", errors="replace")
+        written = (self.folder / f"{entry.cell.key}.log").read_bytes()[entry.log_begins :]
+        log = written.decode("utf-8", errors="replace")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         said = [line for line in lines if line.startswith(("error:", "failed:"))] or lines[-_REASON_LINES:]
         code = entry.process.returncode
@@ -190,16 +200,20 @@ def _what(entry: _Process) -> str:
 
 def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
     """End runs as Ctrl-C would, so that each saves its last round; then without mercy."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 30
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    try:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+    finally:
+        # Also where a second Ctrl-C cuts the waiting short: none may go on by itself.
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 # What may differ between a cell and its continuation: where it is, and how it is run.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from data_partitions.wording import counted
 from server.benchmark.cells import Outcome
 from server.benchmark.figures import METRICS, Metric
-from server.benchmark.plan import BenchmarkPlan
-from server.benchmark.statistics import LEAST_PAIRS, Difference, Estimate, Results, by_rank
+from server.benchmark.plan import BUDGET_TOLERANCE, BenchmarkPlan, trials
+from server.benchmark.statistics import COVERAGE, LEAST_PAIRS, Difference, Estimate, Results, by_rank, holm
 
 SHOWN = (
     "kid",
@@ -25,7 +27,7 @@ SHOWN = (
     "kid_site_worst",
     "gain_over_alone",
     "megabytes",
-    "seconds",
+    "seconds_federation",
 )
 """Columns of the tables that a page has room for; the csv file has all."""
 
@@ -39,10 +41,14 @@ class Line:
     """Empty: over all."""
     model: str
     estimates: dict[str, Estimate]
-    difference: Difference | None
-    """Of KID to the baseline's."""
+    differences: dict[str, Difference]
+    """To the baseline's, by metric; p-values hold for all strategies of the table together (Holm)."""
     mean_rank: float | None
     """By KID; 1 is best."""
+    num_cells: int
+    """Cells that it has finished, of those of the table."""
+    is_whole: bool
+    """Whether it has finished every one: the means of others are of other cells, and are not compared."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +63,89 @@ class Leaderboard:
     order: list[str]
     """Strategies, best first by mean rank of KID."""
 
+    chosen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What tuning has chosen, by strategy."""
+
     @classmethod
-    def of(cls, plan: BenchmarkPlan, results: Results, outcomes: Sequence[Outcome]) -> Leaderboard:
+    def of(
+        cls,
+        plan: BenchmarkPlan,
+        results: Results,
+        outcomes: Sequence[Outcome],
+        chosen: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Leaderboard:
         """Rank the strategies of a plan."""
         metrics = tuple(metric for metric in METRICS if metric.name in results.values)
-        return cls(plan, results, outcomes, metrics, by_rank(results, METRICS[0], list(plan.strategies)))
+        order = by_rank(results, METRICS[0], list(plan.strategies))
+        return cls(plan, results, outcomes, metrics, order, chosen or {})
 
     def places(self) -> list[tuple[str, str]]:
-        """Return partition and model of each table: over all first, then one by one where there are several."""
+        """Return partition and model of each table: over all first, then one by one where there are several.
+
+        Where cells were judged by different extractors there is none over all: KID is comparable under one alone.
+        """
         each = [(partition, model) for partition in self.plan.partitions for model in self.plan.models]
-        return [("", ""), *(each if len(each) > 1 else [])]
+        return [*([("", "")] if len(self.extractors()) < 2 else []), *(each if len(each) > 1 else [])] or each
 
     def lines(self, partition: str, model: str) -> list[Line]:
         """Return the strategies of one table."""
-        ranks = self.results.ranks(METRICS[0], self.order)
+        ranks = self.results.ranks(METRICS[0], self.order, partition, model)
+        planned = len(self.plan.seeds)
+        planned *= 1 if partition else len(self.plan.partitions)
+        planned *= 1 if model else len(self.plan.models)
+        metrics = [metric for metric in self.metrics if partition or not self._is_of_mixed_kinds(metric)]
+        differences = {metric.name: self._differences(metric, partition, model) for metric in metrics}
         lines = []
         for strategy in self.order:
             estimates = {
                 metric.name: found
-                for metric in self.metrics
+                for metric in metrics
                 if (found := self.results.estimate(metric.name, strategy, partition, model)) is not None
             }
-            ranked = ranks.get(strategy, [])
+            ranked = list(ranks.get(strategy, {}).values())
+            num_cells = len(self.results.of(METRICS[0].name, strategy, partition, model))
             lines.append(
                 Line(
                     strategy,
                     partition,
                     model,
                     estimates,
-                    self.results.difference(METRICS[0], strategy, self.plan.baseline, partition, model),
-                    sum(ranked) / len(ranked) if ranked and not partition else None,
+                    {name: found[strategy] for name, found in differences.items() if strategy in found},
+                    sum(ranked) / len(ranked) if ranked else None,
+                    num_cells,
+                    num_cells == planned,
                 )
             )
         return lines
+
+    def _differences(self, metric: Metric, partition: str, model: str) -> dict[str, Difference]:
+        """Compare each strategy with the baseline; adjust the p-values for how many are compared."""
+        found = {
+            strategy: difference
+            for strategy in self.order
+            if (difference := self.results.difference(metric, strategy, self.plan.baseline, partition, model))
+        }
+        adjusted = holm({name: one.p_value for name, one in found.items() if one.p_value is not None})
+        return {name: replace(one, p_value=adjusted.get(name)) for name, one in found.items()}
+
+    def _is_of_mixed_kinds(self, metric: Metric) -> bool:
+        """Say whether a figure is of other real images in one partition than in another."""
+        kinds = {self._says(outcome) for outcome in self.outcomes if outcome.summary is not None}
+        return metric.name.startswith("kid_site") and len(kinds) > 1
+
+    def _says(self, outcome: Outcome) -> str:
+        assert outcome.summary is not None
+        return str(outcome.summary["test"].get("per_site_say", ""))
+
+    def extractors(self) -> list[str]:
+        """Return the extractors that cells were judged by; one, if all is well."""
+        found = [str(o.summary["test"]["extractor"]) for o in self.outcomes if o.summary is not None]
+        return list(dict.fromkeys(found))
+
+    def whole_best(self, lines: Sequence[Line], metric: Metric) -> float | None:
+        """Return the best mean of those strategies that have finished every cell of a table."""
+        means = [line.estimates[metric.name].mean for line in lines if line.is_whole and metric.name in line.estimates]
+        return max(means, key=lambda mean: metric.better * mean) if means and metric.better else None
 
     def failures(self) -> list[Outcome]:
         """Return the cells that failed."""
@@ -97,21 +153,118 @@ class Leaderboard:
 
     def notes(self) -> list[str]:
         """Return what must stand beside the tables."""
+        return [
+            *self._notes_on_the_plan(),
+            *self._notes_on_kid(),
+            *self._notes_on_budgets(),
+            *(f"Failed: {outcome.cell.key}: {outcome.reason}" for outcome in self.failures()),
+        ]
+
+    def _notes_on_the_plan(self) -> Iterator[str]:
         plan = self.plan
         num_cells = len(plan.seeds) * len(plan.partitions) * len(plan.models)
-        notes = [
+        yield (
             f"Equal {plan.budget}. Hyper-parameters: {plan.hyperparameters}. {counted(len(plan.seeds), 'seed')}, "
             f"{counted(len(plan.partitions), 'partition')}, {counted(len(plan.models), 'model')}: "
-            f"{counted(num_cells, 'cell')} for each strategy.",
-            "Test images, which nothing was chosen on. Mean over cells and 95 % bootstrap interval over cells; "
-            f"differences are to {plan.baseline} on the same cells."
-            + (f" No p-value is given for fewer than {LEAST_PAIRS} pairs." if num_cells < LEAST_PAIRS else ""),
-        ]
-        if len(plan.seeds) < 5:
-            notes.append("Five seeds are the least for a published claim: fewer are a first look.")
-        for outcome in self.failures():
-            notes.append(f"Failed: {outcome.cell.key}: {outcome.reason}")
-        return notes
+            f"{counted(num_cells, 'cell')} for each strategy."
+        )
+        if plan.tuning is not None:
+            tried = {name: len(list(trials(table))) for name, table in plan.strategies.items() if "tune" in table}
+            told = "; ".join(
+                f"{name}: {counted(count, 'trial')}, chosen "
+                + ", ".join(f"{key} = {value}" for key, value in self.chosen.get(name, {}).items())
+                for name, count in tried.items()
+            )
+            others = ", ".join(name for name in plan.strategies if name not in tried)
+            yield (
+                f"Tuned by KID on validation images, {counted(plan.tuning.rounds, 'round')} a trial, on seed "
+                f"{plan.tuning.seed}. {told}." + (f" Untuned: {others}." if others else "")
+            )
+        yield (
+            "Test images, which nothing was chosen on. Mean over cells and 95 % bootstrap interval, seeds resampled "
+            f"within each partition and model; differences are to {plan.baseline} on the same cells."
+        )
+        seeds = len(plan.seeds)
+        if 2 <= seeds < 10:
+            held = COVERAGE[max(number for number in COVERAGE if number <= seeds)]
+            yield (
+                f"Intervals over {seeds} seeds are too narrow: of normal values they hold the mean {held:.0%} of the "
+                "time. A partition is one draw, the same for all seeds."
+            )
+        pairs = [line.differences["kid"] for line in self.lines("", "") if "kid" in line.differences]
+        if any(one.p_value is not None for one in pairs):
+            yield (
+                "p-values are of Wilcoxon's signed-rank test, adjusted for the number of strategies (Holm). They take "
+                "pairs of one partition as independent, which they are not quite."
+            )
+        if not all(one.estimate.num_cells >= LEAST_PAIRS for one in pairs):
+            yield f"No p-value is given for fewer than {LEAST_PAIRS} pairs."
+        if seeds < 5:
+            yield "Five seeds are the least for a published claim: fewer are a first look."
+        lines = self.lines("", "")
+        if any(not line.is_whole for line in lines):
+            kept = ", ".join(f"{line.strategy} {line.num_cells}/{num_cells}" for line in lines if not line.is_whole)
+            yield (
+                f"Not every cell was finished: {kept}. Means of these are over other cells than those of the others; "
+                "their ranks count a cell that failed as the last place."
+            )
+
+    def _notes_on_kid(self) -> Iterator[str]:
+        done = [outcome for outcome in self.outcomes if outcome.summary is not None]
+        extractors = self.extractors()
+        for extractor in extractors:
+            summary = next(s for o in done if (s := o.summary) and s["test"]["extractor"] == extractor)
+            test = summary["test"]
+            yardsticks = ", ".join(
+                f"{label} {summary[key]:.3g}"
+                for label, key in (
+                    ("halves of real images", "kid_floor"),
+                    ("a Gaussian of pixels", "kid_pca_gaussian"),
+                    ("the mean image", "kid_mean_image"),
+                )
+                if summary.get(key) is not None
+            )
+            yield (
+                f"KID and its kin by {extractor}, {test['num_generated']:,} generated against {test['num_real']:,} "
+                f"real images, {counted(test['num_draws'], 'draw')}. For comparison, by KID: {yardsticks}."
+            )
+        if len(extractors) > 1:
+            yield "Cells of different extractors cannot be compared: there is no table over all."
+        said = dict.fromkeys((o.cell.partition, self._says(o)) for o in done)
+        if len({kind for _, kind in said}) > 1:
+            kinds = "; ".join(f"{partition}: {kind}" for partition, kind in said)
+            yield f"KID of hospitals is against other images in one partition than in another ({kinds})."
+        commits = {found for o in done if (found := commit_of(o))}
+        if len(commits) > 1:
+            yield f"Cells ran on {len(commits)} versions of the code: {', '.join(sorted(c[:12] for c in commits))}."
+
+    def _notes_on_budgets(self) -> Iterator[str]:
+        """Say who in the end had another budget than the baseline: hospitals drop out, and rounds are whole."""
+        plan = self.plan
+        metric = {"images": "images", "rounds": "rounds", "bytes": "megabytes"}[plan.budget]
+        unit = {"images": "images", "rounds": "rounds", "bytes": "MB"}[plan.budget]
+        theirs = self.results.of(metric, plan.baseline)
+        for strategy in plan.strategies:
+            ours = self.results.of(metric, strategy)
+            off = {
+                place: ours[place] / theirs[place] - 1
+                for place in sorted(ours.keys() & theirs.keys())
+                if ours[place] and theirs[place]
+            }
+            place = max(off, key=lambda place: abs(off[place]), default=None)
+            if place is not None and abs(off[place]) > BUDGET_TOLERANCE:
+                yield (
+                    f"Not quite equal: {strategy} had {ours[place]:,.0f} {unit} where {plan.baseline} had "
+                    f"{theirs[place]:,.0f} ({off[place]:+.0%}), on {place[0]}, {place[1]}, seed {place[2]}."
+                )
+
+
+def commit_of(outcome: Outcome) -> str:
+    """Return the version of the code that a cell ran on; empty where it is not known."""
+    path = outcome.directory.environment
+    if not path.is_file():
+        return ""
+    return str(json.loads(path.read_text(encoding="utf-8")).get("git_commit") or "")
 
 
 def csv_table(board: Leaderboard) -> str:
@@ -131,12 +284,12 @@ def csv_table(board: Leaderboard) -> str:
                 if found is None:
                     continue
                 low, high = found.interval or ("", "")
-                apart = board.results.difference(metric, line.strategy, board.plan.baseline, partition, model)
+                apart = line.differences.get(metric.name)
                 compared: tuple[object, ...] = ("",) * 6
                 if apart is not None:
                     ends = apart.estimate.interval or ("", "")
-                    p_value = "" if apart.p_value is None else apart.p_value
-                    compared = (apart.estimate.mean, *ends, apart.estimate.num_cells, apart.wins, p_value)
+                    counts = ("" if one is None else one for one in (apart.wins, apart.p_value))
+                    compared = (apart.estimate.mean, *ends, apart.estimate.num_cells, *counts)
                 writer.writerow(
                     (
                         partition or "all", model or "all", line.strategy,
@@ -147,9 +300,26 @@ def csv_table(board: Leaderboard) -> str:
     return out.getvalue()
 
 
-def shown_metrics(board: Leaderboard) -> list[Metric]:
-    """Return the columns of the tables on a page."""
-    return [metric for metric in board.metrics if metric.name in SHOWN]
+def shown_metrics(board: Leaderboard, lines: Sequence[Line]) -> list[Metric]:
+    """Return the columns of a table on a page: those that any of its lines has."""
+    having = {name for line in lines for name in line.estimates}
+    return [metric for metric in board.metrics if metric.name in SHOWN and metric.name in having]
+
+
+def leading_cells(line: Line, *, with_cells: bool) -> list[str]:
+    """Return what stands between a strategy's name and its figures: its rank and, where they differ, its cells."""
+    rank = "–" if line.mean_rank is None else f"{line.mean_rank:.2f}"
+    return [rank, *([str(line.num_cells)] if with_cells else [])]
+
+
+def leading_heads(lines: Sequence[Line]) -> list[str]:
+    """Return the heads of :func:`leading_cells`."""
+    return ["rank", *(["cells"] if some_failed(lines) else [])]
+
+
+def some_failed(lines: Sequence[Line]) -> bool:
+    """Say whether a table must tell how many cells each line is of."""
+    return any(not line.is_whole for line in lines)
 
 
 def estimate_text(found: Estimate | None, digits: int) -> str:
@@ -169,32 +339,36 @@ def difference_text(found: Difference | None) -> str:
     text = f"{found.estimate.mean:+.3f}"
     if found.estimate.interval is not None:
         text += f" [{found.estimate.interval[0]:+.3f}, {found.estimate.interval[1]:+.3f}]"
-    text += f", better in {found.wins}/{found.estimate.num_cells}"
+    if found.wins is not None:
+        text += f", better in {found.wins}/{found.estimate.num_cells}"
     return text + (f", p = {found.p_value:.3f}" if found.p_value is not None else "")
 
 
-def _title(partition: str, model: str) -> str:
+def title(partition: str, model: str) -> str:
+    """Return the heading of a table."""
     return f"{partition}, {model}" if partition else "All cells"
 
 
 def markdown(board: Leaderboard) -> str:
     """Return the tables as Markdown."""
-    metrics = shown_metrics(board)
     parts = [f"# {board.plan.name}", *board.notes()]
     for partition, model in board.places():
-        heads = ["strategy", "rank", *(metric.label for metric in metrics), f"KID − {board.plan.baseline}"]
+        lines = board.lines(partition, model)
+        metrics = shown_metrics(board, lines)
+        heads = ["strategy", *leading_heads(lines), *(metric.label for metric in metrics)]
+        heads.append(f"KID − {board.plan.baseline}")
         rows = [heads, ["---"] * len(heads)]
-        for line in board.lines(partition, model):
+        for line in lines:
             rows.append(
                 [
                     line.strategy,
-                    "–" if line.mean_rank is None else f"{line.mean_rank:.2f}",
+                    *leading_cells(line, with_cells=some_failed(lines)),
                     *(estimate_text(line.estimates.get(metric.name), metric.digits) for metric in metrics),
-                    difference_text(line.difference),
+                    difference_text(line.differences.get("kid")),
                 ]
             )
         table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-        parts += [f"## {_title(partition, model)}", table]
+        parts += [f"## {title(partition, model)}", table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -204,28 +378,30 @@ _TEX_SIGNS = str.maketrans(
 
 
 def tex(board: Leaderboard) -> str:
-    """Return the table over all cells as LaTeX, for the booktabs package; the best mean of each column is bold."""
-    metrics = shown_metrics(board)
-    lines = board.lines("", "")
-    heads = [_tex(name) for name in ("strategy", "rank", *(_arrow(metric) for metric in metrics))]
+    """Return the first table as LaTeX, for the booktabs package; the best mean of each column is bold."""
+    lines = board.lines(*board.places()[0])
+    metrics = shown_metrics(board, lines)
+    leading = leading_heads(lines)
+    heads = [_tex(name) for name in ("strategy", *leading, *(_arrow(metric) for metric in metrics))]
+    best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
     rows = []
     for line in lines:
-        cells = [_tex(line.strategy), "--" if line.mean_rank is None else f"{line.mean_rank:.2f}"]
+        cells = [_tex(text) for text in (line.strategy, *leading_cells(line, with_cells=some_failed(lines)))]
         for metric in metrics:
             found = line.estimates.get(metric.name)
-            means = [other.estimates[metric.name].mean for other in lines if metric.name in other.estimates]
             text = "--" if found is None else f"{found.mean:.{metric.digits}f}"
-            if found is not None and metric.better and found.mean == max(means, key=lambda mean: metric.better * mean):
+            if found is not None and line.is_whole and found.mean == best[metric.name]:
                 text = rf"\textbf{{{text}}}"
             if found is not None and found.interval is not None:
                 low, high = found.interval
                 text += rf" {{\scriptsize [{low:.{metric.digits}f}, {high:.{metric.digits}f}]}}"
             cells.append(text)
         rows.append(" & ".join(cells) + r" \\")
-    notes = "\n".join(f"% {note}" for note in board.notes())
+    notes = "\n".join(f"% {said}" for note in board.notes() for said in note.splitlines())
     body = "\n".join(rows)
+    columns = "l" + "r" * (len(leading) + len(metrics))
     return (
-        f"{notes}\n\\begin{{tabular}}{{ll{'r' * len(metrics)}}}\n\\toprule\n{' & '.join(heads)} \\\\\n\\midrule\n"
+        f"{notes}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(heads)} \\\\\n\\midrule\n"
         f"{body}\n\\bottomrule\n\\end{{tabular}}\n"
     )
 

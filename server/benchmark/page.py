@@ -10,7 +10,11 @@ from server.benchmark.leaderboard import (
     Leaderboard,
     difference_text,
     estimate_text,
+    leading_cells,
+    leading_heads,
     shown_metrics,
+    some_failed,
+    title,
 )
 from server.benchmark.pictures import cost_picture, curve_pictures, rank_picture, win_picture
 
@@ -55,6 +59,7 @@ td.best { font-weight: 700; } td.failed { color: var(--muted); }
 {% for row in table.rows %}
 <tr><th scope="row">{{ row.name }}</th>
 {% for cell in row.cells %}<td class="numeric{% if cell.best %} best{% endif %}">{{ cell.text }}
+{%- if cell.best %}<span class="unseen"> (best)</span>{% endif %}
 {%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>{% endfor %}
 </tr>
 {% endfor %}
@@ -111,34 +116,25 @@ def render_page(board: Leaderboard, facts: list[tuple[str, str]]) -> str:
 
 
 def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
-    metrics = shown_metrics(board)
     lines = board.lines(partition, model)
+    metrics = shown_metrics(board, lines)
+    best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
     rows = []
     for line in lines:
-        cells: list[dict[str, Any]] = []
-        if not partition:
-            rank = "–" if line.mean_rank is None else f"{line.mean_rank:.2f}"
-            cells.append({"text": rank, "interval": "", "best": False})
+        cells = [
+            {"text": text, "interval": "", "best": False} for text in leading_cells(line, with_cells=some_failed(lines))
+        ]
         for metric in metrics:
             found = line.estimates.get(metric.name)
-            means = [other.estimates[metric.name].mean for other in lines if metric.name in other.estimates]
-            text = estimate_text(found, metric.digits)
-            value, _, interval = text.partition(" [")
-            cells.append(
-                {
-                    "text": value,
-                    "interval": f"[{interval}" if interval else "",
-                    "best": found is not None
-                    and bool(metric.better)
-                    and found.mean == max(means, key=lambda mean: metric.better * mean),
-                }
-            )
-        value, _, rest = difference_text(line.difference).partition(" [")
+            value, _, interval = estimate_text(found, metric.digits).partition(" [")
+            is_best = found is not None and line.is_whole and found.mean == best[metric.name]
+            cells.append({"text": value, "interval": f"[{interval}" if interval else "", "best": is_best})
+        value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
         cells.append({"text": value, "interval": f"[{rest}" if rest else "", "best": False})
         rows.append({"name": line.strategy, "cells": cells})
-    heads = ["Strategy", *(["Rank"] if not partition else []), *(metric.label for metric in metrics)]
+    heads = ["Strategy", *(head.capitalize() for head in leading_heads(lines)), *(metric.label for metric in metrics)]
     return {
-        "title": f"{partition}, {model}" if partition else "All cells",
+        "title": title(partition, model),
         "heads": [*heads, f"KID − {board.plan.baseline}"],
         "rows": rows,
     }

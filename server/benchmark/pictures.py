@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data_partitions.wording import counted
 from federation.run_directory import read_lines
 from server.benchmark.cells import Outcome
 from server.benchmark.figures import METRICS
@@ -20,7 +21,7 @@ _BYTES = next(metric for metric in METRICS if metric.name == "megabytes")
 
 def rank_picture(board: Leaderboard) -> Picture | None:
     """Draw the mean rank of each strategy by KID with its interval over cells."""
-    ranks = {name: found for name, found in board.results.ranks(_KID, board.order).items() if found}
+    ranks = board.results.ranks(_KID, board.order)
     if len(ranks) < 2:
         return None
     from matplotlib.ticker import MaxNLocator
@@ -32,7 +33,8 @@ def rank_picture(board: Leaderboard) -> Picture | None:
             low, high = found[name].interval or (found[name].mean, found[name].mean)
             axes.plot([low, high], [row, row], color=SERIES[0], linewidth=2.2, solid_capstyle="round")
             axes.plot([found[name].mean], [row], marker="o", color=SERIES[0], markersize=7)
-            axes.scatter(ranks[name], [row + 0.27] * len(ranks[name]), s=9, color=MUTED, linewidths=0)
+            each = list(ranks[name].values())
+            axes.scatter(each, [row + 0.27] * len(each), s=9, color=MUTED, linewidths=0)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0.7, len(names) + 0.3)
@@ -47,7 +49,7 @@ def rank_picture(board: Leaderboard) -> Picture | None:
             title="Ranks",
             svg=to_svg(canvas, "ranks", "Ranks"),
             text=". ".join(f"{name}: mean rank {found[name].mean:.2f}" for name in names) + ".",
-            caption=f"Mean over {cells} cells and 95 % bootstrap interval; small dots are the cells.",
+            caption=f"Mean over {counted(cells, 'cell')} and 95 % bootstrap interval; small dots are the cells.",
         )
 
 
@@ -74,12 +76,18 @@ def win_picture(board: Leaderboard) -> Picture | None:
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        first, last = names[0], names[-1]
+        # Read out row by row, as the picture is looked at.
+        said = [
+            f"{first} against {second}: {100 * rates[first, second]:.0f} %"
+            for row, first in enumerate(names)
+            for second in names[row + 1 :]
+            if (first, second) in rates
+        ]
         return Picture(
             name="wins",
             title="Win rates",
             svg=to_svg(canvas, "wins", "Win rates"),
-            text=f"{first} beats {last} in {100 * rates.get((first, last), float('nan')):.0f} % of their common cells.",
+            text="; ".join(said) + ".",
             caption="Per cent of the common cells in which the strategy of the row has the better KID; a draw is half.",
         )
 

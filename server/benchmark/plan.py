@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from federation.strategy_facts import STRATEGY_FACTS
 from server.benchmark.budget import planned_bytes, planned_images
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+BUDGET_TOLERANCE = 0.02
+"""Part of the baseline's budget by which another strategy's may differ: a matter of rounding."""
 _SEPARATOR = "--"
+
+# Which table may hold which settings: what is compared must be all that differs between two cells of a place.
+_OF_THE_BENCHMARK = re.compile(r"^(seed|name|run-dir|resume)$")
+_OF_STRATEGIES = re.compile(r"^strategy\.(name|generator|discriminator)$")
+_OF_ALL_STRATEGIES = re.compile(r"^(data\..*|partition\..*|evaluation\..*|model\.resolution|early-stopping\..*)$")
+_OF_THE_BUDGET = re.compile(r"^(training\.local-steps|training\.local-epochs|training\.batch-size|participation\..*)$")
 
 
 class Tuning(BaseModel):
@@ -54,7 +63,7 @@ class BenchmarkPlan(BaseModel):
     strategies: dict[str, dict[str, Any]] = Field(min_length=2)
     """By name, settings of their own; ``tune`` may list values to try for some keys."""
     partitions: dict[str, dict[str, Any]] = Field(min_length=1)
-    models: dict[str, dict[str, Any]] = Field(default={"model": {}})
+    models: dict[str, dict[str, Any]] = Field(default={"model": {}}, min_length=1)
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Settings of every cell that win over all tables: what ``--set`` gives."""
 
@@ -111,11 +120,12 @@ def load_plan(path: Path, assignments: Sequence[str] = ()) -> BenchmarkPlan:
         plan = BenchmarkPlan.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError([_describe(path, detail) for detail in error.errors()]) from None
+    given = parse_assignments(assignments).values
     problems = [f"{path}: {problem}" for problem in _problems(plan)]
+    problems += [f"--set {key}: {problem}" for key in given for problem in _misplaced(key)]
     if problems:
         raise ConfigurationError(problems)
-    overrides = dict(flatten(plan.overrides)) | dict(parse_assignments(assignments).values)
-    return plan.model_copy(update={"overrides": overrides})
+    return plan.model_copy(update={"overrides": dict(flatten(plan.overrides)) | dict(given)})
 
 
 def _describe(path: Path, detail: Any) -> str:
@@ -128,35 +138,69 @@ def _describe(path: Path, detail: Any) -> str:
             "[strategies.NAME], [partitions.NAME] and [models.NAME]"
         )
     if detail["type"] == "missing":
-        field = BenchmarkPlan.model_fields.get(key)
         example = {
+            "name": 'name = "mine"',
             "budget": 'budget = "images"',
             "baseline": 'baseline = "fedgan"',
             "seeds": "seeds = [0, 1, 2]",
             "hyperparameters": 'hyperparameters = "untuned: published defaults"',
-        }.get(key, f"[{key}.…]")
-        assert field is not None or "." in key
+            "tuning.trials": "trials = 4 under [tuning]",
+            "tuning.rounds": "rounds = 10 under [tuning]",
+            "tuning.seed": "seed = 100 under [tuning]",
+        }.get(key, f"[{key}.NAME]")
         return f"{path}: {key}: is missing; write for example {example}"
     return f"{path}: {key} = {detail['input']!r}: {detail['msg']}"
 
 
-def _problems(plan: BenchmarkPlan) -> Iterator[str]:
-    import re
+def _misplaced(key: str, table: str = "") -> Iterator[str]:
+    """Yield why a key may not stand in a table: one of ``strategies``, ``tune``, or any other."""
+    if _OF_THE_BENCHMARK.match(key):
+        yield "the benchmark sets it: seeds, name and --out stand for it"
+    elif _OF_STRATEGIES.match(key) and table != "strategies":
+        yield "belongs into [strategies.NAME] alone, or a strategy would run under another one's name"
+    elif _OF_ALL_STRATEGIES.match(key) and table in ("strategies", "tune"):
+        yield "must be the same for all strategies; set it in [base], [partitions.NAME] or [models.NAME]"
 
+
+def _problems(plan: BenchmarkPlan) -> Iterator[str]:
     for table in ("strategies", "partitions", "models"):
-        for name in getattr(plan, table):
+        for name, settings in getattr(plan, table).items():
             if not re.match(NAME_PATTERN, name) or _SEPARATOR in name:
                 yield f"[{table}.{name}]: names are letters, digits, '.', '_' and single '-', as they become folders"
+            for key, _ in flatten(_own(settings)):
+                yield from (f"[{table}.{name}] {key}: {problem}" for problem in _misplaced(key, table))
+    for table, settings in (("base", plan.base), ("overrides", plan.overrides)):
+        for key, _ in flatten(settings):
+            yield from (f"[{table}] {key}: {problem}" for problem in _misplaced(key))
     for name, settings in plan.strategies.items():
-        if name not in STRATEGY_FACTS and not {"strategy.name", "strategy.generator"} & dict(flatten(settings)).keys():
+        own = dict(flatten(_own(settings)))
+        if name not in STRATEGY_FACTS and not {"strategy.name", "strategy.generator"} & own.keys():
             nearest = difflib.get_close_matches(name, STRATEGY_FACTS, n=1, cutoff=0.4)
             meant = f"; did you mean {nearest[0]}?" if nearest else ""
             yield f"[strategies.{name}]: is no strategy's name, and strategy.name is not set there{meant}"
+        elif name in STRATEGY_FACTS and own.get("strategy.name", name) != name:
+            yield (
+                f"[strategies.{name}]: is a strategy's name, and strategy.name = {own['strategy.name']!r}; "
+                "give the table another name"
+            )
     if plan.baseline not in plan.strategies:
         yield f"baseline = {plan.baseline!r}: is none of [strategies]: {', '.join(plan.strategies)}"
     if len(set(plan.seeds)) != len(plan.seeds) or min(plan.seeds) < 0:
         yield f"seeds = {plan.seeds}: each is a whole number from 0 on, and stands there once"
-    tuned = {name: len(list(_trials(table))) for name, table in plan.strategies.items() if "tune" in table}
+    yield from _tuning_problems(plan)
+
+
+def _tuning_problems(plan: BenchmarkPlan) -> Iterator[str]:
+    tuned = {name: table["tune"] for name, table in plan.strategies.items() if "tune" in table}
+    for name, tune in tuned.items():
+        where = f"[strategies.{name}.tune]"
+        problems = list(_axis_problems(tune, plan.budget))
+        yield from (f"{where} {problem}" for problem in problems)
+        if problems:
+            continue
+        count = len(list(trials(plan.strategies[name])))
+        if plan.tuning is not None and count > plan.tuning.trials:
+            yield f"{where}: asks for {count} trials, and tuning.trials = {plan.tuning.trials}"
     if tuned and plan.tuning is None:
         yield f"[strategies.{next(iter(tuned))}.tune]: there is no [tuning] with trials, rounds and seed"
     if plan.tuning is not None:
@@ -164,9 +208,19 @@ def _problems(plan: BenchmarkPlan) -> Iterator[str]:
             yield "[tuning]: no strategy has a table tune with values to try; leave it out"
         if plan.tuning.seed in plan.seeds:
             yield f"tuning.seed = {plan.tuning.seed}: is one of seeds; what chooses must not be what counts"
-        for name, count in tuned.items():
-            if count > plan.tuning.trials:
-                yield f"[strategies.{name}.tune]: asks for {count} trials, and tuning.trials = {plan.tuning.trials}"
+
+
+def _axis_problems(tune: Any, budget: str) -> Iterator[str]:
+    """Yield what is wrong with the values that a strategy tries."""
+    if not isinstance(tune, Mapping) or not tune:
+        yield "is a table of lists, e.g. strategy.server-learning-rate = [0.01, 0.1]"
+        return
+    for key, values in flatten(tune):
+        if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
+            yield f"{key} = {values!r}: is a list of values to try, each of them once"
+        yield from (f"{key}: {problem}" for problem in _misplaced(key, "tune"))
+        if key == "rounds" or (budget != "rounds" and _OF_THE_BUDGET.match(key)):
+            yield f"{key}: would change the budget, which is equal for all"
 
 
 def _own(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +228,7 @@ def _own(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key != "tune"}
 
 
-def _trials(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def trials(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield each combination of the values that a strategy tries."""
     axes = dict(flatten(table.get("tune", {})))
     for values in itertools.product(*axes.values()):
@@ -202,8 +256,8 @@ def make_cells(plan: BenchmarkPlan, path: Path, chosen: Mapping[str, Mapping[str
         plan.seeds, plan.partitions, plan.models, plan.strategies
     ):
         try:
-            values = (chosen or {}).get(strategy, {})
-            configuration = _configuration(plan, path, strategy, partition, model, seed, values)
+            tuned = (chosen or {}).get(strategy, {})
+            configuration = _configuration(plan, path, strategy, partition, model, seed, tuned, {})
             cells.append(Cell(strategy, partition, model, seed, configuration))
         except ConfigurationError as error:
             problems += [problem for problem in error.problems if problem not in problems]
@@ -225,26 +279,33 @@ def make_trials(plan: BenchmarkPlan, path: Path) -> list[Cell]:
     for strategy, table in plan.strategies.items():
         if "tune" not in table:
             continue
-        for values in _trials(table):
+        for values in trials(table):
             name = "trial-" + "-".join(f"{key.rsplit('.', 1)[-1]}-{value}" for key, value in values.items())
-            extra = values | {
+            shortened = {
                 "rounds": plan.tuning.rounds,
                 "evaluation.every": plan.tuning.rounds,
                 "evaluation.utility": False,
                 "evaluation.authenticity": False,
             }
-            configuration = _configuration(plan, path, strategy, partition, model, plan.tuning.seed, extra)
+            configuration = _configuration(plan, path, strategy, partition, model, plan.tuning.seed, values, shortened)
             cells.append(Cell(strategy, partition, model, plan.tuning.seed, configuration, name))
     return cells
 
 
 def trial_values(plan: BenchmarkPlan, strategy: str) -> list[dict[str, Any]]:
     """Return what a strategy tries, in the order of :func:`make_trials`."""
-    return list(_trials(plan.strategies[strategy]))
+    return list(trials(plan.strategies[strategy]))
 
 
 def _configuration(
-    plan: BenchmarkPlan, path: Path, strategy: str, partition: str, model: str, seed: int, values: Mapping[str, Any]
+    plan: BenchmarkPlan,
+    path: Path,
+    strategy: str,
+    partition: str,
+    model: str,
+    seed: int,
+    tuned: Mapping[str, Any],
+    fixed: Mapping[str, Any],
 ) -> Configuration:
     tables = (
         ("[base]", plan.base),
@@ -258,7 +319,8 @@ def _configuration(
         # A cell is a process of its own, and as many of them run side by side as there are cores.
         Layer("benchmark", {"simulation.engine": "in-process", "evaluation.threads": 1, **name}),
         *(Layer(where if where == "--set" else f"{path} {where}", dict(flatten(table))) for where, table in tables),
-        Layer("benchmark", {"seed": seed, "name": f"{plan.name}-{strategy}", **values}),
+        Layer(f"{path} [strategies.{strategy}.tune]", tuned),
+        Layer("benchmark", {"seed": seed, "name": f"{plan.name}-{strategy}", **fixed}),
     ]
     return resolve(layers).with_absolute_paths()
 
@@ -270,6 +332,11 @@ def equal_bytes(plan: BenchmarkPlan, cells: Sequence[Cell]) -> list[Cell]:
         for cell in cells
         if cell.strategy == plan.baseline
     }
+    if not all(budgets.values()):
+        raise ConfigurationError(
+            f"budget = 'bytes': the baseline {plan.baseline} sends nothing, so nothing can be made equal; choose "
+            "another baseline, or another budget"
+        )
     found = []
     for cell in cells:
         per_round = planned_bytes(cell.configuration)
@@ -283,22 +350,30 @@ def equal_bytes(plan: BenchmarkPlan, cells: Sequence[Cell]) -> list[Cell]:
 
 def _budget_problems(plan: BenchmarkPlan, cells: Sequence[Cell]) -> Iterator[str]:
     """Yield a sentence for each strategy whose budget is not the baseline's."""
+    if any(cell.configuration.early_stopping.patience for cell in cells):
+        yield "early-stopping.patience: runs would end at different budgets; leave it out"
     if plan.budget == "bytes":
         return
     baselines = {cell.place: cell for cell in cells if cell.strategy == plan.baseline}
     told = set()
     for cell in cells:
+        if (cell.strategy, cell.partition, cell.model) in told:
+            continue
+        told.add((cell.strategy, cell.partition, cell.model))
+        base = baselines[cell.place].configuration
+        where = f"[strategies.{cell.strategy}] on {cell.partition}, {cell.model}"
+        in_epochs = [one.training.local_epochs > 0 for one in (base, cell.configuration)]
+        if plan.budget == "images" and in_epochs[0] != in_epochs[1]:
+            yield f"{where}: has epochs or steps where the baseline has the other; give both training.local-steps"
+            continue
         wanted, found = (
-            (one.configuration.rounds if plan.budget == "rounds" else planned_images(one.configuration))
-            for one in (baselines[cell.place], cell)
+            one.rounds if plan.budget == "rounds" else planned_images(one) for one in (base, cell.configuration)
         )
         # A step more or less in a round is a matter of rounding.
-        if abs(found - wanted) > 0.02 * wanted and (cell.strategy, cell.partition, cell.model) not in told:
-            told.add((cell.strategy, cell.partition, cell.model))
+        if abs(found - wanted) > BUDGET_TOLERANCE * wanted:
             yield (
-                f"[strategies.{cell.strategy}] on {cell.partition}, {cell.model}: {found:,.0f} {plan.budget}, and the "
-                f"baseline {plan.baseline} has {wanted:,.0f}; set rounds and training.local-steps so that they agree, "
-                "or another budget"
+                f"{where}: {found:,.0f} {plan.budget}, and the baseline {plan.baseline} has {wanted:,.0f}; set rounds "
+                "and training.local-steps so that they agree, or another budget"
             )
 
 

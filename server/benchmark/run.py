@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +18,7 @@ import torch
 
 from data_partitions.wording import counted
 from federation.errors import ConfigurationError, RunDirectoryError
-from federation.run_directory import check_free, to_json, write_text
+from federation.run_directory import RunDirectory, check_free, to_json, write_text
 from server.benchmark.cells import CellRunner, Outcome
 from server.benchmark.figures import raw_csv, raw_rows
 from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
@@ -24,7 +28,7 @@ from server.benchmark.statistics import Results
 from server.environment import describe_environment
 from server.inputs import prepare_inputs
 
-PLAN, CELLS, TRIALS = "benchmark.toml", "cells", "trials"
+PLAN, TUNING, CELLS, TRIALS = "benchmark.toml", "tuning.json", "cells", "trials"
 
 
 @dataclass(frozen=True)
@@ -75,35 +79,87 @@ def run_benchmark(
         If anything is wrong with the file, a cell's settings or its images; nothing was written then.
     """
     plan = load_plan(path, assignments)
-    cells, trials = make_cells(plan, path), make_trials(plan, path)
+    directory = RunDirectory(folder, "--out")
     if not resume:
-        check_free(folder)
+        check_free(folder, directory.option)
     elif not (folder / PLAN).is_file():
         raise RunDirectoryError(
             f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
         )
+    trials = make_trials(plan, path)
+    chosen = _chosen_before(plan, folder)
+    cells = make_cells(plan, path, chosen)
     check_images([*trials, *cells], prepare)
     jobs = jobs or default_jobs(cells)
     runner = CellRunner(folder / CELLS, jobs, say, show)
     trial_runner = CellRunner(folder / TRIALS, jobs, say, show)
-    if plan.tuning is None:
+    trial_runner.check(trials)
+    if chosen or not trials:
         runner.check(cells)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / PLAN, plan_text(plan))
-    started = datetime.now(UTC)
-    say(
-        f"{len(cells)} cells ({len(plan.strategies)} strategies x {counted(len(plan.partitions), 'partition')} x "
-        f"{counted(len(plan.models), 'model')} x {counted(len(plan.seeds), 'seed')}), equal {plan.budget}, {jobs} side "
-        "by side"
-    )
-    if trials:
-        say(f"{len(trials)} trials first, on {trials[0].partition} and {trials[0].model}")
-        chosen = choose(plan, trial_runner.run(trials), say)
-        write_text(folder / "tuning.json", to_json(chosen, indent=2) + "\n")
-        cells = make_cells(plan, path, chosen)
-        runner.check(cells)
-    outcomes = runner.run(cells)
-    return finish(plan, path, folder, outcomes, started, jobs)
+    if not resume:
+        directory.create()
+    with _locked(directory), _signals_interrupt():
+        write_text(folder / PLAN, plan_text(plan))
+        started = datetime.now(UTC)
+        say(
+            f"{counted(len(cells), 'cell')} ({len(plan.strategies)} strategies x "
+            f"{counted(len(plan.partitions), 'partition')} x {counted(len(plan.models), 'model')} x "
+            f"{counted(len(plan.seeds), 'seed')}), equal {plan.budget}, {jobs} side by side"
+        )
+        if trials and not chosen:
+            say(f"{counted(len(trials), 'trial')} first, on {trials[0].partition} and {trials[0].model}")
+            chosen = choose(plan, trial_runner.run(trials), say)
+            write_text(folder / TUNING, to_json(chosen, indent=2) + "\n")
+            cells = make_cells(plan, path, chosen)
+        outcomes = runner.run(cells)
+        command = shlex.join(
+            ["dermafed", "benchmark", path.name, *(part for given in assignments for part in ("--set", given))]
+        )
+        return finish(plan, command, folder, outcomes, started, jobs, chosen)
+
+
+def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what tuning has chosen when the benchmark was begun; empty where it has not."""
+    kept = folder / TUNING
+    if plan.tuning is None or not kept.is_file():
+        return {}
+    chosen: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
+    for strategy, table in plan.strategies.items():
+        tried = trial_values(plan, strategy) if "tune" in table else []
+        if (strategy in chosen) != bool(tried) or (tried and chosen[strategy] not in tried):
+            raise RunDirectoryError(
+                f"{kept}: what was chosen for {strategy} is not among what the file tries now; give another --out, or "
+                "set the file back"
+            )
+    return chosen
+
+
+@contextlib.contextmanager
+def _locked(directory: RunDirectory) -> Iterator[None]:
+    directory.lock()
+    try:
+        yield
+    finally:
+        directory.unlock()
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let what ends a job of a cluster, or closes a terminal, do what Ctrl-C does: the runs save, then end."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            # nohup has it ignored, and means it.
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]) -> None:
@@ -152,19 +208,25 @@ def choose(plan: BenchmarkPlan, outcomes: Sequence[Outcome], say: Callable[[str]
         kid, best = min(scored)
         chosen[strategy] = trial_values(plan, strategy)[best]
         values = ", ".join(f"{key}={value}" for key, value in chosen[strategy].items())
-        say(f"{strategy}: {values} (validation KID {kid:.4f}, best of {len(tried)} trials)")
+        say(f"{strategy}: {values} (validation KID {kid:.4f}, best of {counted(len(tried), 'trial')})")
     return chosen
 
 
 def finish(
-    plan: BenchmarkPlan, path: Path, folder: Path, outcomes: Sequence[Outcome], started: datetime, jobs: int
+    plan: BenchmarkPlan,
+    command: str,
+    folder: Path,
+    outcomes: Sequence[Outcome],
+    started: datetime,
+    jobs: int,
+    chosen: Mapping[str, Mapping[str, Any]],
 ) -> Finished:
     """Write raw figures, tables and page."""
     rows = raw_rows(outcomes)
-    board = Leaderboard.of(plan, Results(rows), outcomes)
+    board = Leaderboard.of(plan, Results(rows), outcomes, chosen)
     environment = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     facts = {
-        "command": f"dermafed benchmark {path.name}",
+        "command": command,
         "date": f"{started:%Y-%m-%d}",
         "jobs": jobs,
         "processor": platform.processor() or platform.machine(),
@@ -180,7 +242,7 @@ def finish(
         ("Date", facts["date"]),
         ("Budget", f"equal {plan.budget}"),
         ("Cells", f"{len(outcomes) - len(board.failures())} of {len(outcomes)} done"),
-        ("Machine", f"{facts['cores']} cores, {jobs} runs side by side"),
+        ("Machine", f"{counted(facts['cores'], 'core')}, {counted(jobs, 'run')} side by side"),
         ("dermafed", str(environment.get("dermafed", ""))),
     ]
     write_text(folder / "leaderboard.html", render_page(board, shown))

@@ -1,9 +1,9 @@
 """Means with bootstrap intervals, paired differences, ranks and win rates over the cells of a benchmark.
 
 A cell is a (partition, model, seed); two strategies are compared on the cells that both have finished. Intervals are
-percentile bootstraps over cells (Efron 1979): with few cells they are too narrow, and say so by nothing but their
-number, which stands beside them. No p-value is given for fewer than six pairs: Wilcoxon's least is .03 there, and .06
-with five.
+percentile bootstraps over cells (Efron 1979), which resample the seeds of each partition and model by themselves, as
+those were chosen and not drawn. With few cells they are too narrow: :data:`COVERAGE`. No p-value is given for fewer
+than six pairs that differ: Wilcoxon's least is .03 there, and .06 with five.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from federation.seeding import numpy_stream
 from server.benchmark.figures import Metric, Row
 
 LEAST_PAIRS = 6
-"""Pairs below which no p-value is given."""
+"""Pairs that differ, below which no p-value is given."""
+COVERAGE = {2: 0.50, 3: 0.75, 4: 0.81, 5: 0.84, 6: 0.85, 10: 0.90}
+"""How often the interval of so many values from a normal distribution holds its mean; from 1,500 draws each."""
 _RESAMPLES = 10_000
 
 Place = tuple[str, str, int]
@@ -30,7 +32,7 @@ class Estimate:
 
     mean: float
     interval: tuple[float, float] | None
-    """95 % bootstrap interval; None of one cell."""
+    """95 % bootstrap interval; None where no partition and model has two seeds."""
     num_cells: int
 
 
@@ -39,10 +41,10 @@ class Difference:
     """A strategy less the baseline, cell by cell."""
 
     estimate: Estimate
-    wins: int
-    """Cells in which the strategy was better."""
+    wins: int | None
+    """Cells in which the strategy was better; None for a metric of which neither more nor less is better."""
     p_value: float | None
-    """Of Wilcoxon's signed-rank test, two-sided; None for fewer than six pairs."""
+    """Of Wilcoxon's signed-rank test, two-sided; None for fewer than six pairs that differ."""
 
 
 class Results:
@@ -64,7 +66,7 @@ class Results:
     def estimate(self, metric: str, strategy: str, partition: str = "", model: str = "") -> Estimate | None:
         """Return the mean over a strategy's cells; None if none has the figure."""
         cells = self.of(metric, strategy, partition, model)
-        return estimate([cells[place] for place in sorted(cells)]) if cells else None
+        return estimate(cells) if cells else None
 
     def difference(
         self, metric: Metric, strategy: str, baseline: str, partition: str = "", model: str = ""
@@ -74,30 +76,34 @@ class Results:
         places = sorted(ours.keys() & theirs.keys())
         if not places or strategy == baseline:
             return None
-        differences = np.array([ours[place] - theirs[place] for place in places])
+        differences = {place: ours[place] - theirs[place] for place in places}
+        values = np.array(list(differences.values()))
+        # Where neither more nor less is better, nobody wins.
+        judged = metric.better != 0
         return Difference(
-            estimate(differences.tolist()),
-            int((differences * metric.better > 0).sum()),
-            wilcoxon(differences),
+            estimate(differences),
+            int((values * metric.better > 0).sum()) if judged else None,
+            wilcoxon(values) if judged else None,
         )
 
-    def ranks(self, metric: Metric, strategies: Sequence[str]) -> dict[str, list[float]]:
-        """Return each strategy's rank, 1 is best, in every cell that all of those with any result have finished.
+    def ranks(
+        self, metric: Metric, strategies: Sequence[str], partition: str = "", model: str = ""
+    ) -> dict[str, dict[Place, float]]:
+        """Return each strategy's rank, 1 is best, in every cell that any of them has finished.
 
-        Equal figures share the mean of their ranks.
+        Equal figures share the mean of their ranks. A strategy that failed in a cell ranks last there, or failing where
+        it is hard would pay. Strategies without any figure are left out.
         """
         from scipy.stats import rankdata
 
-        having = [name for name in strategies if self.of(metric.name, name)]
-        if not having:
-            return {}
-        common = set.intersection(*(set(self.of(metric.name, name)) for name in having))
-        found: dict[str, list[float]] = {name: [] for name in having}
-        for place in sorted(common):
-            ranks = rankdata([-metric.better * self.of(metric.name, name)[place] for name in having])
-            for name, rank in zip(having, ranks, strict=True):
-                found[name].append(float(rank))
-        return found if common else {}
+        cells = {name: found for name in strategies if (found := self.of(metric.name, name, partition, model))}
+        places = sorted({place for found in cells.values() for place in found})
+        ranks: dict[str, dict[Place, float]] = {name: {} for name in cells}
+        for place in places:
+            worth = [-metric.better * found[place] if place in found else np.inf for found in cells.values()]
+            for name, rank in zip(cells, rankdata(worth), strict=True):
+                ranks[name][place] = float(rank)
+        return ranks
 
     def win_rates(self, metric: Metric, strategies: Sequence[str]) -> dict[tuple[str, str], float]:
         """Return for each pair the share of their common cells in which the first was better; a draw is half."""
@@ -113,19 +119,26 @@ class Results:
         return found
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Return the mean of at least one value and its bootstrap interval."""
-    array = np.asarray(values, dtype=np.float64)
-    if len(array) == 1:
-        return Estimate(float(array[0]), None, 1)
+def estimate(cells: Mapping[Place, float]) -> Estimate:
+    """Return the mean over at least one cell and its bootstrap interval, stratified by partition and model."""
+    strata: dict[tuple[str, str], list[float]] = {}
+    for partition, model, seed in sorted(cells):
+        strata.setdefault((partition, model), []).append(cells[partition, model, seed])
+    mean = float(np.mean(list(cells.values())))
+    if all(len(values) == 1 for values in strata.values()):
+        return Estimate(mean, None, len(cells))
     # The same resamples for every figure, so that a table does not depend on the order of its columns.
-    picks = numpy_stream(0, "bootstrap").integers(len(array), size=(_RESAMPLES, len(array)))
-    low, high = np.quantile(array[picks].mean(axis=1), [0.025, 0.975])
-    return Estimate(float(array.mean()), (float(low), float(high)), len(array))
+    stream = numpy_stream(0, "bootstrap")
+    sums = np.zeros(_RESAMPLES)
+    for values in strata.values():
+        picks = stream.integers(len(values), size=(_RESAMPLES, len(values)))
+        sums += np.asarray(values)[picks].sum(axis=1)
+    low, high = np.quantile(sums / len(cells), [0.025, 0.975])
+    return Estimate(mean, (float(low), float(high)), len(cells))
 
 
 def wilcoxon(differences: NDArray[np.float64]) -> float | None:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test; None for fewer than six pairs, or none that differ.
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; None for fewer than six pairs that differ.
 
     References
     ----------
@@ -133,15 +146,28 @@ def wilcoxon(differences: NDArray[np.float64]) -> float | None:
     """
     from scipy import stats
 
-    if len(differences) < LEAST_PAIRS or not np.any(differences):
+    if np.count_nonzero(differences) < LEAST_PAIRS:
         return None
     return float(stats.wilcoxon(differences).pvalue)
 
 
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values that may be looked at together: that any is below .05 by chance has a chance of .05 at most.
+
+    References
+    ----------
+    Holm 1979, Scandinavian Journal of Statistics 6: step-down Bonferroni.
+    """
+    adjusted: dict[str, float] = {}
+    least = 0.0
+    for number, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        least = max(least, min(1.0, (len(p_values) - number) * p_values[name]))
+        adjusted[name] = least
+    return adjusted
+
+
 def by_rank(results: Results, metric: Metric, strategies: Sequence[str]) -> list[str]:
-    """Return strategies from the best mean rank to the worst; those without a common cell come last, as they were."""
-    ranks: Mapping[str, list[float]] = results.ranks(metric, strategies)
-    return sorted(
-        strategies,
-        key=lambda name: (float(np.mean(ranks[name])) if ranks.get(name) else np.inf, strategies.index(name)),
-    )
+    """Return strategies from the best mean rank to the worst; those without a cell come last, as they were."""
+    ranks = results.ranks(metric, strategies)
+    means = {name: float(np.mean(list(found.values()))) for name, found in ranks.items()}
+    return sorted(strategies, key=lambda name: (means.get(name, np.inf), strategies.index(name)))

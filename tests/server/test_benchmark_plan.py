@@ -92,6 +92,22 @@ def test_set_replaces_a_value_of_every_cell(tmp_path: Path) -> None:
             "[strategies.fedadam]\nrounds = 20\n",
             "[strategies.fedadam] on natural, conditional",
         ),
+        # What would have a strategy run under another's name.
+        ("rounds = 10", 'rounds = 10\nstrategy.name = "krum"', "[base] strategy.name: belongs into [strategies.NAME]"),
+        ("[strategies.fedadam]\n", '[strategies.fedadam]\nstrategy.name = "krum"\n', "give the table another name"),
+        # What would judge it under other conditions.
+        ("[strategies.fedadam]\n", "[strategies.fedadam]\nevaluation.images = 9\n", "must be the same for all"),
+        ("[strategies.fedadam]\n", "[strategies.fedadam]\ndata.split-seed = 9\n", "must be the same for all"),
+        ("[strategies.fedadam]\n", '[strategies.fedadam]\npartition.scheme = "iid"\n', "must be the same for all"),
+        ("rounds = 10", "rounds = 10\nseed = 9", "[base] seed: the benchmark sets it"),
+        ("rounds = 10", "rounds = 10\nearly-stopping.patience = 2", "runs would end at different budgets"),
+        (
+            "[strategies.fedadam]\n",
+            "[strategies.fedadam]\ntraining = { local-steps = 0, local-epochs = 1.0 }\n",
+            "epochs or steps",
+        ),
+        ("[models.conditional]\n[models.unconditional]\nmodel.conditional = false\n", "[models]\n", "models"),
+        ('name = "two"', "", 'name: is missing; write for example name = "mine"'),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -100,6 +116,21 @@ def test_what_is_wrong_is_named(tmp_path: Path, before: str, after: str, message
     with pytest.raises(ConfigurationError) as caught:
         make_cells(load_plan(path), path)
     assert any(message in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("assignment", ["seed=3", "strategy.name=krum", "name=other"])
+def test_set_may_not_change_what_is_compared(tmp_path: Path, assignment: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--set {assignment.split('=')[0]}: "):
+        load_plan(write(tmp_path, PLAN), [assignment])
+
+
+def test_bytes_cannot_be_those_of_a_baseline_that_sends_none(tmp_path: Path) -> None:
+    text = PLAN.replace('budget = "images"', 'budget = "bytes"').replace(
+        'baseline = "fedgan"', 'baseline = "centralised"'
+    )
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError, match="the baseline centralised sends nothing"):
+        make_cells(load_plan(path), path)
 
 
 def test_equal_rounds_let_the_images_differ(tmp_path: Path) -> None:
@@ -178,3 +209,37 @@ def test_tuning_that_is_not_fair_is_refused(tmp_path: Path, table: str, message:
     path = write(tmp_path, TUNED.replace("[base]", f"{table}[base]"))
     with pytest.raises(ConfigurationError, match=message.replace("[", r"\[").replace("]", r"\]")):
         load_plan(path)
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ("strategy.server-tau = 0.1", "is a list of values to try"),
+        ('strategy.server-tau = "0.1"', "is a list of values to try"),
+        ("strategy.server-tau = []", "is a list of values to try"),
+        ("strategy.server-tau = [0.1, 0.1]", "each of them once"),
+        ("", "is a table of lists"),
+        ("seed = [1, 2]", "the benchmark sets it"),
+        ("rounds = [1, 2]", "would change the budget"),
+        ("training.local-steps = [10, 40]", "would change the budget"),
+        ('strategy.name = ["fedyogi", "fedadam"]', "belongs into"),
+        ("evaluation.images = [10, 40]", "must be the same for all"),
+    ],
+)
+def test_values_to_try_are_lists_that_leave_the_terms_equal(tmp_path: Path, tune: str, message: str) -> None:
+    text = PLAN.replace(
+        "[strategies.fedadam]\nstrategy.server-tau = 0.01\n",
+        f"[strategies.fedadam]\n[strategies.fedadam.tune]\n{tune}\n",
+    )
+    path = write(tmp_path, text.replace("[base]", "[tuning]\ntrials = 4\nrounds = 3\nseed = 7\n[base]"))
+    with pytest.raises(ConfigurationError) as caught:
+        load_plan(path)
+    found = [problem for problem in caught.value.problems if "[strategies.fedadam.tune]" in problem]
+    assert any(message in problem for problem in found), caught.value.problems
+
+
+def test_a_value_to_try_that_is_not_allowed_is_named_with_its_table(tmp_path: Path) -> None:
+    text = TUNED.replace("[base]", "[tuning]\ntrials = 4\nrounds = 3\nseed = 7\n[base]").replace("0.01, 0.1]", "-1.0]")
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError, match=r"\[strategies.fedadam.tune\]"):
+        make_trials(load_plan(path), path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from server.benchmark.figures import METRICS, Row, gains_over_alone, raw_csv
-from server.benchmark.statistics import Results, by_rank, estimate, wilcoxon
+from server.benchmark.statistics import Results, by_rank, estimate, holm, wilcoxon
 
 KID = METRICS[0]
 
@@ -35,13 +35,29 @@ def test_an_interval_holds_the_mean_and_is_that_of_resampled_cells() -> None:
     assert RESULTS.estimate("fid", "fedgan") is None
 
 
+def cells(values: list[float], partition: str = "iid") -> dict[tuple[str, str, int], float]:
+    return {(partition, "model", seed): value for seed, value in enumerate(values)}
+
+
 def test_one_cell_has_no_interval() -> None:
-    assert estimate([4.0]).interval is None
+    assert estimate(cells([4.0])).interval is None
+    # Nor do two partitions with a seed each: partitions were chosen, not drawn.
+    assert estimate(cells([4.0]) | cells([9.0], "natural")).interval is None
+
+
+def test_seeds_are_resampled_within_their_partition() -> None:
+    """What differs between partitions widens no interval."""
+    easy, hard = [1.0, 1.1, 1.2], [9.0, 9.1, 9.2]
+    found = estimate(cells(easy) | cells(hard, "natural"))
+    assert found.mean == pytest.approx(5.1)
+    assert found.interval is not None
+    assert 5.0 <= found.interval[0] < found.interval[1] <= 5.2
+    assert estimate(cells(easy + hard)).interval[1] > 7.0  # type: ignore[index]
 
 
 def test_a_bootstrap_interval_is_near_the_normal_one_for_many_cells() -> None:
     values = np.random.default_rng(0).standard_normal(400)
-    low, high = estimate(values.tolist()).interval or (0.0, 0.0)
+    low, high = estimate(cells(values.tolist())).interval or (0.0, 0.0)
     half = 1.96 * values.std() / 20
     assert low == pytest.approx(values.mean() - half, abs=0.01)
     assert high == pytest.approx(values.mean() + half, abs=0.01)
@@ -67,13 +83,38 @@ def test_no_p_value_comes_from_fewer_than_six_pairs() -> None:
     # Six of one sign: 2 / 2**6.
     assert wilcoxon(np.array([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])) == pytest.approx(0.03125)
     assert wilcoxon(np.zeros(6)) is None
+    # A pair that does not differ says nothing: these are three.
+    assert wilcoxon(np.array([0.0, 0.0, 0.0, -1.0, -2.0, -3.0])) is None
+
+
+def test_p_values_are_adjusted_for_how_many_are_looked_at() -> None:
+    # Thrice the least, twice the next, once the largest, each at least the one before.
+    adjusted = holm({"a": 0.03, "b": 0.01, "c": 0.02})
+    assert adjusted == pytest.approx({"b": 0.03, "c": 0.04, "a": 0.04})
+    assert holm({"a": 0.5, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def test_nobody_wins_where_neither_more_nor_less_is_better() -> None:
+    auc = next(metric for metric in METRICS if metric.name == "membership_auc")
+    results = Results(rows({"fedgan": [0.5] * 6, "other": [0.6, 0.7, 0.8, 0.9, 1.0, 0.4]}, "membership_auc"))
+    found = results.difference(auc, "other", "fedgan")
+    assert found is not None
+    assert (found.wins, found.p_value) == (None, None)
 
 
 def test_ranks_share_ties() -> None:
     strategies = ["fedgan", "better", "mixed"]
-    ranks = RESULTS.ranks(KID, strategies)
+    ranks = {name: list(found.values()) for name, found in RESULTS.ranks(KID, strategies).items()}
     assert ranks == {"fedgan": [2.0, 3.0, 2.5], "better": [1.0, 2.0, 1.0], "mixed": [3.0, 1.0, 2.5]}
     assert by_rank(RESULTS, KID, strategies) == ["better", "mixed", "fedgan"]
+
+
+def test_a_cell_that_failed_is_the_last_place() -> None:
+    """Or failing where it is hard would pay."""
+    results = Results(rows({"fedgan": [1.0, 2.0, 3.0], "worse": [4.0, 5.0, 6.0], "half": [0.5]}))
+    ranks = {name: list(found.values()) for name, found in results.ranks(KID, ["fedgan", "worse", "half"]).items()}
+    assert ranks == {"fedgan": [2.0, 1.0, 1.0], "worse": [3.0, 2.0, 2.0], "half": [1.0, 3.0, 3.0]}
 
 
 def test_a_strategy_without_results_comes_last() -> None:

@@ -1,0 +1,173 @@
+"""The tables of a benchmark: what stands beside the figures, and what is not compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.run_directory import RunDirectory
+from server.benchmark.cells import Outcome
+from server.benchmark.figures import raw_rows
+from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
+from server.benchmark.page import render_page
+from server.benchmark.plan import load_plan, make_cells
+from server.benchmark.statistics import Results
+
+PLAN = """
+name = "three"
+budget = "images"
+baseline = "fedgan"
+seeds = [0, 1]
+hyperparameters = "untuned"
+[base]
+rounds = 10
+partition.hospitals = 3
+[strategies.fedgan]
+[strategies.fedadam]
+[strategies.centralised]
+[partitions.natural]
+[partitions.skewed]
+partition.scheme = "dirichlet"
+"""
+
+
+def summary(kid: float, says: str, **changes: Any) -> dict[str, Any]:
+    test = {
+        "kid": kid,
+        "extractor": "lesion-cnn-32@00ff",
+        "num_generated": 1000,
+        "num_real": 900,
+        "num_draws": 2,
+        "per_site_say": says,
+        "per_site": [{"name": "a", "kid": kid + 1}, {"name": "b", "kid": kid + 2}],
+    }
+    return {
+        "status": "done",
+        "seconds": 99.0,
+        "seconds_by_work": {"training": 10.0, "aggregation": 2.0, "evaluation": 80.0},
+        "images": 1000,
+        "rounds": 10,
+        "peak_memory_bytes": {"server": 1_000_000},
+        "kid_floor": 0.01,
+        "kid_pca_gaussian": 0.5,
+        "kid_mean_image": 9.0,
+        "test": test | changes.pop("test", {}),
+    } | changes
+
+
+def board(
+    tmp_path: Path, kids: Mapping[str, float], changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> Leaderboard:
+    """Return a leaderboard of made-up cells; of strategies in `kids`, plus the seed, ten times on skewed hospitals.
+
+    A cell whose key begins with one in `changes` has another summary; with None it failed.
+    """
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    plan = load_plan(path)
+    outcomes = []
+    for cell in make_cells(plan, path):
+        directory = RunDirectory(tmp_path / cell.key)
+        directory.path.mkdir()
+        directory.hospitals.write_text("")
+        directory.metrics.write_text("")
+        kid = (kids[cell.strategy] + cell.seed / 10) * (10 if cell.partition == "skewed" else 1)
+        other = next((found for key, found in (changes or {}).items() if cell.key.startswith(key)), {})
+        if other is None:
+            outcomes.append(Outcome(cell, directory, None, "exit code 1: failed: it diverged"))
+            continue
+        says = "test images" if cell.partition == "natural" else "training images"
+        directory.environment.write_text(json.dumps({"git_commit": other.get("commit", "abc")}))
+        outcomes.append(
+            Outcome(cell, directory, summary(kid, says, **{k: v for k, v in other.items() if k != "commit"}))
+        )
+    return Leaderboard.of(plan, Results(raw_rows(outcomes)), outcomes)
+
+
+KIDS = {"fedgan": 1.0, "fedadam": 0.5, "centralised": 0.2}
+
+
+def test_a_whole_benchmark_has_a_table_over_all_and_one_for_each_partition(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS)
+    assert found.places() == [("", ""), ("natural", "model"), ("skewed", "model")]
+    lines = found.lines("", "")
+    assert [(line.strategy, line.mean_rank, line.num_cells) for line in lines] == [
+        ("centralised", 1.0, 4),
+        ("fedadam", 2.0, 4),
+        ("fedgan", 3.0, 4),
+    ]
+    assert lines[0].estimates["kid"].mean == pytest.approx((0.2 + 0.3 + 2 + 3) / 4)
+    assert lines[0].estimates["seconds_federation"].mean == 12.0  # not what judging took
+    text = markdown(found)
+    assert "| strategy | rank | KID |" in text
+    assert "by KID: halves of real images 0.01, a Gaussian of pixels 0.5" in text
+    assert "lesion-cnn-32@00ff, 1,000 generated against 900 real images, 2 draws" in text
+    assert "Intervals over 2 seeds are too narrow: of normal values they hold the mean 50% of the time" in text
+    assert "No p-value is given for fewer than 6 pairs" in text
+    assert "versions of the code" not in text
+
+
+def test_a_strategy_that_failed_is_never_best_and_says_on_how_many_cells_it_stands(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS, {"centralised--skewed": None})  # type: ignore[dict-item]
+    lines = {line.strategy: line for line in found.lines("", "")}
+    # Its mean is of the easy cells alone, and the least of all.
+    assert lines["centralised"].estimates["kid"].mean == pytest.approx(0.25)
+    assert (lines["centralised"].num_cells, lines["centralised"].is_whole) == (2, False)
+    assert lines["centralised"].mean_rank == 2.0
+    assert found.order[0] == "fedadam"
+    metric = next(metric for metric in found.metrics if metric.name == "kid")
+    assert found.whole_best(list(lines.values()), metric) == lines["fedadam"].estimates["kid"].mean
+    text = markdown(found)
+    assert "| strategy | rank | cells | KID |" in text
+    assert "Not every cell was finished: centralised 2/4" in text
+    assert "Failed: centralised--skewed--model--seed-0: exit code 1: failed: it diverged" in text
+    assert r"\textbf{" not in next(line for line in tex(found).splitlines() if line.startswith("centralised"))
+    page = render_page(found, [])
+    assert page.count("(best)</span>") == page.count('class="numeric best"') > 0
+
+
+def test_figures_of_hospitals_are_not_averaged_over_different_kinds_of_images(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS)
+    assert "kid_site_worst" not in found.lines("", "")[0].estimates
+    natural = {line.strategy: line for line in found.lines("natural", "model")}
+    assert natural["fedgan"].estimates["kid_site_worst"].mean == pytest.approx(3.05)
+    # The pooled images stand for no hospital where hospitals are not sites.
+    skewed = {line.strategy: line for line in found.lines("skewed", "model")}
+    assert "kid_site_worst" in skewed["fedgan"].estimates
+    assert "kid_site_worst" not in skewed["centralised"].estimates
+    assert "KID of hospitals is against other images in one partition than in another" in markdown(found)
+
+
+def test_cells_of_different_extractors_are_not_averaged(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS, {"fedadam--skewed": {"test": {"extractor": "inception-v3"}}})
+    assert found.places() == [("natural", "model"), ("skewed", "model")]
+    assert "All cells" not in markdown(found)
+    assert "Cells of different extractors cannot be compared" in markdown(found)
+
+
+def test_an_unequal_budget_and_mixed_versions_are_told(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS, {"fedadam--natural--model--seed-1": {"images": 900, "commit": "def"}})
+    text = markdown(found)
+    assert "Not quite equal: fedadam had 900 images where fedgan had 1,000 (-10%), on natural, model, seed 1." in text
+    assert "Cells ran on 2 versions of the code: abc, def." in text
+
+
+def test_no_note_can_leave_the_comments_of_the_latex_file(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS)
+    text = tex(Leaderboard.of(found.plan.model_copy(update={"hyperparameters": "a\n\\input{b}"}), found.results, ()))
+    assert [line for line in text.splitlines() if "input{b}" in line] == [
+        line for line in text.splitlines() if line.startswith("% ") and "input{b}" in line
+    ]
+
+
+def test_csv_has_every_table(tmp_path: Path) -> None:
+    lines = csv_table(board(tmp_path, KIDS)).splitlines()
+    assert lines[0].startswith("partition,model,strategy,mean_rank,metric,mean,low,high,cells,difference")
+    assert {line.split(",")[0] for line in lines[1:]} == {"all", "natural", "skewed"}
+    kid = next(line.split(",") for line in lines if line.startswith("natural,model,fedadam,2.0,kid,"))
+    assert [float(value) for value in kid[5:13]] == pytest.approx([0.55, 0.5, 0.6, 2, -0.5, -0.5, -0.5, 2])
+    assert kid[13:] == ["2", ""]
