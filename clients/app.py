@@ -102,7 +102,9 @@ def train(message: Message, context: Context) -> Message:
     extra = {name: torch.from_numpy(value.copy()) for name, value in arrived.items() if name not in entries}
     rule.begin(model, shared, extra, _with_prefix(state, _STRATEGY))
     hostile = not identity.site and is_attacker(configuration, identity.partition_id)
-    start_tensors = {name: torch.from_numpy(value.copy()) for name, value in arrived.items()} if hostile else {}
+    # What a strategy sends beside the networks goes up as a change already, e.g. SCAFFOLD's control variates.
+    before = {name: value for name, value in arrived.items() if name in entries and hostile}
+    start_tensors = {name: torch.from_numpy(value.copy()) for name, value in before.items()}
 
     # Train. On a GPU numbers are drawn there: a step then never waits for the processor.
     stream = torch_stream(

@@ -54,7 +54,7 @@ def falsify_update(
     sent
         What it would send.
     start
-        The same entries as they came; what did not come counts as zero.
+        The entries of networks as they came; what did not come, or goes up as a change itself, counts as zero.
     attack
         What it does.
     stream

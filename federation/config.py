@@ -295,7 +295,7 @@ class StrategySettings(Section):
     weighted_networks: Literal["auto", "both", "generator", "discriminator"] = "auto"
     """``fegan``, ``fed-tgan``, ``ifl-gan``, ``fedcar``: which networks take the strategy's weights; the others are
     averaged by number of images. ``auto``: as published, ``both``, and ``generator`` for ``ifl-gan``."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.01, le=100)
     """``fed-tgan``, ``ifl-gan``, ``fedcar``: scores are divided by it before the softmax; below 1 weights differ
     more."""
     samples: int = Field(default=256, ge=32, le=4096)
@@ -725,7 +725,12 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
         # One place that holds all images, and shows as many of them in a round as the hospitals would; nobody in it
         # is away or does harm.
         training = configuration.training
-        pooled = {"local_steps": training.local_steps * configuration.asked_hospitals()}
+        share = configuration.asked_hospitals() / configuration.partition.hospitals
+        present = 1.0 - configuration.participation.dropout
+        pooled = {
+            "local_steps": round(training.local_steps * configuration.asked_hospitals() * present),
+            "local_epochs": training.local_epochs * share * present,
+        }
         everybody = {"fraction": 1.0, "min_replies": 1, "dropout": 0.0}
         configuration = configuration.model_copy(
             update={
@@ -801,7 +806,7 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
             "set augmentation.p=0, or augmentation.name=fixed"
         )
     asked = configuration.asked_hospitals()
-    yield from strategy_problems(configuration.strategy, asked, training.loss, training.path_length_weight)
+    yield from strategy_problems(configuration.strategy, asked, training, configuration.augmentation)
     yield from _attack_problems(configuration)
     by_server = STRATEGY_FACTS.get(configuration.strategy.name, StrategyFacts()).trains_discriminator_only
     if by_server and training.local_epochs > 0 and configuration.strategy.generator_steps == 0:
@@ -813,6 +818,16 @@ def _contradictions(configuration: Configuration) -> Iterator[str]:
         yield (
             f"strategy.fine-tune-rounds = {configuration.strategy.fine_tune_rounds}: of rounds = "
             f"{configuration.rounds} none would be left in which hospitals learn from one another; lower it"
+        )
+    if configuration.strategy.name == "effgan" and configuration.early_stopping.patience > 0:
+        yield (
+            f"early-stopping.patience = {configuration.early_stopping.patience}: under effgan the last rounds are each "
+            "hospital's own, and a run that stops early never comes to them; set it to 0"
+        )
+    if configuration.strategy.name == "fedcar" and "generator" in configuration.strategy.private:
+        yield (
+            f"strategy.private = {configuration.strategy.private!r}: fedcar compares the hospitals' generators at the "
+            "server, and would look at some that nobody has; leave the generator out of it"
         )
     if configuration.participation.min_replies > asked:
         yield (
@@ -864,6 +879,12 @@ def _attack_problems(configuration: Configuration) -> Iterator[str]:
         yield (
             f"attack.hospitals = {attack.hospitals}: there are {configuration.partition.hospitals} hospitals "
             "(partition.hospitals); lower it"
+        )
+    harms_updates = attack.name not in ("flipped-labels", "noisy-camera")
+    if harms_updates and configuration.strategy.name == "alone":
+        yield (
+            f"attack.name = {attack.name}: strategy.name = alone sends nothing that could be falsified; choose "
+            "flipped-labels or noisy-camera, or another strategy"
         )
     if attack.name == "flipped-labels" and not configuration.model.conditional:
         yield "attack.name = flipped-labels: model.conditional = false hears no class; choose another attack"

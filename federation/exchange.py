@@ -315,6 +315,13 @@ def _type_of(reference: Tensor | np.ndarray) -> np.dtype:
     return np.dtype(str(reference.dtype).removeprefix("torch."))
 
 
+def _least(metric: str) -> float:
+    """Return the least value of a metric: strategies divide by these, or weigh by them."""
+    if metric in ("num-steps", "num-images"):
+        return 1
+    return 0 if metric.startswith("loss-") or metric == "mmd" else -math.inf
+
+
 def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num_examples: int) -> None:
     """Check a hospital's reply to a training message.
 
@@ -330,8 +337,8 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
     Raises
     ------
     WireError
-        If it does not hold exactly one ArrayRecord and one MetricRecord, a metric is missing or not
-        finite, the weight is another one, or :func:`check_arrays` refuses the arrays.
+        If it does not hold exactly one ArrayRecord and one MetricRecord, a metric is missing, not
+        finite or too small, the weight is another one, or :func:`check_arrays` refuses the arrays.
     """
     from flwr.app import ArrayRecord, MetricRecord
 
@@ -350,6 +357,9 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
     for name, value in metrics.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise WireError(f"metric {name} = {value!r}: expected a finite number")
+        least = _least(name)
+        if value < least:
+            raise WireError(f"metric {name} = {value!r}: expected at least {least}")
     if not _is_as_expected(arrays_of(reply), expected):
         check_arrays(arrays_of(reply), expected)
 

@@ -123,7 +123,7 @@ def least_replies(settings: Any) -> int:
     return max((STRATEGY_FACTS[name].least_hospitals(settings)[0] for name in names), default=1)
 
 
-def strategy_problems(settings: Any, num_replies: int, loss: str, path_length_weight: float = 0.0) -> Iterator[str]:
+def strategy_problems(settings: Any, num_replies: int, training: Any, augmentation: Any) -> Iterator[str]:
     """Yield a sentence for each thing that is wrong with ``[strategy]``.
 
     Parameters
@@ -132,8 +132,8 @@ def strategy_problems(settings: Any, num_replies: int, loss: str, path_length_we
         A :class:`federation.config.StrategySettings`.
     num_replies
         Hospitals that are asked in a round.
-    loss, path_length_weight
-        Of ``training``.
+    training, augmentation
+        A ``TrainingSettings`` and an ``AugmentationSettings``.
     """
     known = True
     for key in ("name", "generator", "discriminator"):
@@ -172,15 +172,35 @@ def strategy_problems(settings: Any, num_replies: int, loss: str, path_length_we
                 "are needed; set partition.hospitals or participation.fraction higher, or another strategy.name"
             )
         if STRATEGY_FACTS[name].trains_discriminator_only:
-            if loss != "logistic":
-                yield (
-                    f"training.loss = {loss!r}: under {name} the server trains the generator and has no real images "
-                    "to pair with generated ones; set training.loss=logistic"
-                )
-            if path_length_weight > 0:
-                yield (
-                    f"training.path-length-weight = {path_length_weight:g}: under {name} the server trains the "
-                    "generator, without this regularisation; set it to 0"
-                )
+            yield from _server_training_problems(name, training, augmentation)
             if settings.private or settings.averaged_state:
                 yield f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out"
+
+
+def _server_training_problems(name: str, training: Any, augmentation: Any) -> Iterator[str]:
+    """Yield what cannot be where hospitals train the discriminator alone, and the server the generator."""
+    if training.loss != "logistic":
+        yield (
+            f"training.loss = {training.loss!r}: under {name} the server trains the generator and has no real images "
+            "to pair with generated ones; set training.loss=logistic"
+        )
+    if training.path_length_weight > 0:
+        yield (
+            f"training.path-length-weight = {training.path_length_weight:g}: under {name} the server trains the "
+            "generator, without this regularisation; set it to 0"
+        )
+    if augmentation.name == "ada":
+        yield (
+            f"augmentation.name = 'ada': under {name} the server cannot know how strongly each hospital augments now; "
+            "set augmentation.name=fixed"
+        )
+    for key, value in (
+        ("label-dropout", training.label_dropout),
+        ("transition-start-images", training.transition_start_images),
+        ("transition-images", training.transition_images),
+    ):
+        if value > 0:
+            yield (
+                f"training.{key} = {value:g}: under {name} generator and discriminator are trained in different "
+                "places, and would not hear the same labels; set it to 0"
+            )

@@ -382,9 +382,14 @@ class FederatedRun:
         return training
 
     def _needs_own_generators(self, server_round: int) -> bool:
-        """Return whether hospitals have generators of their own and the round may be judged."""
+        """Return whether hospitals have generators of their own and the round may be judged.
+
+        Where hospitals may be away in the round that is judged, they hand theirs over in each that they are in.
+        """
         keeps = sharing_policy(self.configuration, server_round).keeps_generator()
-        return keeps and (self._is_evaluated(server_round) or self._may_stop())
+        participation = self.configuration.participation
+        may_be_away = participation.fraction < 1 or participation.dropout > 0
+        return keeps and (self._is_evaluated(server_round) or self._may_stop() or may_be_away)
 
     def _expected(self, server_round: int) -> dict[str, torch.Tensor]:
         """Return entries with the names, shapes and types of what a hospital sends in a round."""

@@ -9,9 +9,11 @@ Epsilon is of the hospital as a whole, for a federation with and without what it
 for another hospital in its place the noise counts half), by the Rényi accountant of Opacus (Mironov 2017, arXiv
 1702.07476) at ``strategy.delta``, for the numbers of this run; with all hospitals in every round it is exact for the
 Gaussian mechanism. Where some are drawn, they are drawn in a fixed number and not each by chance, as the accountant
-assumes. With few hospitals a noise that gives a small epsilon leaves nothing of the update. Noise comes from ``seed``,
-so that runs repeat: whoever knows the seed can take it off again; and the numbers of images by class are told without
-noise.
+assumes; at real sites that does not count, as who is drawn follows from ``seed``, which every site is told. With few
+hospitals a noise that gives a small epsilon leaves nothing of the update. At real sites noise comes from the operating
+system and is kept nowhere, so such a run does not repeat. In a simulation it comes from ``seed``, and epsilon is what
+the same federation would have had at real sites with a secret draw of who takes part. The numbers of images by class
+are told without noise, of all hospitals and not of those of a round alone.
 
 Costs generator and discriminator down and the discriminator up; the server trains. Reveals to the server each
 hospital's discriminator (it adds the noise) and class counts; to the others, only what the noise has covered.
@@ -20,6 +22,7 @@ hospital's discriminator (it adds the noise) and class counts; to the others, on
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,13 +71,17 @@ class DPFedAvgGAN(ServerTrainedGenerator):
     def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See :class:`ServerTrainedGenerator`."""
         settings, configuration = self.settings, self.federation.configuration
-        stream = numpy_stream(configuration.seed, "noise of DP-FedAvg-GAN", server_round=server_round)
+        if self._is_deployed():
+            # Nobody else may know it: every site is told the seed, and could take the noise off again.
+            stream = np.random.default_rng(secrets.randbits(256))
+        else:
+            stream = numpy_stream(configuration.seed, "noise of DP-FedAvg-GAN", server_round=server_round)
         found = {}
         for name, total in self._sum.items():
             if settings.noise_multiplier > 0:
                 total = total + stream.normal(0.0, settings.noise_multiplier * settings.clip_norm, total.shape)
             found[name] = (self._start[name] + total / len(names)).astype(self.current[name].dtype)
-        self._rounds.append(max(self._asked, len(names)) / len(self.members))
+        self._rounds.append(1.0 if self._is_deployed() else max(self._asked, len(names)) / len(self.members))
 
         model = self.build()
         load_tensors(model.networks, found)
@@ -84,7 +91,12 @@ class DPFedAvgGAN(ServerTrainedGenerator):
             logits: Tensor = discriminator(images, labels)
             return logits
 
-        return found | self.train_generator(model, server_round, judge, names, self.batch_size)
+        # Of all hospitals: which classes those of a round hold would tell who they are.
+        odds = self.class_odds(self.class_counts(list(self.members)).sum(dim=0, keepdim=True))
+        return found | self.train_generator(model, server_round, judge, odds)
+
+    def _is_deployed(self) -> bool:
+        return any(site.is_deployed for site in self.members.values())
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """See :class:`ServerTrainedGenerator`."""

@@ -2,10 +2,12 @@
 
 Wang et al. 2020, *Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization*, arXiv
 2007.07481, Eq. 9 for plain SGD: d_i = (w − w_i) / τ_i, w ← w − τ_eff Σ_i p_i d_i, with τ_i the local steps,
-p_i = n_i / N and τ_eff = Σ_i p_i τ_i. Where all take as many steps, as with ``training.local-steps``, it is FedAvg.
+p_i = n_i / N and τ_eff = Σ_i p_i τ_i. Where all take as many steps, as with ``training.local-steps``, trained weights
+move as FedAvg's do; use it with ``training.local-epochs``.
 
 Deviations: updates are Adam's, which grow with the number of steps as SGD's do, but not with the gradient. Trained
-weights alone; the server keeps the EMA itself (:class:`strategies.aggregation.ServerEMA`).
+weights alone; the server keeps the EMA itself (:class:`strategies.aggregation.ServerEMA`), so that what is judged is
+not FedAvg's even where the steps are equal.
 
 Costs what FedGAN costs. Reveals what FedGAN reveals, and each hospital's number of steps.
 """

@@ -5,6 +5,9 @@ Datasets*, arXiv 1811.03850, Algorithm 1: hospitals take L steps of their discri
 mean over hospitals of their error feedback, each on a batch of its own; every so often each discriminator goes to
 another hospital, drawn at random, so that none learns one hospital's images by heart.
 
+A hospital's part of the batch is of the classes that it holds, since its discriminator knows no other; after an
+exchange it is of those that the next hospital holds.
+
 Deviations: see :mod:`strategies.discriminator_ensemble`; the feedback is that of the non-saturating loss; hospitals
 draw their fakes from a copy of the generator; the exchange is a permutation without fixed point every
 ``strategy.swap-rounds`` rounds, and Adam's moments stay where they are.
@@ -35,7 +38,8 @@ class MDGAN(DiscriminatorEnsemble):
         networks = self.networks_of(model, names)
 
         def judge(images: Tensor, labels: Tensor | None) -> Tensor:
-            # Each hospital's part of the batch is judged by its discriminator; the mean over all is the feedback's.
+            # Each hospital's part of the batch, of classes that it holds, is judged by its discriminator; the mean over
+            # all is the feedback's.
             parts = torch.arange(len(images), device=images.device) % len(networks)
             logits = torch.empty(len(images), dtype=images.dtype, device=images.device)
             for number, network in enumerate(networks):
@@ -44,7 +48,7 @@ class MDGAN(DiscriminatorEnsemble):
                     logits = logits.index_put((rows,), network(images[rows], None if labels is None else labels[rows]))
             return logits
 
-        changed = self.train_generator(model, server_round, judge, names, self.batch_size * len(names))
+        changed = self.train_generator(model, server_round, judge, self.class_odds(self.class_counts(names)))
         if self.settings.swap_rounds and server_round % self.settings.swap_rounds == 0:
             self.swap(server_round, names)
         return changed

@@ -100,8 +100,7 @@ class ServerTrainedGenerator(FederatedStrategy):
         model: GenerativeModel,
         server_round: int,
         judge: Callable[[Tensor, Tensor | None], Tensor],
-        names: Sequence[str],
-        batch: int,
+        odds: Tensor,
     ) -> dict[str, np.ndarray]:
         """Take the round's steps of the generator; return its entries and those of its running average.
 
@@ -113,31 +112,34 @@ class ServerTrainedGenerator(FederatedStrategy):
             The round.
         judge
             See :meth:`federation.models.protocol.GenerativeModel.train_generator`.
-        names
-            Hospitals whose classes may be asked for.
-        batch
-            Images in a step.
+        odds
+            (hospitals, classes): a step draws as many times ``training.batch-size`` images as there are rows, image i
+            of a class by row i modulo their number.
         """
         configuration = self.federation.configuration
         training = configuration.training
         threads = torch.get_num_threads()
         torch.set_num_threads(training.threads)
         stream = torch_stream(configuration.seed, "the server's generator steps", server_round=server_round)
-        odds = self.class_odds(names)
+        batch = self.batch_size * len(odds)
         for _ in range(self.settings.generator_steps or training.local_steps):
             labels = None
             if model.num_classes:
-                labels = torch.multinomial(odds, batch, replacement=True, generator=stream)
-                labels = labels.to(self.federation.device)
-            model.train_generator(labels, batch, judge, stream)
+                drawn = torch.multinomial(odds, self.batch_size, replacement=True, generator=stream)
+                labels = drawn.T.reshape(-1).to(self.federation.device)
+            # The half-life counts images as one hospital sees them.
+            model.train_generator(labels, batch, judge, stream, self.batch_size)
         torch.set_num_threads(threads)
         self._private_state = {name: value.detach().cpu().clone() for name, value in model.private_state().items()}
         changed = named_tensors({name: model.networks[name] for name in ("generator", "generator_ema")})
         return {name: value.detach().cpu().numpy() for name, value in changed.items() if name in self.current}
 
-    def class_odds(self, names: Sequence[str]) -> Tensor:
-        """Return how often each class is asked for, (classes,); classes that no replying hospital holds are not."""
-        counts = torch.tensor([self.members[name].class_counts for name in names], dtype=torch.float64).sum(dim=0)
+    def class_counts(self, names: Sequence[str]) -> Tensor:
+        """Return the images of each class at each of these hospitals, float64 (hospitals, classes)."""
+        return torch.tensor([self.members[name].class_counts for name in names], dtype=torch.float64)
+
+    def class_odds(self, counts: Tensor) -> Tensor:
+        """Return how often a class is asked for, given how many images of it there are: as often, or all alike."""
         return (counts > 0).double() if self.federation.configuration.training.fake_labels == "uniform" else counts
 
     # ------------------------------------------------------------------ what is carried along

@@ -31,7 +31,7 @@ class UAGAN(DiscriminatorEnsemble):
         model = self.build()
         networks = self.networks_of(model, names)
         if model.num_classes:
-            counts = torch.tensor([self.members[name].class_counts for name in names], dtype=torch.float64)
+            counts = self.class_counts(names)
         else:
             counts = torch.tensor([[self.members[name].num_images] for name in names], dtype=torch.float64)
         # Of a class that nobody holds no image is asked.
@@ -42,7 +42,8 @@ class UAGAN(DiscriminatorEnsemble):
             priors = log_priors.expand(-1, len(images)) if labels is None else log_priors[:, labels]
             return universal_logit(logits, priors)
 
-        return self.train_generator(model, server_round, judge, names, self.batch_size)
+        odds = self.class_odds(self.class_counts(names).sum(dim=0, keepdim=True))
+        return self.train_generator(model, server_round, judge, odds)
 
 
 def universal_logit(logits: Tensor, log_priors: Tensor) -> Tensor:

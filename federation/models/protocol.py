@@ -54,6 +54,7 @@ class GenerativeModel(Protocol):
         batch: int,
         judge: Callable[[Tensor, Tensor | None], Tensor],
         stream: torch.Generator,
+        images_shown: int | None = None,
     ) -> Tensor:
         """Update the generator alone, and its running average, by the non-saturating logistic loss.
 
@@ -67,6 +68,8 @@ class GenerativeModel(Protocol):
             Maps images (batch, 3, r, r) and their labels to logits (batch,), high for what looks real.
         stream
             Where every random number of the step comes from.
+        images_shown
+            What the step counts for in the half-life of the running average. None: `batch`.
 
         Returns
         -------

@@ -28,6 +28,7 @@ from federation.exchange import (
 )
 from federation.models import build_model
 from federation.seeding import torch_stream
+from strategies import build_local_rule
 
 
 def configured(*assignments: str) -> Configuration:
@@ -266,6 +267,43 @@ def test_a_sign_flipping_hospital_sends_the_update_of_an_honest_one_turned_round
         for name in ("honest", "hostile")
     ]
     assert states[0] == states[1]
+
+
+def scaffolded(configuration: Configuration, control: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What a hospital under SCAFFOLD is sent, its control variate being `control`, and what it sends back."""
+    model = build_model(configuration)
+    down = build_local_rule(configuration.strategy).down(
+        shared_tensors(model.networks, SharingPolicy()), model.networks
+    )
+    arrays = {name: value.detach().numpy().copy() for name, value in down.items()}
+    for name in arrays:
+        if name.startswith("control."):
+            arrays[name][...] = control
+    grid = InProcessGrid(client_app, {2: dict(SIMULATED)})  # type: ignore[dict-item]
+    settings = ConfigRecord({**configuration.to_flat(), SERVER_ROUND: 1})
+    message = grid.create_message(RecordDict({ARRAYS: pack_arrays(arrays), CONFIG: settings}), "train", 2, "1")
+    (reply,) = grid.send_and_receive([message])
+    assert not reply.has_error(), reply.error.reason
+    return arrays, unpack_arrays(reply.content.array_records[ARRAYS])
+
+
+def test_a_change_of_a_control_variate_is_falsified_as_the_change_that_it_is(
+    folder: Path, tmp_path: Path, cache_dir: str
+) -> None:
+    """What comes down under this name is the variate itself, and what goes up its change."""
+    scaffold = "strategy.name=scaffold"
+    lazy = of_folder(folder, tmp_path / "lazy", cache_dir, scaffold, "attack.name=free-rider")
+    sent, back = scaffolded(lazy, 5.0)
+    controls = [name for name in back if name.startswith("control.")]
+    assert controls
+    for name in back:
+        np.testing.assert_array_equal(back[name], np.zeros_like(sent[name]) if name in controls else sent[name])
+
+    _, honest = scaffolded(of_folder(folder, tmp_path / "honest", cache_dir, scaffold), 5.0)
+    turned = of_folder(folder, tmp_path / "turned", cache_dir, scaffold, "attack.name=sign-flipped", "attack.scale=4.0")
+    _, hostile = scaffolded(turned, 5.0)
+    for name in controls:
+        np.testing.assert_array_equal(hostile[name], -4 * honest[name])
 
 
 def test_images_of_a_deployed_site_are_not_poisoned(folder: Path, tmp_path: Path, cache_dir: str) -> None:

@@ -120,7 +120,8 @@ def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(tmp_pa
     assert untouched.stat().st_mtime_ns == modified
 
 
-def test_ctrl_c_ends_the_runs_and_nothing_is_lost(tmp_path: Path, cache_dir: str) -> None:
+def test_being_ended_ends_the_runs_and_nothing_is_lost(tmp_path: Path, cache_dir: str) -> None:
+    """By SIGTERM, as a cluster ends a job: it takes the way of Ctrl-C."""
     path, out = tmp_path / "tiny.toml", tmp_path / "out"
     path.write_text(TINY.replace("rounds = 2", "rounds = 2000"))
     arguments = [path, "--out", out, "--set", f"data.cache-dir={cache_dir}"]
@@ -131,7 +132,10 @@ def test_ctrl_c_ends_the_runs_and_nothing_is_lost(tmp_path: Path, cache_dir: str
     deadline = time.monotonic() + 120
     while not lines.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    second = benchmark(*arguments, "--resume")
+    assert second.returncode == 2, second.stderr
+    assert "another process runs there; wait for its end, or give another --out" in second.stderr
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     summary = json.loads((lines.parent / "summary.json").read_text())

@@ -150,6 +150,10 @@ def test_a_reply_is_checked() -> None:
         check_reply(reply(good), expected, 2)
     with pytest.raises(WireError, match="metrics num-examples, .*peak-memory-bytes: missing"):
         check_reply(reply({}), expected, 3)
+    for name, least in (("num-steps", 1), ("num-images", 1), ("loss-discriminator", 0), ("mmd", 0)):
+        check_reply(reply({**good, name: least}), expected, 3)
+        with pytest.raises(WireError, match=f"metric {name} = {least - 0.5}: expected at least {least}"):
+            check_reply(reply({**good, name: least - 0.5}), expected, 3)
     with pytest.raises(WireError, match="metric loss = nan: expected a finite number"):
         check_reply(reply({**good, "loss": float("nan")}), expected, 3)
     with pytest.raises(WireError, match="w: missing"):

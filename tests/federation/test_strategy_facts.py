@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import Configuration, Layer, StrategySettings, parse_assignments, resolve
+from federation.config import (
+    AugmentationSettings,
+    Configuration,
+    Layer,
+    StrategySettings,
+    TrainingSettings,
+    parse_assignments,
+    resolve,
+)
 from federation.errors import ConfigurationError
 from federation.strategy_facts import (
     STRATEGY_FACTS,
@@ -20,6 +28,7 @@ from federation.strategy_facts import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DEFAULTS = (TrainingSettings(), AugmentationSettings())
 THERE_ARE = (
     "There are fedgan, fedavg, fedavgm, fedprox, fedadam, fedyogi, fedadagrad, fedmedian, fedtrimmedavg, krum, "
     "multikrum, bulyan, geometric-median, qfedavg, scaffold, fednova, feddyn, fedbn, partial-sync, fegan, fed-tgan, "
@@ -169,7 +178,7 @@ def test_strategies_for_one_network_and_private_are_allowed() -> None:
 @pytest.mark.parametrize("name", FOR_ONE_NETWORK.split(", "))
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_each_of_the_strategies_that_the_message_lists_is_allowed_for_one_network(name: str, network: str) -> None:
-    assert list(strategy_problems(StrategySettings(**{network: name}), 20, "relativistic")) == []
+    assert list(strategy_problems(StrategySettings(**{network: name}), 20, *DEFAULTS)) == []
 
 
 # ---------------------------------------------------------------- how many hospitals
@@ -200,8 +209,8 @@ def test_a_hospital_fewer_than_a_robust_rule_needs_is_refused(name: str, hospita
 )
 def test_hospitals_that_may_be_hostile_against_hospitals_that_there_are(name: str, malicious: int, least: int) -> None:
     settings = StrategySettings(name=name, malicious=malicious)
-    assert list(strategy_problems(settings, least, "relativistic")) == []
-    (problem,) = strategy_problems(settings, least - 1, "relativistic")
+    assert list(strategy_problems(settings, least, *DEFAULTS)) == []
+    (problem,) = strategy_problems(settings, least - 1, *DEFAULTS)
     assert f"here {least - 1} hospitals are asked in a round, at least {least} are needed" in problem
 
 
@@ -221,8 +230,8 @@ def test_trimming_that_cuts_nothing_off_is_refused(trim: float, least: int) -> N
     """Flower cuts int(trim x n) off at either end."""
     settings = StrategySettings(name="fedtrimmedavg", trim=trim)
     assert (int(trim * least), int(trim * (least - 1))) == (1, 0)
-    assert list(strategy_problems(settings, least, "relativistic")) == []
-    assert len(list(strategy_problems(settings, least - 1, "relativistic"))) == 1
+    assert list(strategy_problems(settings, least, *DEFAULTS)) == []
+    assert len(list(strategy_problems(settings, least - 1, *DEFAULTS))) == 1
 
 
 def test_only_hospitals_that_are_asked_in_a_round_are_counted() -> None:
@@ -267,8 +276,19 @@ def test_a_server_that_trains_the_generator_says_itself_what_is_shared(name: str
         "augmentation.name=ada",
     )
     assert problems == (
+        f"augmentation.name = 'ada': under {name} the server cannot know how strongly each hospital augments now; set "
+        "augmentation.name=fixed",
         f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out",
     )
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+@pytest.mark.parametrize("key", ["label-dropout", "transition-start-images", "transition-images"])
+def test_a_server_that_trains_the_generator_hears_all_labels(name: str, key: str) -> None:
+    """Else the discriminator would learn with hidden labels at a hospital, and the generator with others here."""
+    value = "0.5" if key == "label-dropout" else "500.0"
+    (problem,) = problems_of(f"strategy.name={name}", "training.loss=logistic", f"training.{key}={value}")
+    assert problem.startswith(f"training.{key} = {float(value):g}: under {name} generator and discriminator are")
 
 
 @pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
@@ -330,6 +350,13 @@ def test_centralised_leaves_epochs_and_one_hospital_as_they_are() -> None:
     epochs = resolved("strategy.name=centralised", "training.local-epochs=0.5")
     assert (epochs.partition.hospitals, epochs.training.local_epochs, epochs.training.local_steps) == (1, 0.5, 0)
     assert again(epochs) == epochs
+    # Of four hospitals two are asked, and one in five of those is away: two fifths of the images in a round.
+    away = ("participation.fraction=0.5", "participation.dropout=0.2")
+    epochs = resolved("strategy.name=centralised", "training.local-epochs=0.5", *away)
+    assert epochs.training.local_epochs == pytest.approx(0.5 * 0.5 * 0.8)
+    assert again(epochs) == epochs
+    steps = resolved("strategy.name=centralised", "training.local-steps=10", *away)
+    assert (steps.training.local_steps, again(steps)) == (16, steps)
     one = resolved("strategy.name=centralised", "partition.hospitals=1", "training.local-steps=7")
     assert (one.partition.hospitals, one.training.local_steps) == (1, 7)
 
@@ -350,12 +377,12 @@ def test_what_centralised_was_allowed_with_is_allowed_when_its_one_hospital_read
 
 
 def test_nobody_in_one_place_is_away_or_does_harm() -> None:
-    """Two of four hospitals are asked in a round: one place shows the images of two."""
+    """Two of four hospitals are asked in a round, and every other one is away: one place shows the images of one."""
     configuration = resolved(
         "strategy.name=centralised", "training.local-steps=7", "participation.fraction=0.5",
-        "participation.min-replies=2", "participation.dropout=0.3", "attack.name=scaled", "attack.hospitals=3",
+        "participation.min-replies=2", "participation.dropout=0.5", "attack.name=scaled", "attack.hospitals=3",
     )  # fmt: skip
-    assert (configuration.partition.hospitals, configuration.training.local_steps) == (1, 14)
+    assert (configuration.partition.hospitals, configuration.training.local_steps) == (1, 7)
     participation = configuration.participation
     assert (participation.fraction, participation.min_replies, participation.dropout) == (1.0, 1, 0.0)
     assert configuration.attack == Configuration().attack
@@ -410,3 +437,23 @@ def test_a_wrong_strategy_ends_the_command_with_one_message_and_nothing_written(
     )
     assert process.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("assignments", "problem"),
+    [
+        (("strategy.name=alone", "attack.name=sign-flipped"), "alone sends nothing that could be falsified"),
+        (
+            ("strategy.name=effgan", "early-stopping.patience=2", "rounds=20"),
+            "a run that stops early never comes to them",
+        ),
+        (("strategy.name=fedcar", "strategy.private=generator.mapping"), "would look at some that nobody has"),
+        (("strategy.name=fed-tgan", "strategy.temperature=0.0005"), "strategy.temperature = 0.0005"),
+    ],
+)
+def test_what_would_not_do_what_it_says_is_refused(assignments: tuple[str, ...], problem: str) -> None:
+    assert any(problem in found for found in problems_of(*assignments)), problems_of(*assignments)
+
+
+def test_hospitals_alone_may_have_bad_images() -> None:
+    resolved("strategy.name=alone", "attack.name=noisy-camera", "attack.scale=0.1")

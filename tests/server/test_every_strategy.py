@@ -111,6 +111,24 @@ def result(run_dir: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run_dir)): file.read_bytes() for file in files}
 
 
+def test_a_hospital_that_is_away_when_generators_are_judged_has_handed_over_its_last(
+    tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or classes that it alone holds would be drawn from generators that never saw them."""
+    for name in ("write_report", "plot_partition", "describe_judgement"):
+        monkeypatch.setattr(server.app, name, lambda *arguments: [])
+    monkeypatch.setattr(Evaluator, "write_sample_sheet", lambda evaluator, model, server_round: None)
+    monkeypatch.setattr(Evaluator, "final_evaluation", lambda evaluator: {"test": {"kid": 0.0}})
+    run_dir = tmp_path / "run"
+    away = ["strategy.name=alone", "participation.fraction=0.3", "rounds=6", "evaluation.every=6"]
+    run(configuration(run_dir, cache_dir, *away))
+    lines = read_lines(run_dir / "hospitals.jsonl")
+    trained = {line["site"] for line in lines}
+    assert {line["site"] for line in lines if line["round"] == 6} < trained
+    own = load_file(run_dir / "checkpoints" / "round-0006" / "own.safetensors")
+    assert {name.split("/")[0] for name in own} == trained
+
+
 @pytest.mark.parametrize("conditional", ["true", "false"], ids=["conditional", "unconditional"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_strategy_goes_on_as_if_it_had_not_been_killed(

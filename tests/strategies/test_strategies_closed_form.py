@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from three_numbers import TRAINABLE, Arrays, Hospital, ask, configured, line, model, play, sites_of, strategy
+from three_numbers import TRAINABLE, Arrays, Hospital, answer, ask, configured, line, model, play, sites_of, strategy
 from torch import Tensor, nn
 
 from federation.config import StrategySettings
@@ -29,6 +29,7 @@ from strategies.geometric_median import weiszfeld_weights
 from strategies.ifl_gan import maximum_mean_discrepancy, reduced
 from strategies.local_rule import LocalRule
 from strategies.md_gan import MDGAN
+from strategies.server_trained import ServerTrainedGenerator
 from strategies.ua_gan import universal_logit
 
 
@@ -467,10 +468,13 @@ def test_scaffold_moves_its_control_by_the_share_of_hospitals_that_replied() -> 
 
 
 def test_scaffolds_server_step_goes_part_of_the_way() -> None:
-    rule, sites = pair("scaffold", "strategy.server-learning-rate=0.5", *EMA_OF_HALF)
-    arrays, _ = train_round(rule, model([8, 16, 0], d=[-8, -16, 0]), sites, 1, 1)
+    half = ("training.ema-half-life-images=1", "training.ema-ramp=0")  # an image is a step of these hospitals
+    rule, sites = pair("scaffold", "strategy.server-learning-rate=0.5", *half)
+    arrays, _ = train_round(rule, model([8, 16, 0], ema=[1, 2, 0], d=[-8, -16, 0]), sites, 1, 1)
     # y = 4.5 and 2.5, mean 3.5: half of the way from 8.
-    are_scaled(arrays, 5.75)
+    are_scaled({name: value for name, value in arrays.items() if name != "generator_ema.w"}, 5.75)
+    # The server keeps the average itself: half of it is what it was.
+    is_close(arrays["generator_ema.w"], [(1 + 5.75) / 2, (2 + 11.5) / 2, 0])
 
 
 def test_scaffold_averages_hospitals_alike_in_trained_weights_and_running_average() -> None:
@@ -574,7 +578,12 @@ def test_fegan_draws_the_class_seen_least_and_then_a_hospital_that_holds_it() ->
 
     # Seen (0, 0, 0): class 0, a. (10, 0, 0): class 1, b. (10, 5, 0): class 2, c. (10, 5, 2): class 2 again, but c is
     # taken; class 1, b. (10, 10, 2): c. (10, 10, 4): class 2 has nobody left; of two seen alike the first, a.
-    assert [draw(1), draw(2), draw(3)] == ["ab", "bc", "ac"]
+    assert draw(1) == "ab"
+    # What it has seen is carried along: a rule that began anew would draw class 0 again.
+    state, rule = rule.state_dict(), strategy("strategy.name=fegan")
+    rule.meet(sites)
+    rule.load_state_dict(state)
+    assert [draw(2), draw(3)] == ["bc", "ac"]
     assert rule.choose_sites(sites, 3, 4) is None  # all: nothing to draw
 
 
@@ -924,6 +933,35 @@ def test_dp_fedavg_gans_noise_is_another_in_each_round(entries: Arrays) -> None:
     assert abs(np.corrcoef(noise)[0, 1]) < 0.15
 
 
+def test_noise_at_real_sites_cannot_be_computed_from_what_sites_are_told(entries: Arrays) -> None:
+    """They are told the seed, and who is drawn follows from it: nor does the draw make epsilon smaller."""
+    noises, epsilons = [], []
+    for is_deployed in (True, True, False, False):
+        rule = dp("strategy.noise-multiplier=1")
+        hospitals = [Hospital(discriminator_of(entries), 1, (1, 1, 1), is_deployed=is_deployed)] * 4
+        arrays = play(rule, entries, hospitals)
+        noises.append(np.concatenate([(arrays[name] - entries[name]).ravel() for name in discriminator_of(entries)]))
+        epsilons.append(rule.report()["epsilon"])
+    assert abs(np.corrcoef(noises[0], noises[1])[0, 1]) < 0.15
+    assert noises[0].std() == pytest.approx(0.25, rel=0.06)
+    assert np.array_equal(noises[2], noises[3])
+    assert epsilons == [epsilons[0]] * 4
+
+
+@pytest.mark.parametrize("is_deployed", [True, False])
+def test_who_is_drawn_makes_epsilon_smaller_in_a_simulation_alone(entries: Arrays, is_deployed: bool) -> None:
+    rule = dp("strategy.noise-multiplier=1")
+    hospitals = [Hospital(discriminator_of(entries), 1, (1, 1, 1), is_deployed=is_deployed)] * 4
+    rule.meet(sites_of(hospitals))
+    # Of four hospitals one is asked.
+    (message, *_) = ask(rule, entries, hospitals)
+    rule._asked = 1
+    rule.aggregate_train(1, [answer(message, hospitals[0])])
+    full = spent_epsilon([1.0], 1.0, 1e-3)
+    assert full is not None
+    assert (rule.report()["epsilon"] == full) is is_deployed
+
+
 def gaussian_epsilon(noise_multiplier: float, delta: float, rounds: int) -> float:
     """ε of the Gaussian mechanism by its Rényi divergence α / (2 z²) (Mironov 2017, Proposition 7).
 
@@ -1049,13 +1087,13 @@ def test_ua_gan_does_not_hear_a_hospital_about_a_class_that_it_has_not(entries: 
     assert all(np.array_equal(results[0][name], results[1][name]) for name in entries)
 
 
-def judged(name: str, entries: Arrays, hospitals: Sequence[Hospital], labels: Tensor) -> tuple[np.ndarray, int]:
-    """What the server says of images of these classes, and how many images a step of its generator has."""
+def judged(name: str, entries: Arrays, hospitals: Sequence[Hospital], labels: Tensor) -> tuple[np.ndarray, Tensor]:
+    """What the server says of images of these classes, and which classes a step of its generator asks for."""
     rule = ensemble(name)
-    found: list[tuple[np.ndarray, int]] = []
+    found: list[tuple[np.ndarray, Tensor]] = []
 
-    def record(model: Any, server_round: int, judge: Any, names: Sequence[str], batch: int) -> Arrays:
-        found.append((judge(torch.zeros(len(labels), 3, 32, 32), labels).detach().numpy(), batch))
+    def record(model: Any, server_round: int, judge: Any, odds: Tensor) -> Arrays:
+        found.append((judge(torch.zeros(len(labels), 3, 32, 32), labels).detach().numpy(), odds))
         return {}
 
     rule.train_generator = record
@@ -1076,17 +1114,59 @@ def test_ua_gan_weighs_each_class_by_who_holds_how_many_of_it(entries: Arrays) -
         Hospital(constant(entries, 0.0), 3, (1, 1, 1)),
         Hospital(constant(entries, math.log(3)), 4, (3, 0, 1)),
     ]
-    logits, batch = judged("ua-gan", entries, hospitals, torch.tensor([0, 1, 2, 0]))
+    logits, odds = judged("ua-gan", entries, hospitals, torch.tensor([0, 1, 2, 0]))
     is_close(np.exp(logits), [2.5, 1, 2, 2.5])
-    assert batch == 4
+    assert odds.tolist() == [[4, 1, 2]]
 
 
 def test_md_gan_asks_every_hospital_about_a_batch_of_its_own(entries: Arrays) -> None:
-    hospitals = [Hospital(constant(entries, value), 5, (1, 2, 2)) for value in (1.0, 2.0, 3.0)]
-    logits, batch = judged("md-gan", entries, hospitals, torch.zeros(12, dtype=torch.int64))
-    assert batch == 12
-    # As many images for each: the mean over images is the mean over hospitals.
-    assert sorted(logits.tolist()) == [1.0] * 4 + [2.0] * 4 + [3.0] * 4
+    held = [(5, 0, 0), (0, 2, 3), (1, 2, 2)]
+    hospitals = [Hospital(constant(entries, value), 5, of) for value, of in zip((1.0, 2.0, 3.0), held, strict=True)]
+    logits, odds = judged("md-gan", entries, hospitals, torch.zeros(12, dtype=torch.int64))
+    # As many images for each, in turn: the mean over images is the mean over hospitals.
+    assert logits.tolist() == [1.0, 2.0, 3.0] * 4
+    assert odds.tolist() == [list(of) for of in held]
+
+
+def steps_of_the_server(name: str, entries: Arrays, *assignments: str) -> tuple[list[list[int]], float]:
+    """The classes that one step asks for, and how much of the running average is old after it."""
+    rule = strategy(f"strategy.name={name}", *SERVER_TRAINED, *assignments)
+    assert isinstance(rule, ServerTrainedGenerator)
+    hospitals = [Hospital(discriminator_of(entries), 5, of) for of in ((5, 0, 0), (0, 2, 3))]
+    asked: list[list[int]] = []
+    build = rule.build
+
+    def watched() -> Any:
+        model: Any = build()
+        train = model.train_generator
+
+        def record(labels: Tensor, *others: Any) -> Tensor:
+            asked.append(labels.tolist())
+            loss: Tensor = train(labels, *others)
+            return loss
+
+        model.train_generator = record
+        return model
+
+    rule.build = watched  # type: ignore[method-assign]
+    arrays = play(rule, entries, hospitals)
+    new, old = (arrays["generator.constant"], entries["generator_ema.constant"])
+    return asked, float(np.mean((arrays["generator_ema.constant"] - new) / (old - new)))
+
+
+def test_md_gan_asks_each_hospital_for_its_own_classes_alone(entries: Arrays) -> None:
+    """Its discriminator has never seen the others."""
+    (labels,), _ = steps_of_the_server("md-gan", entries, "training.batch-size=32")
+    assert len(labels) == 64
+    assert set(labels[0::2]) == {0}
+    assert set(labels[1::2]) == {1, 2}
+
+
+@pytest.mark.parametrize("name", ["ua-gan", "md-gan", "dp-fedavg-gan"])
+def test_the_servers_running_average_counts_images_as_a_hospital_sees_them(name: str, entries: Arrays) -> None:
+    """However many hospitals there are: four images, a half-life of four."""
+    _, kept = steps_of_the_server(name, entries, "training.ema-half-life-images=4", "training.ema-ramp=0")
+    assert kept == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("number", [2, 3, 7])

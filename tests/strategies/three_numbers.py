@@ -34,6 +34,7 @@ class Hospital:
     class_counts: tuple[int, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     """``num-steps``, ``num-images`` and losses are 1 unless they are named here."""
+    is_deployed: bool = False
 
 
 def model(
@@ -78,7 +79,11 @@ def sites_of(hospitals: Sequence[Hospital]) -> list[Site]:
     """Hospitals as the server knows them, a to z."""
     return [
         Site(
-            name=chr(ord("a") + number), node_id=number + 2, num_images=one.num_examples, class_counts=one.class_counts
+            name=chr(ord("a") + number),
+            node_id=number + 2,
+            num_images=one.num_examples,
+            class_counts=one.class_counts,
+            is_deployed=one.is_deployed,
         )
         for number, one in enumerate(hospitals)
     ]

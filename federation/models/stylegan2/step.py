@@ -295,6 +295,7 @@ class StyleGAN2:
         batch: int,
         judge: Callable[[Tensor, Tensor | None], Tensor],
         stream: torch.Generator,
+        images_shown: int | None = None,
     ) -> Tensor:
         """Update generator and running average once, without real images.
 
@@ -309,7 +310,7 @@ class StyleGAN2:
         with torch.no_grad():
             self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
         self.num_steps += 1
-        self._update_ema(batch)
+        self._update_ema(batch if images_shown is None else images_shown)
         return loss.detach()
 
     @staticmethod
