@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -32,36 +32,33 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-class RunProgress:
-    """Prints a run as it goes: a line per round, below them live who is training, waiting and failed.
+class LiveView:
+    """A bar with the time left and some words below it, under lines that stay.
 
     Without a terminal there is nothing live, and the lines stay the same.
 
     Parameters
     ----------
-    num_rounds
-        Rounds of the whole run.
     console
         Where to print.
+    amount
+        How the bar says how much is done, as text of a rich column.
     """
 
-    def __init__(self, num_rounds: int, console: Console) -> None:
-        self.num_rounds = num_rounds
+    def __init__(self, console: Console, amount: str) -> None:
         self.console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn(amount),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             disable=not console.is_terminal,
         )
-        self._hospitals = Text()
-        self._live = Live(Group(self._bar, self._hospitals), console=console, transient=True)
-        self._task: TaskID | None = None
-        self._header_shown = False
+        self._words = Text()
+        self._live = Live(Group(self._bar, self._words), console=console, transient=True)
 
-    def __enter__(self) -> RunProgress:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -72,6 +69,24 @@ class RunProgress:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class RunProgress(LiveView):
+    """Prints a run as it goes: a line per round, below them live who is training, waiting and failed.
+
+    Parameters
+    ----------
+    num_rounds
+        Rounds of the whole run.
+    console
+        Where to print.
+    """
+
+    def __init__(self, num_rounds: int, console: Console) -> None:
+        super().__init__(console, "{task.percentage:>3.0f} %")
+        self.num_rounds = num_rounds
+        self._task: TaskID | None = None
+        self._header_shown = False
 
     def step(self, description: str, done: int, total: int) -> None:
         """Show how far a piece of work before the rounds is."""
@@ -96,7 +111,7 @@ class RunProgress:
             description=f"round {server_round}/{self.num_rounds}: {settled}/{asked} hospitals",
             completed=server_round - 1 + settled / max(1, asked),
         )
-        self._hospitals.plain = "\n".join(
+        self._words.plain = "\n".join(
             f"{label:>9}  {_names(names)}"
             for label, names in (("training", state.training), ("waiting", state.waiting), ("failed", state.failed))
             if names
@@ -133,40 +148,18 @@ class RunProgress:
         )
 
 
-class BenchmarkProgress:
+class BenchmarkProgress(LiveView):
     """Prints a benchmark as it goes: a line per run that ends, below them live what is running.
 
     Parameters
     ----------
     console
-        Where to print. Without a terminal there is nothing live.
+        Where to print.
     """
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._running = Text()
-        self._live = Live(Group(self._bar, self._running), console=console, transient=True)
+        super().__init__(console, "{task.completed:.0f}/{task.total:.0f}")
         self._task = self._bar.add_task("reading images", total=1)
-
-    def __enter__(self) -> BenchmarkProgress:
-        if self.console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def prepare(self, description: str, done: int, total: int) -> None:
         """Show how far the reading of images is."""
@@ -175,7 +168,7 @@ class BenchmarkProgress:
     def show(self, done: int, total: int, running: Sequence[str]) -> None:
         """Show how many runs are done, and what the others are at."""
         self._bar.update(self._task, description="runs", completed=done, total=total)
-        self._running.plain = "\n".join(running)
+        self._words.plain = "\n".join(running)
 
 
 class Stopwatch:
