@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from federation.run_directory import written_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BLOCK_BYTES = 1 << 24  # of a memory map that are read at once
+_CHECKSUM_BYTES = 16
 
 
 def cache_folder(setting: str = "") -> Path:
@@ -14,3 +27,37 @@ def cache_folder(setting: str = "") -> Path:
     if setting:
         return Path(setting).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermafed"
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file with a checksum behind its content, where readers of npy and safetensors files do not look."""
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content + _checksum(content))
+
+
+def read_checked(path: Path) -> bytes:
+    """Return the content of a file that :func:`write_checked` wrote.
+
+    Raises
+    ------
+    OSError
+        If it is not there.
+    ValueError
+        If it is damaged.
+    """
+    stored = path.read_bytes()
+    content, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
+    if _checksum(content) != checksum:
+        raise ValueError(f"{path}: its checksum is another one")
+    return content
+
+
+def blocks_of(images: NDArray[np.uint8]) -> Iterator[memoryview]:
+    """Yield the bytes of images, of a memory map block by block: what a key of the cache hashes."""
+    rows = max(1, _BLOCK_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), rows):
+        yield np.ascontiguousarray(images[start : start + rows]).data
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()

@@ -16,18 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from federation.cache import cache_folder
+from federation.cache import blocks_of, cache_folder, read_checked, write_checked
 from federation.errors import InputError
 from federation.metrics.features import FeatureExtractor
-from federation.run_directory import written_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Raised when an extractor computes other features with the same weights and preprocessing.
 _FORMAT = 1
-_BLOCK_BYTES = 1 << 24  # of a memory map that are read at once
-_CHECKSUM_BYTES = 16
 
 
 def cached_features(
@@ -106,32 +103,20 @@ def _key(extractor: FeatureExtractor, images: NDArray[np.uint8]) -> str:
         "torch": torch.__version__,
     }
     hasher = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=16)
-    rows = max(1, _BLOCK_BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), rows):
-        hasher.update(np.ascontiguousarray(images[start : start + rows]).data)
+    for block in blocks_of(images):
+        hasher.update(block)
     return hasher.hexdigest()
 
 
 def _write(path: Path, features: NDArray[np.floating]) -> None:
-    """Write a npy file with a checksum behind the array, where readers of npy do not look."""
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
-    content = buffer.getvalue()
-    with written_atomically(path) as temporary:
-        temporary.write_bytes(content + _checksum(content))
+    write_checked(path, buffer.getvalue())
 
 
 def _read(path: Path, shape: tuple[int, int]) -> NDArray[np.floating]:
     """Read back what :func:`_write` wrote; a ValueError if it is damaged."""
-    stored = path.read_bytes()
-    content, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
-    if _checksum(content) != checksum:
-        raise ValueError(f"{path}: its checksum is another one")
-    features: NDArray[np.floating] = np.load(io.BytesIO(content), allow_pickle=False)
+    features: NDArray[np.floating] = np.load(io.BytesIO(read_checked(path)), allow_pickle=False)
     if features.shape != shape:
         raise ValueError(f"{path}: {features.shape} instead of {shape}")
     return features
-
-
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()

@@ -188,6 +188,7 @@ class Judge:
                 test_labels=labels[test],
                 classes=inputs.index.classes,
                 seed=self.configuration.seed,
+                cache_dir=self.configuration.data.cache_dir,
                 device=self.device,
                 threads=settings.threads,
                 progress=self.progress,

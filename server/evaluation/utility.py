@@ -30,6 +30,7 @@ from federation.metrics.intervals import spread
 from federation.models.classifier import Progress, build_classifier, fit_classifier, predict_probabilities
 from federation.models.efficientnet import find_imagenet_weights
 from federation.seeding import torch_stream
+from server.evaluation.classifier_cache import fit_once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,6 +65,7 @@ def judge_utility(
     test_labels: NDArray[np.int64],
     classes: Sequence[str],
     seed: int,
+    cache_dir: str = "",
     device: torch.device | str = "cpu",
     threads: int = 1,
     progress: Progress | None = None,
@@ -92,6 +94,8 @@ def judge_utility(
         k names of the labels.
     seed
         Seed of the run.
+    cache_dir
+        ``data.cache-dir``: classifiers trained on real images alone are kept there.
     device
         Where to train.
     threads
@@ -143,6 +147,7 @@ def judge_utility(
         test=(test_images, test_labels),
         classes=classes,
         seed=seed,
+        cache_dir=cache_dir,
         device=torch.device(device),
         progress=progress,
     )
@@ -439,6 +444,7 @@ class _Trials:
         test: LabelledImages,
         classes: Sequence[str],
         seed: int,
+        cache_dir: str,
         device: torch.device,
         progress: Progress | None,
     ) -> None:
@@ -451,6 +457,7 @@ class _Trials:
         self._train, self._validation, self._test = train, validation, test
         self._classes = classes
         self._seed = seed
+        self._cache_dir = cache_dir
         self._progress = progress
         self._lock = threading.Lock()
         self._num_steps_done = 0
@@ -489,16 +496,35 @@ class _Trials:
             stream=stream,
             imagenet_weights=self._weights,
         ).to(self.device)
-        fit_classifier(
-            classifier,
-            images,
-            labels,
-            steps=self.settings.utility_steps,
-            stream=stream,
-            validation=self._validation,
-            progress=lambda description, done, total: self._report(description, 1),
-            description=f"classifier, {arm} images, seed {number + 1} of {self.settings.utility_seeds}",
-        )
+        steps = self.settings.utility_steps
+        description = f"classifier, {arm} images, seed {number + 1} of {self.settings.utility_seeds}"
+
+        def fit() -> None:
+            fit_classifier(
+                classifier,
+                images,
+                labels,
+                steps=steps,
+                stream=stream,
+                validation=self._validation,
+                progress=lambda description, done, total: self._report(description, 1),
+                description=description,
+            )
+
+        if arm == "real":
+            was_stored = fit_once(
+                classifier,
+                fit,
+                images=(images, labels),
+                validation=self._validation,
+                steps=steps,
+                stream=stream,
+                cache_dir=self._cache_dir,
+            )
+            if was_stored:
+                self._report(description, steps)
+        else:
+            fit()
         test_images, test_labels = self._test
         probabilities = predict_probabilities(classifier, test_images, batch=_BATCH)
         shown = drawn.fresh if arm == "real" else drawn.fresh[:0]

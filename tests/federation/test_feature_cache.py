@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from federation import cache
 from federation.errors import InputError
-from federation.metrics import feature_cache
 from federation.metrics.feature_cache import cached_features, features_of_batches
 from federation.seeding import numpy_stream
 
@@ -87,7 +87,7 @@ def test_a_memory_map_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest
     mapped = np.memmap(tmp_path / "images", dtype=np.uint8, mode="r", shape=images.shape)
     cached_features(extractor, images, cache_dir=str(tmp_path))
     for block in (1, 5 * 8 * 8 * 3):  # an image, and five of twelve
-        monkeypatch.setattr(feature_cache, "_BLOCK_BYTES", block)
+        monkeypatch.setattr(cache, "_BLOCK_BYTES", block)
         cached_features(extractor, mapped, cache_dir=str(tmp_path))
     assert extractor.seen == [12]
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.metrics import roc_curve
 
 from federation.config import EvaluationSettings, parse_assignments, resolve
 from federation.errors import InputError, NotFiniteError
+from federation.models.classifier import fit_classifier
 from federation.seeding import numpy_stream
 from server.evaluation.utility import (
     compose_arm,
@@ -34,8 +36,9 @@ HAM10000_LABELS = np.repeat(np.arange(7), [203, 331, 619, 73, 642, 3967, 86])
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread: the same bits everywhere, and no threads that wait for each other on a busy machine."""
+def _one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread: the same bits everywhere, no threads that wait for each other on a busy machine; an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -355,3 +358,24 @@ def test_error_in_one_classifier_stops_the_others() -> None:
             progress=fail,
         )
     assert calls[-1] < 1000
+
+
+def test_classifiers_of_real_images_are_trained_once_for_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a benchmark the strategies of a seed share them; figures and progress are those of trained ones."""
+    trained: list[str] = []
+
+    def counted(classifier: Any, *arguments: Any, **options: Any) -> Any:
+        trained.append(options["description"].split(",")[1])
+        return fit_classifier(classifier, *arguments, **options)
+
+    monkeypatch.setattr("server.evaluation.utility.fit_classifier", counted)
+    steps: list[int] = []
+    arms = ("real", "synthetic")
+    first = judge(Generator(), arms, progress=lambda description, done, total: steps.append(done))
+    assert trained == [" real images", " synthetic images"]
+    again = judge(Generator(), arms, progress=lambda description, done, total: steps.append(done))
+    assert trained == [" real images", " synthetic images", " synthetic images"]
+    assert without_seconds(again) == without_seconds(first)
+    assert (max(steps), steps[-1]) == (24, 24)
+    judge(Generator(), arms, seed=1)
+    assert trained[3:] == [" real images", " synthetic images"]
