@@ -30,7 +30,9 @@ TEMPLATE = r"""
 <title>{{ name }} · dermafed benchmark</title>
 <link rel="icon" href="data:,">
 <style>{{ stylesheet }}
-td.best { font-weight: 700; } td.failed { color: var(--muted); }
+td.best { font-weight: 700; }
+thead th.numeric { white-space: normal; vertical-align: bottom; max-width: 6.5rem; }
+.table-box th:first-child { position: sticky; left: 0; z-index: 1; background: var(--page); white-space: nowrap; }
 </style>
 </head>
 <body>

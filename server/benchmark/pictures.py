@@ -19,6 +19,11 @@ _KID = METRICS[0]
 _BYTES = next(metric for metric in METRICS if metric.name == "megabytes")
 
 
+def _marker(index: int) -> str:
+    """Return another marker where colours begin anew."""
+    return MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
+
+
 def rank_picture(board: Leaderboard) -> Picture | None:
     """Draw the mean rank of each strategy by KID with its interval over cells."""
     ranks = board.results.ranks(_KID, board.order)
@@ -103,16 +108,27 @@ def cost_picture(board: Leaderboard) -> Picture | None:
         return None
     sending = [sent for sent, _ in points.values() if sent > 0]
     floor = min(sending) / 3 if sending else 1.0
+    # Most strategies send as much as the baseline: those of one place stand side by side.
+    places: dict[str, list[str]] = {}
+    for name, (sent, _) in points.items():
+        places.setdefault(f"{max(sent, floor):.2g}", []).append(name)
     with drawing(6.4, 4.2) as (canvas, axes):
         for index, (name, (sent, found)) in enumerate(points.items()):
-            colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-            x = max(sent, floor)
+            colour, marker = SERIES[index % len(SERIES)], _marker(index)
+            beside = places[f"{max(sent, floor):.2g}"]
+            x = max(sent, floor) * 10 ** (0.02 * (beside.index(name) - (len(beside) - 1) / 2))
             if found.interval is not None:
                 axes.plot([x, x], found.interval, color=colour, linewidth=1.2)
             filling = "none" if sent == 0 else colour
-            axes.plot([x], [found.mean], marker=marker, color=colour, markersize=7, markerfacecolor=filling)
-            axes.annotate(
-                name, (x, found.mean), xytext=(7, 3), textcoords="offset points", fontsize=8.5, annotation_clip=False
+            axes.plot(
+                [x],
+                [found.mean],
+                marker=marker,
+                color=colour,
+                markersize=7,
+                markerfacecolor=filling,
+                linestyle="none",
+                label=name,
             )
         axes.set_xscale("log")
         plain_decades(axes.xaxis)
@@ -122,13 +138,15 @@ def cost_picture(board: Leaderboard) -> Picture | None:
         axes.set_xlabel("MB sent in the whole run")
         axes.set_ylabel("KID")
         axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return Picture(
             name="cost",
             title="Quality against bytes",
             svg=to_svg(canvas, "cost", "Quality against bytes"),
             text=". ".join(f"{name}: KID {figure(kid.mean)} for {sent:,.0f} MB" for name, (sent, kid) in points.items())
             + ".",
-            caption="Mean over all cells, 95 % bootstrap intervals; hollow: nothing was sent.",
+            caption="Mean over all cells, 95 % bootstrap intervals; hollow: nothing was sent. Those that send as much as "
+            "one another stand side by side.",
         )
 
 
@@ -148,7 +166,7 @@ def curve_pictures(board: Leaderboard) -> list[Picture]:
                     [y for _, y in points],
                     color=SERIES[index % len(SERIES)],
                     linestyle=("-", (0, (5, 2)), (0, (1, 1.5)))[index // len(SERIES) % 3],
-                    marker=MARKERS[index % len(MARKERS)],
+                    marker=_marker(index),
                     markersize=4,
                     linewidth=1.4,
                     label=strategy,

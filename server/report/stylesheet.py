@@ -95,7 +95,7 @@ section:last-child { border-bottom: 0; }
 }
 
 /* Tables */
-.table-box { overflow-x: auto; margin: 0 0 .6rem; max-width: 100%; }
+.table-box { position: relative; overflow-x: auto; margin: 0 0 .6rem; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.35; min-width: min(100%, 30rem); }
 #verdict { width: 100%; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 .5rem; }
