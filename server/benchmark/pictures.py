@@ -145,8 +145,8 @@ def cost_picture(board: Leaderboard) -> Picture | None:
             svg=to_svg(canvas, "cost", "Quality against bytes"),
             text=". ".join(f"{name}: KID {figure(kid.mean)} for {sent:,.0f} MB" for name, (sent, kid) in points.items())
             + ".",
-            caption="Mean over all cells, 95 % bootstrap intervals; hollow: nothing was sent. Those that send as much as "
-            "one another stand side by side.",
+            caption="Mean over all cells, 95 % bootstrap intervals; hollow: nothing was sent. Those that send equally "
+            "much stand side by side.",
         )
 
 
