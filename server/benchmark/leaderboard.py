@@ -31,6 +31,9 @@ SHOWN = (
 )
 """Columns of the tables that a page has room for; the csv file has all."""
 
+BY_CLASS_TITLE = "Generated images recognised as the class that was asked for"
+_BY_CLASS = "recognised["
+
 
 @dataclass(frozen=True)
 class Line:
@@ -60,6 +63,8 @@ class Leaderboard:
     outcomes: Sequence[Outcome]
     metrics: tuple[Metric, ...]
     """Those that any cell has."""
+    class_metrics: tuple[Metric, ...]
+    """How often a generated image of each class is recognised as such; labelled by the class."""
     order: list[str]
     """Strategies, best first by mean rank of KID."""
 
@@ -76,8 +81,13 @@ class Leaderboard:
     ) -> Leaderboard:
         """Rank the strategies of a plan."""
         metrics = tuple(metric for metric in METRICS if metric.name in results.values)
+        by_class = tuple(
+            Metric(name, name.removeprefix(_BY_CLASS).removesuffix("]"), 1, "classes")
+            for name in results.values
+            if name.startswith(_BY_CLASS)
+        )
         order = by_rank(results, METRICS[0], list(plan.strategies))
-        return cls(plan, results, outcomes, metrics, order, chosen or {})
+        return cls(plan, results, outcomes, metrics, by_class, order, chosen or {})
 
     def places(self) -> list[tuple[str, str]]:
         """Return partition and model of each table: over all first, then one by one where there are several.
@@ -93,7 +103,11 @@ class Leaderboard:
         planned = len(self.plan.seeds)
         planned *= 1 if partition else len(self.plan.partitions)
         planned *= 1 if model else len(self.plan.models)
-        metrics = [metric for metric in self.metrics if partition or not self._is_of_mixed_kinds(metric)]
+        metrics = [
+            metric
+            for metric in (*self.metrics, *self.class_metrics)
+            if partition or not self._is_of_mixed_kinds(metric)
+        ]
         differences = {metric.name: self._differences(metric, partition, model) for metric in metrics}
         lines = []
         for strategy in self.order:
@@ -279,7 +293,7 @@ def csv_table(board: Leaderboard) -> str:
     )  # fmt: skip
     for partition, model in board.places():
         for line in board.lines(partition, model):
-            for metric in board.metrics:
+            for metric in (*board.metrics, *board.class_metrics):
                 found = line.estimates.get(metric.name)
                 if found is None:
                     continue
@@ -367,9 +381,19 @@ def markdown(board: Leaderboard) -> str:
                     difference_text(line.differences.get("kid")),
                 ]
             )
-        table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-        parts += [f"## {title(partition, model)}", table]
+        parts += [f"## {title(partition, model)}", _pipes(rows)]
+        if board.class_metrics:
+            heads = ["strategy", *(metric.label for metric in board.class_metrics)]
+            rows = [heads, ["---"] * len(heads)]
+            for line in lines:
+                found = [estimate_text(line.estimates.get(metric.name), 3) for metric in board.class_metrics]
+                rows.append([line.strategy, *found])
+            parts += [f"### {BY_CLASS_TITLE}", _pipes(rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _pipes(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 _TEX_SIGNS = str.maketrans(

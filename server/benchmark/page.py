@@ -6,8 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from server.benchmark.figures import Metric
 from server.benchmark.leaderboard import (
+    BY_CLASS_TITLE,
     Leaderboard,
+    Line,
     difference_text,
     estimate_text,
     leading_cells,
@@ -110,7 +113,11 @@ def render_page(board: Leaderboard, facts: list[tuple[str, str]]) -> str:
         name=board.plan.name,
         facts=facts,
         notes=board.notes(),
-        tables=[_table(board, partition, model) for partition, model in board.places()],
+        tables=[
+            table
+            for place in board.places()
+            for table in (_table(board, *place), *([_class_table(board, *place)] if board.class_metrics else []))
+        ],
         pictures=pictures,
         curves=curve_pictures(board),
     )
@@ -126,11 +133,7 @@ def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
         cells = [
             {"text": text, "interval": "", "best": False} for text in leading_cells(line, with_cells=some_failed(lines))
         ]
-        for metric in metrics:
-            found = line.estimates.get(metric.name)
-            value, _, interval = estimate_text(found, metric.digits).partition(" [")
-            is_best = found is not None and line.is_whole and found.mean == best[metric.name]
-            cells.append({"text": value, "interval": f"[{interval}" if interval else "", "best": is_best})
+        cells += [_cell(line, metric, best[metric.name]) for metric in metrics]
         value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
         cells.append({"text": value, "interval": f"[{rest}" if rest else "", "best": False})
         rows.append({"name": line.strategy, "cells": cells})
@@ -140,3 +143,24 @@ def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
         "heads": [*heads, f"KID − {board.plan.baseline}"],
         "rows": rows,
     }
+
+
+def _class_table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
+    lines = board.lines(partition, model)
+    best = {metric.name: board.whole_best(lines, metric) for metric in board.class_metrics}
+    return {
+        "title": f"{BY_CLASS_TITLE}: {title(partition, model)}",
+        "heads": ["Strategy", *(metric.label for metric in board.class_metrics)],
+        "rows": [
+            {"name": line.strategy, "cells": [_cell(line, metric, best[metric.name]) for metric in board.class_metrics]}
+            for line in lines
+        ],
+    }
+
+
+def _cell(line: Line, metric: Metric, best: float | None) -> dict[str, Any]:
+    """Return a strategy's figure and its interval; `best` is the best of the column."""
+    found = line.estimates.get(metric.name)
+    value, _, interval = estimate_text(found, metric.digits).partition(" [")
+    is_best = found is not None and line.is_whole and found.mean == best
+    return {"text": value, "interval": f"[{interval}" if interval else "", "best": is_best}

@@ -55,6 +55,7 @@ def summary(kid: float, says: str, **changes: Any) -> dict[str, Any]:
         "kid_floor": 0.01,
         "kid_pca_gaussian": 0.5,
         "kid_mean_image": 9.0,
+        "utility": {"recognised": {"mean": {"mean": 0.4}, "share": {"mel": {"mean": kid / 100}, "nv": None}}},
         "test": test | changes.pop("test", {}),
     } | changes
 
@@ -162,6 +163,21 @@ def test_no_note_can_leave_the_comments_of_the_latex_file(tmp_path: Path) -> Non
     assert [line for line in text.splitlines() if "input{b}" in line] == [
         line for line in text.splitlines() if line.startswith("% ") and "input{b}" in line
     ]
+
+
+def test_what_is_recognised_of_each_class_has_a_table_of_its_own(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS)
+    text = markdown(found)
+    table = text.split("### Generated images recognised as the class that was asked for\n\n")[2].splitlines()
+    # On natural hospitals, of the class that was asked for: 0.2 and 0.3 of a hundred.
+    assert table[0] == "| strategy | mel |"
+    assert table[2].startswith("| centralised | 0.003 [0.002, 0.003] |")
+    assert "Generated images recognised as the class that was asked for: natural, model" in render_page(found, [])
+    difference = next(
+        line for line in csv_table(found).splitlines() if line.startswith("natural,model,fedadam,2.0,recognised[")
+    )
+    assert difference.split(",")[4] == "recognised[mel]"
+    assert float(difference.split(",")[9]) == pytest.approx(-0.005)
 
 
 def test_csv_has_every_table(tmp_path: Path) -> None:
