@@ -342,7 +342,8 @@ class ParticipationSettings(Section):
     retries: int = Field(default=1, ge=0, le=100)
     """How often a hospital that failed is asked again within the round, in a simulation by a new process."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Chance of each hospital to be away for a round, drawn from ``seed`` and round; at least one is there."""
+    """Chance of each hospital to be away for a round, drawn from ``seed`` and round; so many are there as the
+    strategy needs."""
     train_seconds: float = Field(default=0.0, ge=0)
     """How long a hospital may take to train in a round: in a simulation from the moment it begins, at real sites
     from the moment it is asked. 0: as long as it likes."""

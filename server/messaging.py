@@ -79,6 +79,7 @@ def choose_sites(
     seed: int,
     server_round: int,
     choose: Callable[[Sequence[Site], int, int], list[Site] | None] = lambda sites, number, server_round: None,
+    least: int = 1,
 ) -> list[Site]:
     """Draw who takes part in a round, from seed and round alone.
 
@@ -92,6 +93,8 @@ def choose_sites(
         Of the draw.
     choose
         A strategy's own way to choose so many of them in a round, in the order of names; None: by chance.
+    least
+        Hospitals that do not drop out however the draw goes: a round of fewer would end the run, each time anew.
 
     Returns
     -------
@@ -106,8 +109,8 @@ def choose_sites(
         chosen = [sites[position] for position in sorted(stream.choice(len(sites), size=number, replace=False))]
     if settings.dropout > 0:
         luck = numpy_stream(seed, "dropping out", server_round=server_round).random(len(chosen))
-        there = [site for site, drawn in zip(chosen, luck, strict=True) if drawn >= settings.dropout]
-        chosen = there or [chosen[int(luck.argmax())]]
+        least_luck = sorted(luck, reverse=True)[min(least, len(chosen)) - 1]
+        chosen = [site for site, drawn in zip(chosen, luck, strict=True) if drawn >= min(settings.dropout, least_luck)]
     return chosen
 
 

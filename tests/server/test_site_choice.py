@@ -66,6 +66,20 @@ def test_at_least_one_hospital_is_always_there() -> None:
     assert all(counts[site.name] > 60 for site in everyone)
 
 
+def test_no_more_drop_out_than_the_strategy_can_spare() -> None:
+    """Krum among seven with two hostile ones needs all seven; fewer would end the run in that round, each time."""
+    everyone, settings = sites(7), ParticipationSettings(dropout=0.5)
+    free = [choose_sites(everyone, settings, 0, server_round) for server_round in range(1, 101)]
+    held = [choose_sites(everyone, settings, 0, server_round, least=5) for server_round in range(1, 101)]
+    numbers = [len(chosen) for chosen in held]
+    assert min(numbers) == 5 < max(numbers)
+    for few, more in zip(free, held, strict=True):
+        assert set(names(few)) <= set(names(more))
+        assert names(more) == sorted(names(more))
+        assert more == few or len(more) == 5
+    assert choose_sites(everyone, settings, 0, 1, least=9) == everyone
+
+
 def test_one_hospital_alone_cannot_drop_out() -> None:
     everyone = sites(1)
     for server_round in range(1, 50):
@@ -189,8 +203,8 @@ def test_attacks_are_refused_at_real_sites() -> None:
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    problems = refusals("strategy.name=alone", "attack.name=scaled")
-    assert [problem.split(":")[0] for problem in problems] == ["strategy alone", "attack.name = 'scaled'"]
+    problems = refusals("strategy.name=alone", "attack.name=noisy-camera")
+    assert [problem.split(":")[0] for problem in problems] == ["strategy alone", "attack.name = 'noisy-camera'"]
 
 
 def test_one_real_site_among_simulated_ones_is_enough() -> None:
