@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from federation.errors import RunError
+
+if TYPE_CHECKING:
+    from server.benchmark.leaderboard import Leaderboard
 
 
 def benchmark(
@@ -56,21 +59,9 @@ def benchmark(
             show=progress.show,
             prepare=progress.prepare,
         )
-    from server.benchmark.leaderboard import difference_text, estimate_text, title
-
     board = finished.board
-    place = board.places()[0]
-    table = Table(
-        "strategy", "rank", "KID", f"KID − {board.plan.baseline}", title=f"{board.plan.name}: {title(*place)}"
-    )
-    for line in board.lines(*place):
-        table.add_row(
-            line.strategy,
-            "–" if line.mean_rank is None else f"{line.mean_rank:.2f}",
-            estimate_text(line.estimates.get("kid"), 3),
-            difference_text(line.differences.get("kid")),
-        )
-    console.print(table)
+    for place in board.places()[:1]:
+        console.print(_first_table(board, *place))
     for note in board.notes():
         console.print(note, highlight=False, markup=False)
     for name in ("raw.csv", "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html"):
@@ -80,3 +71,18 @@ def benchmark(
             f"{finished.failed} of {len(board.outcomes)} cells failed; the tables are of the others. "
             f"Try them again with dermafed benchmark {file} --out {folder} --resume"
         )
+
+
+def _first_table(board: Leaderboard, partition: str, model: str) -> Table:
+    from server.benchmark.leaderboard import difference_text, estimate_text, title
+
+    heads = ("strategy", "rank", "KID", f"KID − {board.plan.baseline}")
+    table = Table(*heads, title=f"{board.plan.name}: {title(partition, model)}")
+    for line in board.lines(partition, model):
+        table.add_row(
+            line.strategy,
+            "–" if line.mean_rank is None else f"{line.mean_rank:.2f}",
+            estimate_text(line.estimates.get("kid"), 3),
+            difference_text(line.differences.get("kid")),
+        )
+    return table

@@ -107,7 +107,14 @@ class ImageDataset:
         labels
             int64, shape (batch_size,).
         """
-        rows = self._next_rows(generator, batch_size).to(self.labels.device)
+        return self._take(self._next_rows(generator, batch_size), generator)
+
+    def sample_distinct(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` different images, at most all, as :meth:`sample_batch` returns them."""
+        return self._take(torch.randperm(len(self), generator=generator, device=generator.device)[:count], generator)
+
+    def _take(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = rows.to(self.labels.device)
         images = self.images[rows]
         if self.flips:
             images = turn_and_mirror(images, generator)

@@ -343,7 +343,7 @@ class ParticipationSettings(Section):
     """How often a hospital that failed is asked again within the round, in a simulation by a new process."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Chance of each hospital to be away for a round, drawn from ``seed`` and round; so many are there as the
-    strategy needs."""
+    strategy and ``min-replies`` need."""
     train_seconds: float = Field(default=0.0, ge=0)
     """How long a hospital may take to train in a round: in a simulation from the moment it begins, at real sites
     from the moment it is asked. 0: as long as it likes."""
@@ -729,7 +729,9 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
         share = configuration.asked_hospitals() / configuration.partition.hospitals
         present = 1.0 - configuration.participation.dropout
         pooled = {
-            "local_steps": round(training.local_steps * configuration.asked_hospitals() * present),
+            "local_steps": max(
+                min(1, training.local_steps), round(training.local_steps * configuration.asked_hospitals() * present)
+            ),
             "local_epochs": training.local_epochs * share * present,
         }
         everybody = {"fraction": 1.0, "min_replies": 1, "dropout": 0.0}

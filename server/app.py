@@ -342,7 +342,7 @@ class FederatedRun:
                 configuration.seed,
                 server_round,
                 self.strategy.choose_sites,
-                least_replies(configuration.strategy),
+                max(configuration.participation.min_replies, least_replies(configuration.strategy)),
             ),
             expected=self._expected(server_round),
             settings=configuration.participation,

@@ -6,7 +6,7 @@ images and those of its generator; weights are the softmax of the normalised sco
 The direction, more weight for a larger MMD, is the paper's as far as it was found quoted; reproductions disagree.
 
 What was not read, and is ours: the kernel (the mean of Gaussian kernels of 1/4 to 4 times the median distance, on
-images averaged down to 8 x 8 pixels, the biased estimate of MMD²), and the normalisation (scores are divided by
+images averaged down to 8 x 8 pixels, the unbiased estimate of MMD²), and the normalisation (scores are divided by
 their sum; ``strategy.temperature`` divides them further). Deviations: every hospital takes the average, where the paper
 lets those whose score is small keep their own; the discriminator is averaged by number of images, unless
 ``strategy.private`` keeps it at its hospital, as the paper does.
@@ -56,7 +56,7 @@ class IFLGANLocally(LocalRule):
     def end(self, model: GenerativeModel, dataset: LocalImages, stream: torch.Generator) -> dict[str, float]:
         """See :class:`LocalRule`."""
         count = min(_IMAGES, len(dataset))
-        real, labels = dataset.sample_batch(stream, count)
+        real, labels = dataset.sample_distinct(stream, count)
         with torch.no_grad():
             drawn = model.generate(labels if model.num_classes else None, count, stream)
         return {MMD: maximum_mean_discrepancy(reduced(real), reduced(to_floats(drawn)))}

@@ -19,8 +19,8 @@ class LocalImages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def sample_batch(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return images (batch_size, 3, r, r) in [-1, 1] and their labels."""
+    def sample_distinct(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` different images (count, 3, r, r) in [-1, 1], at most all, and their labels."""
 
 
 def trained_entries(entries: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -10,13 +10,13 @@ from strategies import build_local_rule
 
 
 def planned_images(configuration: Configuration) -> float:
-    """Return the real images that a run shows; with ``training.local-epochs`` in epochs of all hospitals."""
+    """Return the real images that a run shows, on average; with ``training.local-epochs``, epochs of all hospitals."""
     training = configuration.training
-    participation = configuration.participation
-    if training.local_epochs > 0:
-        return configuration.rounds * training.local_epochs * participation.fraction
     hospitals = configuration.asked_hospitals()
-    return configuration.rounds * hospitals * training.local_steps * training.batch_size
+    rounds = configuration.rounds * (1.0 - configuration.participation.dropout)
+    if training.local_epochs > 0:
+        return rounds * training.local_epochs * hospitals / configuration.partition.hospitals
+    return rounds * hospitals * training.local_steps * training.batch_size
 
 
 def planned_bytes(configuration: Configuration) -> int:

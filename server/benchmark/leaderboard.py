@@ -70,6 +70,7 @@ class Leaderboard:
 
     chosen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What tuning has chosen, by strategy."""
+    _tables: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -92,13 +93,19 @@ class Leaderboard:
     def places(self) -> list[tuple[str, str]]:
         """Return partition and model of each table: over all first, then one by one where there are several.
 
-        Where cells were judged by different extractors there is none over all: KID is comparable under one alone.
+        Only of cells that were judged by one extractor: KID is comparable under one alone.
         """
         each = [(partition, model) for partition in self.plan.partitions for model in self.plan.models]
-        return [*([("", "")] if len(self.extractors()) < 2 else []), *(each if len(each) > 1 else [])] or each
+        places = [("", ""), *(each if len(each) > 1 else [])]
+        return [place for place in places if len(self.extractors(*place)) < 2]
 
     def lines(self, partition: str, model: str) -> list[Line]:
         """Return the strategies of one table."""
+        if (partition, model) not in self._tables:
+            self._tables[partition, model] = self._lines(partition, model)
+        return self._tables[partition, model]
+
+    def _lines(self, partition: str, model: str) -> list[Line]:
         ranks = self.results.ranks(METRICS[0], self.order, partition, model)
         planned = len(self.plan.seeds)
         planned *= 1 if partition else len(self.plan.partitions)
@@ -108,7 +115,11 @@ class Leaderboard:
             for metric in (*self.metrics, *self.class_metrics)
             if partition or not self._is_of_mixed_kinds(metric)
         ]
-        differences = {metric.name: self._differences(metric, partition, model) for metric in metrics}
+        whole = {
+            strategy: len(self.results.of(METRICS[0].name, strategy, partition, model)) == planned
+            for strategy in self.order
+        }
+        differences = {metric.name: self._differences(metric, partition, model, whole) for metric in metrics}
         lines = []
         for strategy in self.order:
             estimates = {
@@ -127,33 +138,52 @@ class Leaderboard:
                     {name: found[strategy] for name, found in differences.items() if strategy in found},
                     sum(ranked) / len(ranked) if ranked else None,
                     num_cells,
-                    num_cells == planned,
+                    whole[strategy],
                 )
             )
         return lines
 
-    def _differences(self, metric: Metric, partition: str, model: str) -> dict[str, Difference]:
-        """Compare each strategy with the baseline; adjust the p-values for how many are compared."""
+    def _differences(
+        self, metric: Metric, partition: str, model: str, whole: Mapping[str, bool]
+    ) -> dict[str, Difference]:
+        """Compare each strategy with the baseline; adjust the p-values for how many are compared.
+
+        Where one of the two has failed in a cell there is none: the others are no fair draw.
+        """
         found = {
             strategy: difference
             for strategy in self.order
             if (difference := self.results.difference(metric, strategy, self.plan.baseline, partition, model))
         }
-        adjusted = holm({name: one.p_value for name, one in found.items() if one.p_value is not None})
+        given = {
+            name: one.p_value
+            for name, one in found.items()
+            if one.p_value is not None and whole[name] and whole[self.plan.baseline]
+        }
+        adjusted = holm(given)
         return {name: replace(one, p_value=adjusted.get(name)) for name, one in found.items()}
 
     def _is_of_mixed_kinds(self, metric: Metric) -> bool:
         """Say whether a figure is of other real images in one partition than in another."""
-        kinds = {self._says(outcome) for outcome in self.outcomes if outcome.summary is not None}
-        return metric.name.startswith("kid_site") and len(kinds) > 1
+        return metric.name.startswith("kid_site") and len(self._kinds()) > 1
 
-    def _says(self, outcome: Outcome) -> str:
-        assert outcome.summary is not None
-        return str(outcome.summary["test"].get("per_site_say", ""))
+    def _kinds(self) -> dict[bool, str]:
+        """Return whether hospitals are sites of the data, and what then stands for each."""
+        return {
+            outcome.cell.configuration.partition.scheme == "natural": str(outcome.summary["test"].get("per_site_say"))
+            for outcome in self.outcomes
+            if outcome.summary is not None
+        }
 
-    def extractors(self) -> list[str]:
-        """Return the extractors that cells were judged by; one, if all is well."""
-        found = [str(o.summary["test"]["extractor"]) for o in self.outcomes if o.summary is not None]
+    def extractors(self, partition: str = "", model: str = "") -> list[str]:
+        """Return the extractors that the cells of a table were judged by; one, if all is well."""
+        found = [
+            str(outcome.summary["test"]["extractor"])
+            for outcome in self.outcomes
+            if outcome.summary is not None
+            and partition in ("", outcome.cell.partition)
+            and model in ("", outcome.cell.model)
+        ]
         return list(dict.fromkeys(found))
 
     def whole_best(self, lines: Sequence[Line], metric: Metric) -> float | None:
@@ -202,10 +232,11 @@ class Leaderboard:
         if 2 <= seeds < 10:
             held = COVERAGE[max(number for number in COVERAGE if number <= seeds)]
             yield (
-                f"Intervals over {seeds} seeds are too narrow: of normal values they hold the mean {held:.0%} of the "
-                "time. A partition is one draw, the same for all seeds."
+                f"Intervals over {seeds} seeds are too narrow: of normal values in one partition and model they hold "
+                f"the mean {held:.0%} of the time. A partition is one draw, the same for all seeds."
             )
-        pairs = [line.differences["kid"] for line in self.lines("", "") if "kid" in line.differences]
+        lines = [line for place in self.places() for line in self.lines(*place)]
+        pairs = [line.differences["kid"] for line in lines if "kid" in line.differences]
         if any(one.p_value is not None for one in pairs):
             yield (
                 "p-values are of Wilcoxon's signed-rank test, adjusted for the number of strategies (Holm). They take "
@@ -215,12 +246,12 @@ class Leaderboard:
             yield f"No p-value is given for fewer than {LEAST_PAIRS} pairs."
         if seeds < 5:
             yield "Five seeds are the least for a published claim: fewer are a first look."
-        lines = self.lines("", "")
-        if any(not line.is_whole for line in lines):
-            kept = ", ".join(f"{line.strategy} {line.num_cells}/{num_cells}" for line in lines if not line.is_whole)
+        counts = {name: len(self.results.of(METRICS[0].name, name)) for name in self.order}
+        if any(count < num_cells for count in counts.values()):
+            kept = ", ".join(f"{name} {count}/{num_cells}" for name, count in counts.items() if count < num_cells)
             yield (
-                f"Not every cell was finished: {kept}. Means of these are over other cells than those of the others; "
-                "their ranks count a cell that failed as the last place."
+                f"Not every cell was finished: {kept}. Means and differences of these are over the other cells, and "
+                "they are never the best; ranks and win rates count a cell that failed as lost."
             )
 
     def _notes_on_kid(self) -> Iterator[str]:
@@ -243,11 +274,12 @@ class Leaderboard:
                 f"real images, {counted(test['num_draws'], 'draw')}. For comparison, by KID: {yardsticks}."
             )
         if len(extractors) > 1:
-            yield "Cells of different extractors cannot be compared: there is no table over all."
-        said = dict.fromkeys((o.cell.partition, self._says(o)) for o in done)
-        if len({kind for _, kind in said}) > 1:
-            kinds = "; ".join(f"{partition}: {kind}" for partition, kind in said)
-            yield f"KID of hospitals is against other images in one partition than in another ({kinds})."
+            yield "Cells of different extractors cannot be compared: there is no table of them together."
+        if len(kinds := self._kinds()) > 1:
+            yield (
+                "KID of hospitals is against other images in one partition than in another, and not averaged over "
+                f"them: {'; '.join(kinds.values())}."
+            )
         commits = {found for o in done if (found := commit_of(o))}
         if len(commits) > 1:
             yield f"Cells ran on {len(commits)} versions of the code: {', '.join(sorted(c[:12] for c in commits))}."
@@ -403,7 +435,7 @@ _TEX_SIGNS = str.maketrans(
 
 def tex(board: Leaderboard) -> str:
     """Return the first table as LaTeX, for the booktabs package; the best mean of each column is bold."""
-    lines = board.lines(*board.places()[0])
+    lines = board.lines(*board.places()[0]) if board.places() else []
     metrics = shown_metrics(board, lines)
     leading = leading_heads(lines)
     heads = [_tex(name) for name in ("strategy", *leading, *(_arrow(metric) for metric in metrics))]

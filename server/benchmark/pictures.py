@@ -24,10 +24,16 @@ def _marker(index: int) -> str:
     return MARKERS[(index + index // len(SERIES)) % len(MARKERS)]
 
 
+def _is_comparable(board: Leaderboard) -> bool:
+    """Say whether the cells of each partition and model were judged by one extractor."""
+    places = [(partition, model) for partition in board.plan.partitions for model in board.plan.models]
+    return all(len(board.extractors(*place)) < 2 for place in places)
+
+
 def rank_picture(board: Leaderboard) -> Picture | None:
     """Draw the mean rank of each strategy by KID with its interval over cells."""
     ranks = board.results.ranks(_KID, board.order)
-    if len(ranks) < 2:
+    if len(ranks) < 2 or not _is_comparable(board):
         return None
     from matplotlib.ticker import MaxNLocator
 
@@ -62,7 +68,7 @@ def win_picture(board: Leaderboard) -> Picture | None:
     """Draw in how many cells each strategy has a better KID than each other."""
     rates = board.results.win_rates(_KID, board.order)
     names = [name for name in board.order if any(name in pair for pair in rates)]
-    if len(names) < 2:
+    if len(names) < 2 or not _is_comparable(board):
         return None
     size = len(names)
     with drawing(1.9 + 0.45 * size, 1.7 + 0.36 * size) as (canvas, axes):
@@ -93,7 +99,7 @@ def win_picture(board: Leaderboard) -> Picture | None:
             title="Win rates",
             svg=to_svg(canvas, "wins", "Win rates"),
             text="; ".join(said) + ".",
-            caption="Per cent of the common cells in which the strategy of the row has the better KID; a draw is half.",
+            caption="Per cent of the cells in which the strategy of the row has the better KID; a draw is half.",
         )
 
 
@@ -104,7 +110,7 @@ def cost_picture(board: Leaderboard) -> Picture | None:
         kid, megabytes = board.results.estimate(_KID.name, name), board.results.estimate(_BYTES.name, name)
         if kid is not None and megabytes is not None:
             points[name] = (megabytes.mean, kid)
-    if len(points) < 2:
+    if len(points) < 2 or ("", "") not in board.places():
         return None
     sending = [sent for sent, _ in points.values() if sent > 0]
     floor = min(sending) / 3 if sending else 1.0

@@ -371,9 +371,10 @@ def _budget_problems(plan: BenchmarkPlan, cells: Sequence[Cell]) -> Iterator[str
         )
         # A step more or less in a round is a matter of rounding.
         if abs(found - wanted) > BUDGET_TOLERANCE * wanted:
+            unit = "epochs" if plan.budget == "images" and in_epochs[0] else plan.budget
             yield (
-                f"{where}: {found:,.0f} {plan.budget}, and the baseline {plan.baseline} has {wanted:,.0f}; set rounds "
-                "and training.local-steps so that they agree, or another budget"
+                f"{where}: {found:,.4g} {unit}, and the baseline {plan.baseline} has {wanted:,.4g}; set rounds and "
+                f"training.{'local-epochs' if in_epochs[0] else 'local-steps'} so that they agree, or another budget"
             )
 
 

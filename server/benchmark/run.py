@@ -150,12 +150,14 @@ def _signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        for number, handler in before.items():
-            # nohup has it ignored, and means it.
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, interrupt)
+        # A script's background jobs have it ignored, and what is ignored the runs would inherit: they are ended by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, interrupt)
+        # nohup has it ignored, and means it.
+        if before[signal.SIGHUP] is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, interrupt)
         yield
     finally:
         for number, handler in before.items():

@@ -106,15 +106,23 @@ class Results:
         return ranks
 
     def win_rates(self, metric: Metric, strategies: Sequence[str]) -> dict[tuple[str, str], float]:
-        """Return for each pair the share of their common cells in which the first was better; a draw is half."""
+        """Return for each pair the share of cells in which the first was better; a draw is half.
+
+        Of the cells that either has finished: one that failed has lost to one that did not.
+        """
         found = {}
         for first in strategies:
             for second in strategies:
                 ours, theirs = self.of(metric.name, first), self.of(metric.name, second)
-                places = ours.keys() & theirs.keys()
-                if first == second or not places:
+                places = sorted(ours.keys() | theirs.keys())
+                if first == second or not ours or not theirs:
                     continue
-                gains = [metric.better * (ours[place] - theirs[place]) for place in sorted(places)]
+                lost = -np.inf
+                gains = [
+                    (metric.better * ours[place] if place in ours else lost)
+                    - (metric.better * theirs[place] if place in theirs else lost)
+                    for place in places
+                ]
                 found[first, second] = float(np.mean([(gain > 0) + 0.5 * (gain == 0) for gain in gains]))
         return found
 

@@ -6,7 +6,9 @@ In a benchmark of ten strategies nine of ten are found here.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from safetensors import SafetensorError
 
 from federation.cache import blocks_of, cache_folder, read_checked, write_checked
 from federation.errors import InputError
+from federation.models import classifier as training
 from federation.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     LabelledImages = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-# Raised when training with the same images, weights and random numbers ends elsewhere.
-_FORMAT = 1
 
 
 def fit_once(
@@ -40,7 +40,8 @@ def fit_once(
 ) -> bool:
     """Give a classifier the weights that training ends with: stored ones, else `fit` trains it and they are stored.
 
-    They are found again by a hash of everything that training depends on, down to its last bits.
+    They are found again by a hash of what training depends on: images, initial weights, random numbers, the code of
+    this package, PyTorch's version, threads and the processor's instructions.
 
     Parameters
     ----------
@@ -96,13 +97,13 @@ def _key(
 ) -> str:
     device = next(classifier.parameters()).device
     decides = {
-        "format": _FORMAT,
         "classifier": classifier.name,
-        "batch": classifier.batch_size,
-        "rate": classifier.learning_rate,
+        # How it is trained, and what it is.
+        "code": [inspect.getsource(module) for module in (training, sys.modules[type(classifier).__module__])],
         "steps": steps,
         "shapes": [images[0].shape, validation[0].shape],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -83,7 +83,8 @@ evaluation = { every = 2, images = 16, draws = 1, utility = false, authenticity 
 [strategies.fedmedian]
 [strategies.unlucky]
 strategy.name = "fedgan"
-participation = { dropout = 0.9, min-replies = 3 }
+attack = { name = "scaled", scale = 1e300 }
+participation = { min-replies = 3, retries = 0 }
 [partitions.iid]
 """
 

@@ -357,6 +357,10 @@ def test_centralised_leaves_epochs_and_one_hospital_as_they_are() -> None:
     assert again(epochs) == epochs
     steps = resolved("strategy.name=centralised", "training.local-steps=10", *away)
     assert (steps.training.local_steps, again(steps)) == (16, steps)
+    # However few images a round shows, one step is taken.
+    few = ("training.local-steps=1", "participation.fraction=0.25", "participation.dropout=0.6")
+    rare = resolved("strategy.name=centralised", *few)
+    assert (rare.training.local_steps, again(rare)) == (1, rare)
     one = resolved("strategy.name=centralised", "partition.hospitals=1", "training.local-steps=7")
     assert (one.partition.hospitals, one.training.local_steps) == (1, 7)
 

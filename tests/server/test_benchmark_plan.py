@@ -62,6 +62,28 @@ def test_centralised_training_shows_as_many_images(tmp_path: Path) -> None:
     assert {planned_images(cell.configuration) for cell in make_cells(load_plan(path), path)} == {10 * 4 * 20 * 8}
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        "participation.dropout = 0.2",
+        "participation = { dropout = 0.3, fraction = 0.6 }",
+        "participation = { dropout = 0.2, fraction = 0.6 }\ntraining.local-epochs = 1.0",
+    ],
+)
+def test_hospitals_that_drop_out_leave_the_budget_equal_to_the_pooled_one(tmp_path: Path, base: str) -> None:
+    steps = "" if "epochs" in base else "training.local-steps = 20\n"
+    path = write(tmp_path, PLAN.replace("rounds = 10\ntraining.local-steps = 20\n", f"rounds = 10\n{steps}{base}\n"))
+    amounts = [planned_images(cell.configuration) for cell in make_cells(load_plan(path), path)]
+    assert max(amounts) == pytest.approx(min(amounts), rel=0.02)
+
+
+def test_epochs_that_differ_are_called_epochs(tmp_path: Path) -> None:
+    text = PLAN.replace("training.local-steps = 20\n", "training.local-epochs = 1.0\n")
+    path = write(tmp_path, text.replace("[strategies.fedadam]\n", "[strategies.fedadam]\nrounds = 20\n"))
+    with pytest.raises(ConfigurationError, match="20 epochs, and the baseline fedgan has 10; set rounds and"):
+        make_cells(load_plan(path), path)
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("benchmark-*.toml")), ids=lambda path: path.stem)
 def test_every_benchmark_of_ours_resolves(path: Path) -> None:
     plan = load_plan(path, ["data.root=/somewhere"])

@@ -128,6 +128,12 @@ def test_a_draw_is_half_a_win() -> None:
     assert rates["mixed", "better"] == pytest.approx(1 / 3)
 
 
+def test_a_cell_that_failed_is_lost_to_one_that_did_not() -> None:
+    results = Results(rows({"fedgan": [1.0, 2.0, 3.0], "half": [0.5]}))
+    rates = results.win_rates(KID, ["fedgan", "half", "nothing"])
+    assert rates == {("fedgan", "half"): pytest.approx(2 / 3), ("half", "fedgan"): pytest.approx(1 / 3)}
+
+
 def test_gain_over_alone_is_by_hospital() -> None:
     alone = {"kid": 9.0, "kid_own[a]": 3.0, "kid_own[b]": 1.0}
     # One generator for all: it gains 2.5 at a and .5 at b.

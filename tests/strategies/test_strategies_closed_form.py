@@ -653,9 +653,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.real)
 
-    def sample_batch(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, Tensor]:
-        floats = self.real[:batch_size].permute(0, 3, 1, 2).float() / 127.5 - 1
-        return floats, torch.zeros(batch_size, dtype=torch.int64)
+    def sample_distinct(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        floats = self.real[:count].permute(0, 3, 1, 2).float() / 127.5 - 1
+        return floats, torch.zeros(count, dtype=torch.int64)
 
     def generate(self, labels: Tensor | None, count: int, stream: torch.Generator) -> Tensor:
         return self.drawn[:count]
