@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ REAL_IMAGES = REPOSITORY.parent / "shared" / "data"
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One image cache for the whole session: phantom images are drawn once."""
     return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread: the same bits everywhere, and no threads that wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

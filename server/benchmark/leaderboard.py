@@ -115,10 +115,8 @@ class Leaderboard:
             for metric in (*self.metrics, *self.class_metrics)
             if partition or not self._is_of_mixed_kinds(metric)
         ]
-        whole = {
-            strategy: len(self.results.of(METRICS[0].name, strategy, partition, model)) == planned
-            for strategy in self.order
-        }
+        counts = {name: len(self.results.of(METRICS[0].name, name, partition, model)) for name in self.order}
+        whole = {name: count == planned for name, count in counts.items()}
         differences = {metric.name: self._differences(metric, partition, model, whole) for metric in metrics}
         lines = []
         for strategy in self.order:
@@ -128,7 +126,6 @@ class Leaderboard:
                 if (found := self.results.estimate(metric.name, strategy, partition, model)) is not None
             }
             ranked = list(ranks.get(strategy, {}).values())
-            num_cells = len(self.results.of(METRICS[0].name, strategy, partition, model))
             lines.append(
                 Line(
                     strategy,
@@ -137,7 +134,7 @@ class Leaderboard:
                     estimates,
                     {name: found[strategy] for name, found in differences.items() if strategy in found},
                     sum(ranked) / len(ranked) if ranked else None,
-                    num_cells,
+                    counts[strategy],
                     whole[strategy],
                 )
             )

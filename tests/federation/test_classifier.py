@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,7 @@ from federation.models.classifier import (
 )
 from federation.seeding import numpy_stream, torch_stream
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread: the same bits everywhere, and no threads that wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw_discs_and_rings(count: int, seed: int, resolution: int = 32) -> tuple[np.ndarray, np.ndarray]:

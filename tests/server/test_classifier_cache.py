@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,7 @@ from federation.models.classifier import build_classifier, fit_classifier, predi
 from federation.seeding import numpy_stream, torch_stream
 from server.evaluation.classifier_cache import fit_once
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
