@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -392,24 +393,31 @@ def title(partition: str, model: str) -> str:
     return f"{partition}, {model}" if partition else "All cells"
 
 
+def metric_heads(board: Leaderboard, metrics: Sequence[Metric]) -> list[str]:
+    """Return the heads of a table's metrics; the difference to the baseline stands beside KID."""
+    heads = []
+    for metric in metrics:
+        heads.append(metric.label)
+        if metric.name == "kid":
+            heads.append(f"KID − {board.plan.baseline}")
+    return heads
+
+
 def markdown(board: Leaderboard) -> str:
     """Return the tables as Markdown."""
     parts = [f"# {board.plan.name}", *board.notes()]
     for partition, model in board.places():
         lines = board.lines(partition, model)
         metrics = shown_metrics(board, lines)
-        heads = ["strategy", *leading_heads(lines), *(metric.label for metric in metrics)]
-        heads.append(f"KID − {board.plan.baseline}")
+        heads = ["strategy", *leading_heads(lines), *metric_heads(board, metrics)]
         rows = [heads, ["---"] * len(heads)]
         for line in lines:
-            rows.append(
-                [
-                    line.strategy,
-                    *leading_cells(line, with_cells=some_failed(lines)),
-                    *(estimate_text(line.estimates.get(metric.name), metric.digits) for metric in metrics),
-                    difference_text(line.differences.get("kid")),
-                ]
-            )
+            row = [line.strategy, *leading_cells(line, with_cells=some_failed(lines))]
+            for metric in metrics:
+                row.append(estimate_text(line.estimates.get(metric.name), metric.digits))
+                if metric.name == "kid":
+                    row.append(difference_text(line.differences.get("kid")))
+            rows.append(row)
         parts += [f"## {title(partition, model)}", _pipes(rows)]
         if board.class_metrics:
             heads = ["strategy", *(metric.label for metric in board.class_metrics)]
@@ -435,7 +443,9 @@ def tex(board: Leaderboard) -> str:
     lines = board.lines(*board.places()[0]) if board.places() else []
     metrics = shown_metrics(board, lines)
     leading = leading_heads(lines)
-    heads = [_tex(name) for name in ("strategy", *leading, *(_arrow(metric) for metric in metrics))]
+    arrows = {metric.label: {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}[metric.better] for metric in metrics}
+    columns = metric_heads(board, metrics)
+    heads = [_tex(name) + arrows.get(name, "") for name in ("strategy", *leading, *columns)]
     best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
     rows = []
     for line in lines:
@@ -448,20 +458,31 @@ def tex(board: Leaderboard) -> str:
             if found is not None and found.interval is not None:
                 low, high = found.interval
                 text += rf" {{\scriptsize [{low:.{metric.digits}f}, {high:.{metric.digits}f}]}}"
-            cells.append(text)
+            cells.append(_tex_number(text))
+            if metric.name == "kid":
+                cells.append(_tex_difference(line.differences.get("kid")))
         rows.append(" & ".join(cells) + r" \\")
     notes = "\n".join(f"% {said}" for note in board.notes() for said in note.splitlines())
     body = "\n".join(rows)
-    columns = "l" + "r" * (len(leading) + len(metrics))
+    alignment = "l" + "r" * (len(heads) - 1)
     return (
-        f"{notes}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{' & '.join(heads)} \\\\\n\\midrule\n"
+        f"{notes}\n\\begin{{tabular}}{{{alignment}}}\n\\toprule\n{' & '.join(heads)} \\\\\n\\midrule\n"
         f"{body}\n\\bottomrule\n\\end{{tabular}}\n"
     )
 
 
-def _arrow(metric: Metric) -> str:
-    return metric.label + {1: " (up)", -1: " (down)", 0: ""}[metric.better]
+def _tex_difference(found: Difference | None) -> str:
+    if found is None:
+        return "--"
+    mean = f"{found.estimate.mean:+.3f}"
+    rest = difference_text(found).removeprefix(mean).lstrip(" ,")
+    return _tex_number(mean) + (rf" {{\scriptsize {_tex_number(_tex(rest))}}}" if rest else "")
+
+
+def _tex_number(text: str) -> str:
+    """Give negative numbers a minus sign where LaTeX would print a hyphen."""
+    return re.sub(r"-(?=\d)", "$-$", text)
 
 
 def _tex(text: str) -> str:
-    return text.translate(_TEX_SIGNS).replace("(up)", r"$\uparrow$").replace("(down)", r"$\downarrow$")
+    return text.translate(_TEX_SIGNS)

@@ -15,6 +15,7 @@ from server.benchmark.leaderboard import (
     estimate_text,
     leading_cells,
     leading_heads,
+    metric_heads,
     shown_metrics,
     some_failed,
     title,
@@ -133,14 +134,16 @@ def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
         cells = [
             {"text": text, "interval": "", "best": False} for text in leading_cells(line, with_cells=some_failed(lines))
         ]
-        cells += [_cell(line, metric, best[metric.name]) for metric in metrics]
-        value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
-        cells.append({"text": value, "interval": f"[{rest}" if rest else "", "best": False})
+        for metric in metrics:
+            cells.append(_cell(line, metric, best[metric.name]))
+            if metric.name == "kid":
+                value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
+                cells.append({"text": value, "interval": f"[{rest}" if rest else "", "best": False})
         rows.append({"name": line.strategy, "cells": cells})
-    heads = ["Strategy", *(head.capitalize() for head in leading_heads(lines)), *(metric.label for metric in metrics)]
+    leading = (head.capitalize() for head in leading_heads(lines))
     return {
         "title": title(partition, model),
-        "heads": [*heads, f"KID − {board.plan.baseline}"],
+        "heads": ["Strategy", *leading, *metric_heads(board, metrics)],
         "rows": rows,
     }
 

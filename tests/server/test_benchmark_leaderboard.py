@@ -180,6 +180,25 @@ def test_an_unequal_budget_and_mixed_versions_are_told(tmp_path: Path) -> None:
     assert "Cells ran on 2 versions of the code: abc, def." in text
 
 
+def test_the_difference_to_the_baseline_stands_beside_kid(tmp_path: Path) -> None:
+    found = board(tmp_path, KIDS | {"fedadam": 1.5})
+    head, _, *rows = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    assert "| KID | KID − fedgan | recognised class |" in head
+    assert {row.count("|") for row in rows[: len(KIDS)]} == {head.count("|")}
+    text = tex(found).splitlines()
+    begin = text.index(r"\toprule")
+    assert r"KID $\downarrow$ & KID $-$ fedgan & " in text[begin + 1]
+    assert text[begin + 1].count("&") + 1 == len(text[begin - 1].partition("tabular}{")[2].strip("}"))
+    body = [line for line in text[begin:] if "&" in line]
+    assert {line.count("&") for line in body} == {text[begin + 1].count("&")}
+    difference = {line.strategy: line.differences["kid"].estimate for line in found.lines("", "") if line.differences}
+    assert difference["centralised"].mean < 0 < difference["fedadam"].mean
+    column = {line.split(" & ")[0]: line.split(" & ")[3] for line in body[1:]}
+    assert column["fedgan"] == "--"
+    assert column["centralised"].startswith(f"$-${-difference['centralised'].mean:.3f} {{\\scriptsize [$-$")
+    assert column["fedadam"].startswith(f"+{difference['fedadam'].mean:.3f} {{\\scriptsize [")
+
+
 def test_no_note_can_leave_the_comments_of_the_latex_file(tmp_path: Path) -> None:
     found = board(tmp_path, KIDS)
     text = tex(Leaderboard.of(found.plan.model_copy(update={"hyperparameters": "a\n\\input{b}"}), found.results, ()))
