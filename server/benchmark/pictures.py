@@ -141,6 +141,10 @@ def cost_picture(board: Leaderboard) -> Picture | None:
         if all(kid.mean > 0 and (kid.interval is None or kid.interval[0] > 0) for _, kid in points.values()):
             axes.set_yscale("log")
             plain_decades(axes.yaxis)
+        low, high = axes.get_xlim()
+        if high < 10 * low:
+            # A whole decade, so that what stands side by side does not look like other numbers of bytes.
+            axes.set_xlim((low * high / 10) ** 0.5, (low * high * 10) ** 0.5)
         axes.set_xlabel("MB sent in the whole run")
         axes.set_ylabel("KID")
         axes.spines[["top", "right"]].set_visible(False)
