@@ -6,15 +6,17 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from data_partitions.wording import counted
 from server.benchmark.cells import Outcome
 from server.benchmark.figures import METRICS, Metric
 from server.benchmark.plan import BUDGET_TOLERANCE, BenchmarkPlan, trials
 from server.benchmark.statistics import COVERAGE, LEAST_PAIRS, Difference, Estimate, Results, by_rank, holm
+
+CellT = TypeVar("CellT")
 
 SHOWN = (
     "kid",
@@ -393,14 +395,17 @@ def title(partition: str, model: str) -> str:
     return f"{partition}, {model}" if partition else "All cells"
 
 
-def metric_heads(board: Leaderboard, metrics: Sequence[Metric]) -> list[str]:
-    """Return the heads of a table's metrics; the difference to the baseline stands beside KID."""
-    heads = []
-    for metric in metrics:
-        heads.append(metric.label)
-        if metric.name == "kid":
-            heads.append(f"KID − {board.plan.baseline}")
-    return heads
+def beside_kid(metrics: Sequence[Metric], cells: Iterable[CellT], difference: CellT) -> list[CellT]:
+    """Return a row's cells, one for each metric, with the difference to the baseline after that of KID."""
+    row = []
+    for metric, cell in zip(metrics, cells, strict=True):
+        row += [cell, difference] if metric.name == "kid" else [cell]
+    return row
+
+
+def difference_head(board: Leaderboard) -> str:
+    """Return the head of the column of differences."""
+    return f"KID − {board.plan.baseline}"
 
 
 def markdown(board: Leaderboard) -> str:
@@ -409,15 +414,14 @@ def markdown(board: Leaderboard) -> str:
     for partition, model in board.places():
         lines = board.lines(partition, model)
         metrics = shown_metrics(board, lines)
-        heads = ["strategy", *leading_heads(lines), *metric_heads(board, metrics)]
+        labels = [metric.label for metric in metrics]
+        heads = ["strategy", *leading_heads(lines), *beside_kid(metrics, labels, difference_head(board))]
         rows = [heads, ["---"] * len(heads)]
         for line in lines:
-            row = [line.strategy, *leading_cells(line, with_cells=some_failed(lines))]
-            for metric in metrics:
-                row.append(estimate_text(line.estimates.get(metric.name), metric.digits))
-                if metric.name == "kid":
-                    row.append(difference_text(line.differences.get("kid")))
-            rows.append(row)
+            leading = leading_cells(line, with_cells=some_failed(lines))
+            found = [estimate_text(line.estimates.get(metric.name), metric.digits) for metric in metrics]
+            difference = difference_text(line.differences.get("kid"))
+            rows.append([line.strategy, *leading, *beside_kid(metrics, found, difference)])
         parts += [f"## {title(partition, model)}", _pipes(rows)]
         if board.class_metrics:
             heads = ["strategy", *(metric.label for metric in board.class_metrics)]
@@ -437,19 +441,21 @@ _TEX_SIGNS = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"−": "$-$", "–": "--", "~": r"\textasciitilde{}"}
 )
 
+_ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
+
 
 def tex(board: Leaderboard) -> str:
     """Return the first table as LaTeX, for the booktabs package; the best mean of each column is bold."""
     lines = board.lines(*board.places()[0]) if board.places() else []
     metrics = shown_metrics(board, lines)
-    leading = leading_heads(lines)
-    arrows = {metric.label: {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}[metric.better] for metric in metrics}
-    columns = metric_heads(board, metrics)
-    heads = [_tex(name) + arrows.get(name, "") for name in ("strategy", *leading, *columns)]
+    labels = [_tex(metric.label) + _ARROWS[metric.better] for metric in metrics]
+    leading = map(_tex, ("strategy", *leading_heads(lines)))
+    heads = [*leading, *beside_kid(metrics, labels, _tex(difference_head(board)))]
     best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
     rows = []
     for line in lines:
-        cells = [_tex(text) for text in (line.strategy, *leading_cells(line, with_cells=some_failed(lines)))]
+        leading = map(_tex, (line.strategy, *leading_cells(line, with_cells=some_failed(lines))))
+        cells = []
         for metric in metrics:
             found = line.estimates.get(metric.name)
             text = "--" if found is None else f"{found.mean:.{metric.digits}f}"
@@ -459,9 +465,8 @@ def tex(board: Leaderboard) -> str:
                 low, high = found.interval
                 text += rf" {{\scriptsize [{low:.{metric.digits}f}, {high:.{metric.digits}f}]}}"
             cells.append(_tex_number(text))
-            if metric.name == "kid":
-                cells.append(_tex_difference(line.differences.get("kid")))
-        rows.append(" & ".join(cells) + r" \\")
+        difference = _tex_difference(line.differences.get("kid"))
+        rows.append(" & ".join([*leading, *beside_kid(metrics, cells, difference)]) + r" \\")
     notes = "\n".join(f"% {said}" for note in board.notes() for said in note.splitlines())
     body = "\n".join(rows)
     alignment = "l" + "r" * (len(heads) - 1)

@@ -11,11 +11,12 @@ from server.benchmark.leaderboard import (
     BY_CLASS_TITLE,
     Leaderboard,
     Line,
+    beside_kid,
+    difference_head,
     difference_text,
     estimate_text,
     leading_cells,
     leading_heads,
-    metric_heads,
     shown_metrics,
     some_failed,
     title,
@@ -131,19 +132,17 @@ def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
     best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
     rows = []
     for line in lines:
-        cells = [
+        leading = [
             {"text": text, "interval": "", "best": False} for text in leading_cells(line, with_cells=some_failed(lines))
         ]
-        for metric in metrics:
-            cells.append(_cell(line, metric, best[metric.name]))
-            if metric.name == "kid":
-                value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
-                cells.append({"text": value, "interval": f"[{rest}" if rest else "", "best": False})
-        rows.append({"name": line.strategy, "cells": cells})
-    leading = (head.capitalize() for head in leading_heads(lines))
+        value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
+        difference = {"text": value, "interval": f"[{rest}" if rest else "", "best": False}
+        found = [_cell(line, metric, best[metric.name]) for metric in metrics]
+        rows.append({"name": line.strategy, "cells": [*leading, *beside_kid(metrics, found, difference)]})
+    labels = beside_kid(metrics, [metric.label for metric in metrics], difference_head(board))
     return {
         "title": title(partition, model),
-        "heads": ["Strategy", *leading, *metric_heads(board, metrics)],
+        "heads": ["Strategy", *(head.capitalize() for head in leading_heads(lines)), *labels],
         "rows": rows,
     }
 
