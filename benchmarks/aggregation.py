@@ -3,8 +3,9 @@
     python benchmarks/aggregation.py --replies 20 --parameters 50000000
 
 Each line is a process of its own, so that peaks of memory are its own. Replies lie in memory before the clock starts,
-as they do when hospitals were faster than the server; the figure is what comes on top of them. The networks are a
-generator (2/5 of the weights), its running average (2/5) and a discriminator (1/5) in 60 arrays. Strategies that draw
+as they do when hospitals were faster than the server; the figure is what comes on top of them. The parts are those of
+StyleGAN2: a generator (2/5 of the weights), its running average (2/5) and a discriminator (1/5) in 60 arrays. Which of
+them are trained, and which numbers come along, its anatomy says. Strategies that draw
 images or train at the server are left out: their cost is that of the network, not of the sum.
 """
 
@@ -31,15 +32,18 @@ OURS = (
 FLOWERS = ("fedgan", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg", "krum", "multikrum",
            "bulyan", "qfedavg")  # fmt: skip
 _CLASSES = 8
+# Of the weights, and in how many arrays.
+_PARTS = {"generator": (0.4, 24), "generator_ema": (0.4, 24), "discriminator": (0.2, 12)}
+_CLASS_ROWS = "discriminator.class_projection"
 
 
 def layout(parameters: int) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of so many weights."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for network, share, count in (("generator", 0.4, 24), ("generator_ema", 0.4, 24), ("discriminator", 0.2, 12)):
+    for part, (share, count) in _PARTS.items():
         for number in range(count):
-            shapes[f"{network}.layer{number:02d}"] = (int(share * parameters / count),)
-    shapes["discriminator.class_projection"] = (_CLASSES, 64)
+            shapes[f"{part}.layer{number:02d}"] = (int(share * parameters / count),)
+    shapes[_CLASS_ROWS] = (_CLASSES, 64)
     return shapes
 
 
@@ -47,6 +51,7 @@ def messages(num_replies: int, parameters: int, *, flat: bool) -> list[Any]:
     """Return replies, each a model near one start."""
     from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
+    from federation.config import resolve
     from federation.engine.grid import simulation_nodes
     from federation.engine.in_process import InProcessGrid
     from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays
@@ -54,6 +59,7 @@ def messages(num_replies: int, parameters: int, *, flat: bool) -> list[Any]:
     grid = InProcessGrid(lambda message, context: message, simulation_nodes(num_replies))
     stream = np.random.default_rng(0)
     shapes = layout(parameters)
+    losses = dict.fromkeys(resolve([]).anatomy.losses, 0.7)
     found = []
     for number, node_id in enumerate(grid.get_node_ids()):
         arrays = {name: stream.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -64,9 +70,8 @@ def messages(num_replies: int, parameters: int, *, flat: bool) -> list[Any]:
                 NUM_EXAMPLES: 100 + number,
                 "num-images": 320,
                 "num-steps": 40,
-                "loss-discriminator": 0.7,
-                "loss-generator": 0.7,
                 "mmd": 0.1,
+                **losses,
             }
         )
         asked = grid.create_message(RecordDict(), "train", node_id, "1")
@@ -77,11 +82,12 @@ def messages(num_replies: int, parameters: int, *, flat: bool) -> list[Any]:
 def ours(name: str, num_replies: int, parameters: int, replies: list[Any]) -> Any:
     """Return a function that combines replies as a run of ours does."""
     from federation.arrays import ArrayRecord
-    from federation.config import parse_assignments, resolve
+    from federation.config import parse_assignments
     from federation.exchange import arrays_of, pack_arrays
     from federation.site import Site
-    from strategies import build_strategy
     from strategies.aggregation import Federation
+    from strategies.building import build_strategy
+    from strategies.configuration import resolve
 
     malicious = (num_replies - 3) // 4
     options = [f"strategy.malicious={malicious}"] if name in ("krum", "multikrum", "bulyan") else []
@@ -89,10 +95,8 @@ def ours(name: str, num_replies: int, parameters: int, replies: list[Any]) -> An
         [parse_assignments([f"strategy.name={name}", f"partition.hospitals={num_replies}", *options])]
     )
     shapes = layout(parameters)
-    trained = [key for key in shapes if not key.startswith("generator_ema")]
-    strategy = build_strategy(
-        Federation(configuration, frozenset(trained), class_rows=("discriminator.class_projection",))
-    )
+    trained = [key for key in shapes if key.partition(".")[0] in configuration.anatomy.trained]
+    strategy = build_strategy(Federation(configuration, frozenset(trained), class_rows=(_CLASS_ROWS,)))
     sites = [
         Site(f"hospital-{number:02d}", reply.metadata.src_node_id, 100 + number, tuple(range(1, _CLASSES + 1)))
         for number, reply in enumerate(replies)

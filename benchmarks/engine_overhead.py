@@ -60,20 +60,21 @@ def run_rounds(grid: Any, *, num_parameters: int, num_rounds: int, ours: bool) -
     from flwr.app import ArrayRecord, ConfigRecord
     from flwr.serverapp.strategy import FedAvg
 
-    from federation.config import Configuration, ParticipationSettings
+    from federation.config import resolve
     from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, own_record, pack_arrays
+    from federation.settings.participation import ParticipationSettings
     from federation.site import Site
     from server.messaging import collect_replies, wait_for_nodes
     from server.training_round import TrainingRound
-    from strategies import build_strategy
     from strategies.aggregation import Federation
+    from strategies.building import build_strategy
 
     arrays = make_arrays(num_parameters)
     configured = int(os.environ["HOSPITALS"])
     sites = [
         Site(f"hospital-{number:04d}", node_id, 1) for number, node_id in enumerate(wait_for_nodes(grid, configured))
     ]
-    strategy = build_strategy(Federation(Configuration()))
+    strategy = build_strategy(Federation(resolve([])))
     stock = FedAvg(weighted_by_key=NUM_EXAMPLES, arrayrecord_key=ARRAYS, configrecord_key=CONFIG)
     ours_record = pack_arrays(arrays) if ours else ArrayRecord()
     seconds = []

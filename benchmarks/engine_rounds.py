@@ -30,12 +30,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from clients.app import app as client_app
-from federation.config import Configuration, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.engine import build_engine
 from federation.run_directory import read_lines
 from server.app import run_federation
 from server.callbacks import RoundReport
 from server.inputs import prepare_inputs
+from strategies.configuration import resolve
 
 
 class Memory:

@@ -30,10 +30,12 @@ import torch
 from data_partitions.dataset import load_images
 from data_partitions.sources import load_index
 from data_partitions.split import split_parts
-from federation.config import EvaluationSettings, parse_assignments, resolve
+from federation.config import parse_assignments
 from federation.metrics.lesion_cnn import train_lesion_cnn
 from federation.seeding import numpy_stream
+from federation.settings.evaluation import EvaluationSettings
 from server.evaluation.yardsticks import measure_yardsticks
+from strategies.configuration import resolve
 
 
 def measure(source: str, root: str, resolution: int, seed: int) -> tuple[str, dict[str, float], int, float]:

@@ -27,18 +27,20 @@ import torch
 
 from clients.local_training import train_locally
 from data_partitions.dataset import ImageDataset
-from federation.config import Configuration, parse_assignments, resolve
-from federation.metrics.authenticity import authentic_percentage, canonical_orientation, membership_auc
+from federation.config import Configuration, parse_assignments
+from federation.metrics.authenticity import ScoredImages, authentic_percentage, canonical_orientation, membership_auc
 from federation.metrics.diversity import vendi_score
 from federation.metrics.features import FeatureExtractor
 from federation.metrics.neighbours import nearest_neighbours
 from federation.models import GenerativeModel, build_model
+from federation.models.drawing import drawer_of
 from federation.seeding import numpy_stream, torch_stream
 from server.evaluation.run_extractor import extractor_of
 from server.evaluation.scores import compare
-from server.evaluation.utility import judge_utility
+from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
 from server.evaluation.yardsticks import blurred, jpeg_compressed, mean_image, noisy, pca_gaussian
 from server.inputs import RunInputs, prepare_inputs
+from strategies.configuration import resolve
 
 NUM_RESAMPLES = 5
 APART = 2.0
@@ -180,10 +182,10 @@ class Bench:
     def generate(self, model: GenerativeModel, labels: np.ndarray, resample: int) -> np.ndarray:
         """Draw an image for each label."""
         stream = torch_stream(resample, "ladder, generated")
-        drawn = []
+        drawer, drawn = drawer_of(model), []
         for start in range(0, len(labels), 100):
             batch = torch.from_numpy(labels[start : start + 100])
-            drawn.append(model.generate(batch if model.num_classes else None, len(batch), stream).numpy())
+            drawn.append(drawer.generate(batch if model.num_classes else None, len(batch), stream).numpy())
         return np.concatenate(drawn)
 
     def _oriented_features(self, images: np.ndarray) -> np.ndarray:
@@ -214,13 +216,12 @@ class Bench:
                 if name not in searched:
                     continue
                 turned = self._oriented_features(drawn)
+                to_members, to_others = (
+                    -nearest_neighbours(features, turned)[0][:, 0] for features in (train_features, oriented)
+                )
                 membership = membership_auc(
-                    -nearest_neighbours(train_features, turned)[0][:, 0],
-                    -nearest_neighbours(oriented, turned)[0][:, 0],
-                    member_groups=index.groups[train],
-                    non_member_groups=index.groups[reference],
-                    member_strata=strata[train],
-                    non_member_strata=strata[reference],
+                    ScoredImages(to_members, index.groups[train], strata[train]),
+                    ScoredImages(to_others, index.groups[reference], strata[reference]),
                     num_resamples=2,  # the spread that counts here is over the resamples
                     seed=0,
                 )
@@ -273,27 +274,17 @@ class Bench:
     ) -> dict[str, list[float]]:
         """Return the balanced accuracy on real test images of classifiers trained on each set, one per resample."""
         inputs = self.inputs
-        train, validation, test = (inputs.rows(part) for part in ("train", "validation", "test"))
-        images, labels = inputs.images, inputs.index.labels
+        parts = {
+            part: (inputs.images[inputs.rows(part)], inputs.index.labels[inputs.rows(part)])
+            for part in ("train", "validation", "test")
+        }
         settings = inputs.configuration.evaluation.model_copy(
-            update={"utility_seeds": num_resamples, "utility_steps": steps}
+            update={"utility_arms": "synthetic", "utility_seeds": num_resamples, "utility_steps": steps}
         )
+        terms = UtilityTerms(settings=settings, classes=inputs.index.classes, seed=0, threads=threads)
         found = {}
         for name in names:
-            judged = judge_utility(
-                settings=settings,
-                arms=("synthetic",),
-                generate=self.training_sets(0)[name],
-                train_images=images[train],
-                train_labels=labels[train],
-                validation_images=images[validation],
-                validation_labels=labels[validation],
-                test_images=images[test],
-                test_labels=labels[test],
-                classes=inputs.index.classes,
-                seed=0,
-                threads=threads,
-            )
+            judged = judge_utility(terms, RealParts(**parts), self.training_sets(0)[name])
             found[name] = judged["arms"]["synthetic"]["balanced_accuracy"]["values"]
         return found
 

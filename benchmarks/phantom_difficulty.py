@@ -33,8 +33,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from data_partitions.sources.phantom import load_phantom
-from federation.config import DataSettings
 from federation.seeding import numpy_stream, torch_stream
+from federation.settings.data import DataSettings
 
 
 @dataclass(frozen=True)

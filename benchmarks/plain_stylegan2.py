@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from federation.config import ModelSettings, TrainingSettings
+from federation.config import Configuration
+from federation.models.stylegan2.settings import StyleGAN2Settings
+from federation.settings.training import TrainingSettings
 
 Tensors = Mapping[str, Tensor]
 """Tensors by the names of a network's ``state_dict()``."""
@@ -280,7 +282,7 @@ def add_minibatch_deviation(x: Tensor, group: int) -> Tensor:
 
 
 def discriminator(
-    p: Tensors, images: Tensor, labels: Tensor | None, label_weights: Tensor | None, model: ModelSettings
+    p: Tensors, images: Tensor, labels: Tensor | None, label_weights: Tensor | None, settings: StyleGAN2Settings
 ) -> Tensor:
     """Judge images: (batch, 3, resolution, resolution) to logits (batch,), high for real ones.
 
@@ -294,16 +296,16 @@ def discriminator(
         (batch,) int64; None without classes.
     label_weights
         (batch,): how much of each label is heard. None: all of it.
-    model
+    settings
         Its `resampling` and `minibatch_std`.
     """
     x = leaky_relu(F.conv2d(images, scaled_kernel(p["from_rgb.weight"]), p["from_rgb.bias"]))
     block = 0
     while f"blocks.{block}.conv0.weight" in p:
-        x = discriminator_block(p, f"blocks.{block}", x, model.resampling)
+        x = discriminator_block(p, f"blocks.{block}", x, settings.resampling)
         block += 1
-    if model.minibatch_std:
-        x = add_minibatch_deviation(x, model.minibatch_std)
+    if settings.minibatch_std:
+        x = add_minibatch_deviation(x, settings.minibatch_std)
     x = leaky_relu(F.conv2d(x, scaled_kernel(p["conv.weight"]), p["conv.bias"], padding=1))
     features = leaky_relu(fully_connected(x.flatten(1), p["dense.weight"], p["dense.bias"]))
     logits = fully_connected(features, p["output.weight"], p["output.bias"])[:, 0]
@@ -389,7 +391,7 @@ def draw_images(
     label_weights: Tensor | None,
     count: int,
     p: Tensors,
-    training: TrainingSettings,
+    settings: StyleGAN2Settings,
     stream: torch.Generator,
 ) -> Draws:
     """Draw latents, style mixing and noise of `count` images."""
@@ -399,12 +401,12 @@ def draw_images(
     num_styles = num_layers + 1
     z = draw_normal((count, latent_size), stream, like)
     other_z = is_other = None
-    if training.style_mixing > 0:  # 2019, Section 3.1
+    if settings.style_mixing > 0:  # 2019, Section 3.1
         other_z = draw_normal((count, latent_size), stream, like)
         is_mixed, crossover = torch.rand(2, count, generator=stream, device=stream.device).to(like.device)
         first = 1 + torch.floor(crossover * (num_styles - 1))  # at least one layer keeps its own style
         is_other = (torch.arange(num_styles, device=like.device) >= first[:, None]) & (
-            is_mixed < training.style_mixing
+            is_mixed < settings.style_mixing
         )[:, None]
     sides = [4 * 2 ** ((layer + 1) // 2) for layer in range(num_layers)]  # 4, 8, 8, 16, 16, …
     noise = [draw_normal((count, 1, side, side), stream, like) for side in sides]
@@ -412,20 +414,20 @@ def draw_images(
 
 
 def draw_label_weights(
-    count: int, num_steps: int, p: Tensors, training: TrainingSettings, stream: torch.Generator
+    count: int, num_steps: int, p: Tensors, settings: StyleGAN2Settings, stream: torch.Generator
 ) -> tuple[Tensor | None, float]:
     """Draw which labels are hidden; return the weight of each label and what is heard of labels that are not.
 
     Classes are blended in over time (transitional conditioning, Shahbazi et al. 2022, arXiv 2201.06578).
     """
-    start, length = training.transition_start_images, training.transition_images
-    if start == length == training.label_dropout == 0:
+    start, length = settings.transition_start_images, settings.transition_images
+    if start == length == settings.label_dropout == 0:
         return None, float(p["mapping.label_weight"])
     shown = num_steps * count
     heard = 0.0 if shown < start else 1.0
     if length > 0:
         heard = min(max((shown - start) / length, 0.0), 1.0)
-    is_kept = torch.rand(count, generator=stream, device=stream.device) >= training.label_dropout
+    is_kept = torch.rand(count, generator=stream, device=stream.device) >= settings.label_dropout
     return is_kept.to(p["constant"]) * heard, heard
 
 
@@ -481,14 +483,14 @@ def initial_state(generator: Tensors, discriminator: Tensors, generator_ema: Ten
     return State(**copies, moments=moments, path_length_mean=path_length_mean, num_steps=0)
 
 
-def generate(p: Tensors, draws: Draws, model: ModelSettings) -> tuple[Tensor, Tensor, Tensor]:
+def generate(p: Tensors, draws: Draws, settings: StyleGAN2Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Return images (batch, 3, r, r), the styles they came from and w (batch, latent_size) before mixing."""
     w = mapping_network(p, draws.z, draws.labels, draws.label_weights)
     styles = w[:, None].repeat(1, len(draws.noise) + 1, 1)
     if draws.other_z is not None and draws.is_other is not None:
         other = mapping_network(p, draws.other_z, draws.labels, draws.label_weights)
         styles = torch.where(draws.is_other[:, :, None], other[:, None], styles)
-    return synthesis_network(p, styles, draws.noise, model.resampling), styles, w
+    return synthesis_network(p, styles, draws.noise, settings.resampling), styles, w
 
 
 def gradients_of(objective: Tensor, p: Tensors) -> Tensors:
@@ -519,8 +521,7 @@ def adam(
 
 def training_step(
     state: State,
-    model: ModelSettings,
-    training: TrainingSettings,
+    configuration: Configuration,
     images: Tensor,
     labels: Tensor,
     stream: torch.Generator,
@@ -532,8 +533,8 @@ def training_step(
     ----------
     state
         Before the step; unchanged.
-    model, training
-        Settings.
+    configuration
+        Its ``model``, ``training`` and ``stylegan2`` are read.
     images
         (batch, 3, resolution, resolution) in [-1, 1], real.
     labels
@@ -544,11 +545,12 @@ def training_step(
         What the discriminator sees of images. It draws for real and generated images at once where neither a
         penalty nor the minibatch standard deviation forbids to judge both in one pass, else for fakes, then reals.
     """
+    training, settings = configuration.training, configuration.own(StyleGAN2Settings)
     images = images.contiguous()
     batch = len(images)
-    is_relativistic = training.loss == "relativistic"
-    with_penalty = training.gamma > 0 and state.num_steps % training.penalty_every == 0
-    with_path_length = training.path_length_weight > 0 and state.num_steps % training.path_length_every == 0
+    is_relativistic = settings.loss == "relativistic"
+    with_penalty = settings.gamma > 0 and state.num_steps % settings.penalty_every == 0
+    with_path_length = settings.path_length_weight > 0 and state.num_steps % settings.path_length_every == 0
     g = {name: value.detach().requires_grad_(name not in BUFFERS) for name, value in state.generator.items()}
     d = {name: value.detach().requires_grad_() for name, value in state.discriminator.items()}
 
@@ -556,16 +558,16 @@ def training_step(
     real_labels = fake_labels = label_weights = None
     if "mapping.class_embedding" in g:
         real_labels = fake_labels = labels
-        if training.fake_labels == "uniform":
+        if settings.fake_labels == "uniform":
             num_classes = len(g["mapping.class_embedding"])
             fake_labels = torch.randint(num_classes, labels.shape, generator=stream, device=stream.device)
             fake_labels = fake_labels.to(labels.device)
-        label_weights, heard = draw_label_weights(batch, state.num_steps, g, training, stream)
+        label_weights, heard = draw_label_weights(batch, state.num_steps, g, settings, stream)
         g["mapping.label_weight"] = torch.full_like(g["mapping.label_weight"], heard)
-    draws = draw_images(fake_labels, label_weights, batch, g, training, stream)
+    draws = draw_images(fake_labels, label_weights, batch, g, settings, stream)
 
     # Both losses see the same augmentations: the generator's draws come from a copy of the stream.
-    jointly = not with_penalty and not model.minibatch_std
+    jointly = not with_penalty and not settings.minibatch_std
 
     def seen(kinds: list[Tensor], stream: torch.Generator) -> list[Tensor]:
         if jointly:
@@ -573,23 +575,23 @@ def training_step(
         return [augment(kind, stream) for kind in kinds]
 
     # The generator's loss.
-    fakes, _, w = generate(g, draws, model)
+    fakes, _, w = generate(g, draws, settings)
     kinds = [fakes, images] if is_relativistic or jointly else [fakes]
     seen_images = seen(kinds, stream.clone_state())
-    fake_logits = discriminator(d, seen_images[0], fake_labels, label_weights, model)
-    real_logits = discriminator(d, seen_images[1], real_labels, label_weights, model) if is_relativistic else None
+    fake_logits = discriminator(d, seen_images[0], fake_labels, label_weights, settings)
+    real_logits = discriminator(d, seen_images[1], real_labels, label_weights, settings) if is_relativistic else None
     loss_of_generator = generator_loss(real_logits, fake_logits)
     gradients = {"generator": gradients_of(loss_of_generator, g)}
 
     # The discriminator's loss, on fakes that no gradient follows into the generator.
     with torch.no_grad():
-        fakes, _, _ = generate(g, draws, model)
+        fakes, _, _ = generate(g, draws, settings)
     fakes.requires_grad_(with_penalty)
     reals = images.detach().requires_grad_(with_penalty)
     seen_fakes, seen_reals = seen([fakes, reals], stream)
-    fake_logits = discriminator(d, seen_fakes, fake_labels, label_weights, model)
-    real_logits = discriminator(d, seen_reals, real_labels, label_weights, model)
-    loss_of_discriminator = discriminator_loss(real_logits, fake_logits, training.loss)
+    fake_logits = discriminator(d, seen_fakes, fake_labels, label_weights, settings)
+    real_logits = discriminator(d, seen_reals, real_labels, label_weights, settings)
+    loss_of_discriminator = discriminator_loss(real_logits, fake_logits, settings.loss)
     terms = {
         "loss-generator": loss_of_generator,
         "loss-discriminator": loss_of_discriminator,
@@ -605,7 +607,7 @@ def training_step(
         if is_relativistic:
             terms["penalty-fake"] = gradient_penalty(fake_logits, fakes)
             penalties = penalties + terms["penalty-fake"]
-        objective = objective + training.gamma / 2 * training.penalty_every * penalties
+        objective = objective + settings.gamma / 2 * settings.penalty_every * penalties
     gradients["discriminator"] = gradients_of(objective, d)
 
     # Path lengths, on half a batch (2020a, Appendix B).
@@ -614,16 +616,16 @@ def training_step(
         count = max(batch // 2, 1)
         half_labels = None if fake_labels is None else fake_labels[:count]
         half_weights = None if label_weights is None else label_weights[:count]
-        half = draw_images(half_labels, half_weights, count, g, training, stream)
-        path_images, styles, _ = generate(g, half, model)
-        y = draw_normal(tuple(path_images.shape), stream, path_images) / model.resolution
+        half = draw_images(half_labels, half_weights, count, g, settings, stream)
+        path_images, styles, _ = generate(g, half, settings)
+        y = draw_normal(tuple(path_images.shape), stream, path_images) / configuration.model.resolution
         lengths = path_lengths(path_images, styles, y)
         # The running mean moves first and is a constant in the penalty.
-        decay = training.path_length_decay
+        decay = settings.path_length_decay
         path_length_mean = (1 - decay) * path_length_mean + decay * lengths.detach().mean()
         penalty = (lengths - path_length_mean).square().mean()  # 2020a, Eq. 4: E (|J^T y| - a)^2
         terms["penalty-path-length"] = penalty
-        extra = gradients_of(training.path_length_weight * training.path_length_every * penalty, g)
+        extra = gradients_of(settings.path_length_weight * settings.path_length_every * penalty, g)
         gradients["generator"] = {name: value + extra[name] for name, value in gradients["generator"].items()}
 
     # Adam.

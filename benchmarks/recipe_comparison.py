@@ -40,13 +40,14 @@ from federation.metrics.features import build_extractor
 from federation.metrics.fidelity import kid
 from federation.models import GenerativeModel, build_model
 from federation.models.classifier import predict_probabilities, train_classifier
+from federation.models.drawing import drawer_of
 from federation.models.final import save_final
 from federation.seeding import numpy_stream, torch_stream
 from server.evaluation.sample_sheet import write_sample_sheet
 
 _CONDITIONAL = ["training.batch-size=16"]
 _ONE_HOSPITAL = ["model.conditional=false", "training.batch-size=16"]
-_LOGISTIC = ["training.loss=logistic", "training.gamma=0.05"]
+_LOGISTIC = ["stylegan2.loss=logistic", "stylegan2.gamma=0.05"]
 
 # Each study: the site whose images are used (empty: all), and settings by recipe.
 STUDIES: dict[str, tuple[str, dict[str, list[str]]]] = {
@@ -58,26 +59,26 @@ STUDIES: dict[str, tuple[str, dict[str, list[str]]]] = {
             "paper": [
                 *_CONDITIONAL,
                 *_LOGISTIC,
-                "training.style-mixing=0.9",
-                "training.path-length-weight=2.0",
-                "model.minibatch-std=4",
-                "model.resampling=fir",
+                "stylegan2.style-mixing=0.9",
+                "stylegan2.path-length-weight=2.0",
+                "stylegan2.minibatch-std=4",
+                "stylegan2.resampling=fir",
             ],
         },
     ),
     "precision": ("", {"fp32": [*_CONDITIONAL, "training.precision=fp32"], "bf16": _CONDITIONAL}),
-    "resampling": ("", {"bilinear": _CONDITIONAL, "fir": [*_CONDITIONAL, "model.resampling=fir"]}),
+    "resampling": ("", {"bilinear": _CONDITIONAL, "fir": [*_CONDITIONAL, "stylegan2.resampling=fir"]}),
     "long-tail": (
         "",
         {
             "as it is": _CONDITIONAL,
             "balanced classes": [*_CONDITIONAL, "training.balanced-classes=true"],
-            "label dropout": [*_CONDITIONAL, "training.balanced-classes=true", "training.label-dropout=0.1"],
+            "label dropout": [*_CONDITIONAL, "training.balanced-classes=true", "stylegan2.label-dropout=0.1"],
             "transition": [
                 *_CONDITIONAL,
                 "training.balanced-classes=true",
-                "training.transition-start-images=5000",
-                "training.transition-images=10000",
+                "stylegan2.transition-start-images=5000",
+                "stylegan2.transition-images=10000",
             ],
         },
     ),
@@ -85,14 +86,14 @@ STUDIES: dict[str, tuple[str, dict[str, list[str]]]] = {
         "vienna_dias",
         {
             "none": _ONE_HOSPITAL,
-            "ada dermoscopy": [*_ONE_HOSPITAL, "augmentation.name=ada", "augmentation.ada-kimg=20"],
+            "ada dermoscopy": [*_ONE_HOSPITAL, "stylegan2.augmentation.name=ada", "stylegan2.augmentation.ada-kimg=20"],
             "ada bgc": [
                 *_ONE_HOSPITAL,
-                "augmentation.name=ada",
-                "augmentation.ada-kimg=20",
-                "augmentation.transforms=bgc",
+                "stylegan2.augmentation.name=ada",
+                "stylegan2.augmentation.ada-kimg=20",
+                "stylegan2.augmentation.transforms=bgc",
             ],
-            "diffaugment": [*_ONE_HOSPITAL, "augmentation.name=diffaugment"],
+            "diffaugment": [*_ONE_HOSPITAL, "stylegan2.augmentation.name=diffaugment"],
         },
     ),
 }
@@ -138,10 +139,10 @@ class Judge:
     def generate(self, model: GenerativeModel, labels: np.ndarray, purpose: str) -> np.ndarray:
         """Draw an image for each label, the same latents for the same purpose."""
         stream = torch_stream(0, purpose)
-        drawn = []
+        drawer, drawn = drawer_of(model), []
         for start in range(0, len(labels), 100):
             batch = torch.from_numpy(labels[start : start + 100])
-            drawn.append(model.generate(batch if model.num_classes else None, len(batch), stream).numpy())
+            drawn.append(drawer.generate(batch if model.num_classes else None, len(batch), stream).numpy())
         return np.concatenate(drawn)
 
     def scores(self, model: GenerativeModel) -> dict[str, float]:
@@ -212,7 +213,7 @@ def run(study: str, recipe: str, seed: int, arguments: argparse.Namespace) -> No
     if model.num_classes:
         lines[-1] |= recognised(judge, model, seed)
     folder = arguments.out / f"{recipe.replace(' ', '-')}-{seed}"
-    save_final(folder, model, configuration)
+    save_final(folder, drawer_of(model), configuration)
     rows = len(judge.classes) if model.num_classes else 4
     sheet = judge.generate(model, np.repeat(np.arange(rows), _SHEET_COLUMNS), "sheet")
     captions = judge.classes if model.num_classes else [""] * rows

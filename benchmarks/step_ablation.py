@@ -39,22 +39,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import plain_stylegan2 as plain
 from benchmarks.training_step import lazy_period, make_trainer
+from federation.batch import Batch
 from federation.config import Configuration, load_toml, parse_assignments, resolve
 from federation.models.stylegan2 import networks
 from federation.models.stylegan2.augment import augment
-from federation.models.stylegan2.resampling import filter_matrix
-from federation.models.stylegan2.step import StyleGAN2, supports_bf16
+from federation.models.stylegan2.step import StyleGAN2
+from federation.models.training import supports_bf16
 
 _PAPER = Path(__file__).resolve().parents[1] / "conf" / "stylegan2-ada" / "paper.toml"
 # A fixed probability of augmentation: every variant does the same work, and none has to run the controller.
-_FIXED = ["augmentation.name=fixed", "augmentation.p=0.2"]
+_FIXED = ["stylegan2.augmentation.name=fixed", "stylegan2.augmentation.p=0.2"]
 # Steps that a variant takes in turn; divides the 16 steps of a round.
 _TURN = 4
 _RELATIVISTIC = [
-    "training.loss=relativistic",
-    "training.style-mixing=0.0",
-    "training.path-length-weight=0.0",
-    "model.minibatch-std=0",
+    "stylegan2.loss=relativistic",
+    "stylegan2.style-mixing=0.0",
+    "stylegan2.path-length-weight=0.0",
+    "stylegan2.minibatch-std=0",
 ]
 
 
@@ -114,8 +115,22 @@ def matrix_filter(x: Tensor, padding: tuple[int, int], stride: int = 1, gain: fl
 
 def filter_rows_and_columns(x: Tensor, kind: str) -> Tensor:
     """Do what `filter_images` does, for and with (batch, channels, height, width) in memory."""
-    matrix = filter_matrix(kind, x.shape[2], x.dtype, x.device)
+    side = x.shape[2]
+    if kind == "up":
+        # Of a matrix for an image with zeros between pixels, the columns that meet a pixel.
+        matrix = _fir_matrix(2 * side, (2, 1), 1, 4.0, x.dtype)[:, ::2]
+    else:
+        padding, stride, gain = _FILTERS[kind]
+        matrix = _fir_matrix(side, padding, stride, gain, x.dtype)
     return matrix @ (x.contiguous() @ matrix.T)
+
+
+# Padding, stride and gain of the filters between layers.
+_FILTERS = {
+    "after-transposed": ((1, 1), 1, 4.0),
+    "before-strided": ((2, 2), 1, 1.0),
+    "down": ((1, 1), 2, 1.0),
+}
 
 
 def _keeps_channels_first(variant: Variant) -> bool:
@@ -167,19 +182,18 @@ def plain_variant(name: str, configuration: Configuration, *patches: tuple[Any, 
     """Return the plain step, on the same initial weights and the same data."""
     model, step = make_trainer(configuration, torch.device("cpu"))
     assert isinstance(model, StyleGAN2)
-    p, transforms = configuration.augmentation.p, model.transforms
+    p, transforms = model.augmentation.p, model.transforms
     state = plain.initial_state(
         model.generator.state_dict(), model.discriminator.state_dict(), model.generator_ema.state_dict()
     )
 
-    def plain_step(images: Tensor, labels: Tensor, stream: torch.Generator) -> None:
+    def plain_step(batch: Batch, stream: torch.Generator) -> None:
         nonlocal state
         state = plain.training_step(
             state,
-            configuration.model,
-            configuration.training,
-            images,
-            labels,
+            configuration,
+            batch.images,
+            batch.labels,
             stream,
             lambda images, stream: augment(images, p, transforms, stream),
         ).state
@@ -196,9 +210,9 @@ def make_variants(arguments: argparse.Namespace) -> list[Variant]:
         f"data.classes={names}",
         f"model.conditional={str(arguments.classes > 0).lower()}",
         f"model.resolution={arguments.resolution}",
-        f"model.channel-base={arguments.channel_base}",
-        f"model.channel-max={arguments.channel_max}",
-        f"model.latent-size={arguments.latent}",
+        f"stylegan2.channel-base={arguments.channel_base}",
+        f"stylegan2.channel-max={arguments.channel_max}",
+        f"stylegan2.latent-size={arguments.latent}",
         f"training.batch-size={arguments.batch}",
         *_FIXED,
     ]
@@ -232,10 +246,12 @@ def make_variants(arguments: argparse.Namespace) -> list[Variant]:
         print("this processor has no bf16: emulated, so slower", file=sys.stderr)
     variants += [
         fast_variant("bf16 convolutions", configuration("training.precision=bf16")),
-        fast_variant("bilinear instead of FIR", configuration("training.precision=bf16", "model.resampling=bilinear")),
+        fast_variant(
+            "bilinear instead of FIR", configuration("training.precision=bf16", "stylegan2.resampling=bilinear")
+        ),
         fast_variant(
             "relativistic recipe",
-            configuration("training.precision=bf16", "model.resampling=bilinear", *_RELATIVISTIC),
+            configuration("training.precision=bf16", "stylegan2.resampling=bilinear", *_RELATIVISTIC),
         ),
     ]
     return variants

@@ -38,7 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_partitions.dataset import ImageDataset
 from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
 from federation.models import build_model
-from federation.models.stylegan2.step import StyleGAN2, compute_dtype
+from federation.models.stylegan2.settings import StyleGAN2Settings
+from federation.models.stylegan2.step import StyleGAN2
+from federation.models.training import compute_dtype
 from federation.seeding import numpy_stream, torch_stream
 
 # Bytes drawn at random: enough that batches differ, little enough to be made at once.
@@ -52,7 +54,7 @@ def read_arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", metavar="N", help=f"{key}")
     parser.add_argument("--classes", type=int, default=7, help="0: unconditional (default 7)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="training.precision")
-    parser.add_argument("--resampling", choices=["bilinear", "fir"], help="model.resampling")
+    parser.add_argument("--resampling", choices=["bilinear", "fir"], help="stylegan2.resampling")
     parser.add_argument("--config", type=Path, action="append", default=[], metavar="FILE.toml", help="a preset")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other key")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -66,16 +68,16 @@ def read_arguments() -> argparse.Namespace:
 
 _KEYS = {
     "resolution": "model.resolution",
-    "channel-base": "model.channel-base",
-    "channel-max": "model.channel-max",
-    "latent": "model.latent-size",
+    "channel-base": "stylegan2.channel-base",
+    "channel-max": "stylegan2.channel-max",
+    "latent": "stylegan2.latent-size",
     "batch": "training.batch-size",
 }
 
 
 def configuration_of(arguments: argparse.Namespace) -> Configuration:
     """Resolve defaults, presets and options."""
-    values = dict(_KEYS, precision="training.precision", resampling="model.resampling")
+    values = dict(_KEYS, precision="training.precision", resampling="stylegan2.resampling")
     options = {key: getattr(arguments, name.replace("-", "_")) for name, key in values.items()}
     assignments = [f"{key}={value}" for key, value in options.items() if value is not None]
     names = ",".join(f"class-{number}" for number in range(arguments.classes))
@@ -105,7 +107,7 @@ def make_trainer(configuration: Configuration, device: torch.device) -> tuple[St
     draws = torch_stream(0, "benchmark", device=device)
 
     def step() -> None:
-        model.train_step(*dataset.sample_batch(draws, configuration.training.batch_size), draws)
+        model.train_step(dataset.sample_batch(draws, configuration.training.batch_size), draws)
 
     return model, step
 
@@ -130,12 +132,12 @@ class FlopCounter(TorchDispatchMode):
 
 def count_flops(configuration: Configuration, device: torch.device) -> float:
     """Return the floating-point operations of a mean iteration, 2 for a multiply-add; products alone count."""
-    training = configuration.training
+    settings = configuration.own(StyleGAN2Settings)
     model, step = make_trainer(configuration, device)
     period = lazy_period(configuration)
     total, by_kind = 0.0, {}
     for number in range(period):
-        kind = (number % training.penalty_every == 0, number % training.path_length_every == 0)
+        kind = (number % settings.penalty_every == 0, number % settings.path_length_every == 0)
         if kind not in by_kind:
             model.num_steps = number
             with FlopCounter() as counter:
@@ -147,8 +149,8 @@ def count_flops(configuration: Configuration, device: torch.device) -> float:
 
 def lazy_period(configuration: Configuration) -> int:
     """Return the steps after which the pattern of lazy regularisation repeats."""
-    training, augmentation = configuration.training, configuration.augmentation
-    return math.lcm(training.penalty_every, training.path_length_every, augmentation.ada_every)
+    settings = configuration.own(StyleGAN2Settings)
+    return math.lcm(settings.penalty_every, settings.path_length_every, settings.augmentation.ada_every)
 
 
 def measure_peak(dtype: torch.dtype, device: torch.device) -> float:
@@ -245,7 +247,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     flops = count_flops(configuration, device)
     processes = measure_all(arguments)
-    model, training = configuration.model, configuration.training
+    model, training, settings = configuration.model, configuration.training, configuration.own(StyleGAN2Settings)
     images_per_second = sum(figures["images_per_second"] for figures in processes)
     peak = sum(figures["peak_flops_per_second"] for figures in processes)
     flops_per_second = images_per_second * flops / training.batch_size
@@ -265,13 +267,13 @@ def main() -> None:
         "precision": str(compute_dtype(training.precision, device)).removeprefix("torch."),
         "model": model.model_dump(by_alias=True),
         "training": training.model_dump(by_alias=True),
-        "augmentation": configuration.augmentation.model_dump(by_alias=True),
+        "stylegan2": settings.model_dump(by_alias=True),
         "classes": arguments.classes,
     }
     print(
-        f"{model.resolution} px, channels {model.channel_base}/{model.channel_max}, latent {model.latent_size}, "
-        f"{arguments.classes} classes, batch {training.batch_size}, {training.loss}, {model.resampling}, "
-        f"augmentation {configuration.augmentation.name}, {report['precision']}, "
+        f"{model.resolution} px, channels {settings.channel_base}/{settings.channel_max}, "
+        f"latent {settings.latent_size}, {arguments.classes} classes, batch {training.batch_size}, "
+        f"{settings.loss}, {settings.resampling}, augmentation {settings.augmentation.name}, {report['precision']}, "
         f"{arguments.processes} x {arguments.threads} threads on {report['device']}"
     )
     print(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from data_partitions.dataset import ImageDataset
-from federation.config import AttackSettings, Configuration
+from federation.config import Configuration
 from federation.seeding import numpy_stream, torch_stream
+from federation.settings.participation import AttackSettings
 
 
 def is_attacker(configuration: Configuration, partition_id: int) -> bool:

@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from data_partitions.dataset import ImageDataset, load_images
-from data_partitions.image_index import ImageIndex
-from data_partitions.partition import Partition, partition_for_site, partition_images
-from data_partitions.sources import load_index
-from data_partitions.split import split_parts
-from federation.config import Configuration, DataSettings, PartitionSettings
+from data_partitions.holdings import Holdings, find_holdings
+from federation.config import Configuration
 from federation.errors import ConfigurationError, DataError
 from federation.run_directory import written_atomically
+from federation.settings.data import DataSettings, PartitionSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,8 @@ class Identity:
     """Who a node is.
 
     A node of a simulation is told ``partition-id`` and ``num-partitions``; a deployed one ``site``
-    and ``data-dir`` too, and ``state-dir`` where its private state should not lie beside the images.
+    and ``data-dir`` too, ``state-dir`` where its private state should not lie beside the images, and ``policy``,
+    a file that says what may leave the site.
     """
 
     partition_id: int
@@ -40,6 +38,8 @@ class Identity:
     """The deployed site's own folder of images."""
     state_dir: str = ""
     """Where the site keeps its private state."""
+    policy: str = ""
+    """The site's own file that says what may leave it; empty: the strictest with which it can take part."""
 
     @classmethod
     def from_node_config(cls, node_config: Mapping[str, object]) -> Identity:
@@ -64,6 +64,7 @@ class Identity:
             site=str(node_config.get("site", "")),
             data_dir=str(node_config.get("data-dir", "")),
             state_dir=str(node_config.get("state-dir", "")),
+            policy=str(node_config.get("policy", "")),
         )
 
 
@@ -154,11 +155,22 @@ class Hospital:
     private_state: PrivateState
 
 
-def load_hospital(configuration: Configuration, identity: Identity, device: torch.device) -> Hospital:
+def load_hospital(
+    configuration: Configuration, identity: Identity, device: torch.device, cache_dir: str = ""
+) -> Hospital:
     """Find a node's images and its private state.
 
     Both launchers come here: a node of a simulation takes its share of the partition, a deployed
     one all training images of its own folder.
+
+    Parameters
+    ----------
+    configuration, identity
+        What is asked, and who is asked.
+    device
+        Where the images will lie.
+    cache_dir
+        A real site's own folder for decoded images, whatever ``data.cache-dir`` says; empty: in its state folder.
 
     Raises
     ------
@@ -167,22 +179,21 @@ def load_hospital(configuration: Configuration, identity: Identity, device: torc
     """
     resolution = configuration.model.resolution
     if identity.site:
-        data = configuration.data.model_copy(update={"root": identity.data_dir})
         if not configuration.class_names:
             raise ConfigurationError("data.classes is empty: sites must be told the classes, so that labels agree")
-        index, parts = _indexed(data, resolution, require_every_class=False)
-        partition = partition_for_site(index, parts, identity.site, configuration.partition)
-        site = identity.site
+        cache_dir = cache_dir or str(_site_root(identity) / "cache")
+        data = configuration.data.model_copy(update={"root": identity.data_dir, "cache_dir": cache_dir})
     else:
         if identity.num_partitions != configuration.partition.hospitals:
             raise ConfigurationError(
                 f"partition.hospitals = {configuration.partition.hospitals}, but there are {identity.num_partitions} "
                 f"nodes; set partition.hospitals={identity.num_partitions} or start as many nodes as hospitals"
             )
-        index, partition = _partitioned(configuration.data, configuration.partition, resolution)
-        site = partition.name_of(identity.partition_id)
-    rows = partition.rows_of(site)
-    images = load_images(index, resolution, configuration.data.cache_dir)
+        data = configuration.data
+    held = _cached_holdings(data, configuration.partition, resolution, identity.site)
+    site = identity.site or held.partition.name_of(identity.partition_id)
+    index, rows = held.index, held.partition.rows_of(site)
+    images = load_images(index, resolution, data.cache_dir)
     return Hospital(
         site=site,
         dataset=ImageDataset(
@@ -192,6 +203,7 @@ def load_hospital(configuration: Configuration, identity: Identity, device: torc
             device=device,
             flips=configuration.training.flips,
             balanced=configuration.training.balanced_classes,
+            table=index.table,
         ),
         private_state=PrivateState(_state_root(configuration, identity) / folder_name(site)),
     )
@@ -199,9 +211,13 @@ def load_hospital(configuration: Configuration, identity: Identity, device: torc
 
 def _state_root(configuration: Configuration, identity: Identity) -> Path:
     if identity.site:
-        root = Path(identity.state_dir) if identity.state_dir else Path(identity.data_dir) / ".dermafed"
-        return root / Path(configuration.run_dir).name
+        return _site_root(identity) / Path(configuration.run_dir).name
     return Path(configuration.run_dir) / "hospitals"
+
+
+def _site_root(identity: Identity) -> Path:
+    """Return the folder in which a real site keeps what is its own."""
+    return Path(identity.state_dir) if identity.state_dir else Path(identity.data_dir) / ".dermafed"
 
 
 def folder_name(site: str) -> str:
@@ -212,12 +228,5 @@ def folder_name(site: str) -> str:
 
 # A worker trains several hospitals of one federation: the index and the partition are found once.
 @lru_cache(maxsize=2)
-def _indexed(data: DataSettings, resolution: int, *, require_every_class: bool = True) -> tuple[ImageIndex, np.ndarray]:
-    index = load_index(data, resolution=resolution, require_every_class=require_every_class)
-    return index, split_parts(index.groups, data.split_seed)
-
-
-@lru_cache(maxsize=2)
-def _partitioned(data: DataSettings, settings: PartitionSettings, resolution: int) -> tuple[ImageIndex, Partition]:
-    index, parts = _indexed(data, resolution)
-    return index, partition_images(index, parts, settings)
+def _cached_holdings(data: DataSettings, partition: PartitionSettings, resolution: int, site: str) -> Holdings:
+    return find_holdings(data, partition, resolution, site=site)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from data_partitions.dataset import ImageDataset
-from federation.config import TrainingSettings
 from federation.errors import NotFiniteError
 from federation.models import GenerativeModel
+from federation.models.protocol import Adversarial
+from federation.settings.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class LocalResult:
     num_steps: int
     num_images: int
     """Images shown, steps x batch size."""
+    num_evaluations: int
+    """Passes of an image through a network."""
     seconds: float
     losses: dict[str, float]
     """Mean of each term over the round's steps."""
@@ -32,7 +36,7 @@ def train_locally(
     settings: TrainingSettings,
     stream: torch.Generator,
     *,
-    discriminator_only: bool = False,
+    critic_only: bool = False,
 ) -> LocalResult:
     """Train on the hospital's own images.
 
@@ -46,7 +50,7 @@ def train_locally(
         Steps or epochs, batch size.
     stream
         Of this hospital and round: which images, which latents, which noise.
-    discriminator_only
+    critic_only
         Whether the generator stays as it is.
 
     Raises
@@ -56,12 +60,32 @@ def train_locally(
     """
     start = time.perf_counter()
     num_steps = settings.count_steps(len(dataset))
-    step = model.train_discriminator if discriminator_only else model.train_step
+    step = model.train_step
+    if critic_only:
+        assert isinstance(model, Adversarial)
+        step = model.train_critic
     terms: list[dict[str, Tensor]] = []
     for _ in range(num_steps):
-        images, labels = dataset.sample_batch(stream, settings.batch_size)
-        terms.append(step(images, labels, stream))
+        terms.append(step(dataset.sample_batch(stream, settings.batch_size), stream))
 
+    losses = _mean_losses(terms, model.anatomy.steadier)
+    return LocalResult(
+        num_steps=num_steps,
+        num_images=num_steps * settings.batch_size,
+        num_evaluations=round(num_steps * settings.batch_size * model.anatomy.evaluations),
+        seconds=time.perf_counter() - start,
+        losses=losses,
+    )
+
+
+def _mean_losses(terms: Sequence[Mapping[str, Tensor]], steadier: str) -> dict[str, float]:
+    """Return the mean of each term over the steps that have it.
+
+    Raises
+    ------
+    NotFiniteError
+        See :func:`train_locally`; `steadier` is what of the family's settings may help.
+    """
     # Read once per round: a look at every step would make a GPU wait for the processor.
     losses: dict[str, float] = {}
     not_finite: dict[int, list[str]] = {}
@@ -74,13 +98,9 @@ def train_locally(
     if not_finite:
         # What came first is the culprit: a weight that it has spoiled spoils every other term a step later.
         first = min(not_finite)
+        remedies = ["lower training.learning-rate", steadier, "or set training.precision=fp32"]
         raise NotFiniteError(
-            f"{' and '.join(not_finite[first])} at local step {first} of {num_steps}; "
-            "lower training.learning-rate, raise training.gamma, or set training.precision=fp32"
+            f"{' and '.join(not_finite[first])} at local step {first} of {len(terms)}; "
+            + ", ".join(remedy for remedy in remedies if remedy)
         )
-    return LocalResult(
-        num_steps=num_steps,
-        num_images=num_steps * settings.batch_size,
-        seconds=time.perf_counter() - start,
-        losses=losses,
-    )
+    return losses

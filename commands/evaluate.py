@@ -12,13 +12,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
+from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
 from federation.errors import InputError, RunDirectoryError
 from federation.run_directory import RunDirectory, read_lines, to_json, write_text
+from strategies.configuration import resolve
 
 if TYPE_CHECKING:
     from federation.metrics.features import FeatureExtractor
-    from server.evaluation.discriminators import Discriminators
+    from server.evaluation.membership import Attacked
     from server.evaluation.supply import ImageSupply
     from server.inputs import RunInputs
 
@@ -27,55 +28,63 @@ PHANTOM = "phantom"
 _LARGEST, _LEAST = 512, 32
 
 
+TargetArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR|FINAL_DIR|IMAGE_FOLDER",
+        help="A finished run, an exported generator (its final/ folder), or a folder of images from anywhere.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR",
+        help="The real images: HAM10000, ISIC 2019, ISIC 2020, a folder with a csv or with a sub-folder per class; "
+        "the layout is recognised. The word phantom stands for the generated ones. A run knows its own.",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.json", help="Where the figures go. Default: the screen alone.")
+]
+CompareOption = Annotated[
+    Path | None, typer.Option(metavar="OTHER", help="Judge this too, on the same real images, and say which is better.")
+]
+PartOption = Annotated[
+    str,
+    typer.Option(
+        metavar="test|validation",
+        help="Real images to compare with. What is chosen by looking at it is chosen on validation; test is for "
+        "the end.",
+    ),
+]
+ResolutionOption = Annotated[
+    int,
+    typer.Option(
+        metavar="PIXELS",
+        help="IMAGE_FOLDER: the side at which images are judged, a power of two from 32; larger ones are reduced. "
+        "Default: their own.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set one key, e.g. evaluation.utility=false, evaluation.extractor=inception-v3, data.group-column=id.",
+    ),
+]
+
+
 def evaluate(
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN_DIR|FINAL_DIR|IMAGE_FOLDER",
-            help="A finished run, an exported generator (its final/ folder), or a folder of images from anywhere.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            help="The real images: HAM10000, ISIC 2019, ISIC 2020, a folder with a csv or with a sub-folder per class; "
-            "the layout is recognised. The word phantom stands for the generated ones. A run knows its own.",
-            show_default=False,
-        ),
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Where the figures go. Default: the screen alone.")
-    ] = None,
-    compare: Annotated[
-        Path | None,
-        typer.Option(metavar="OTHER", help="Judge this too, on the same real images, and say which is better."),
-    ] = None,
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="test|validation",
-            help="Real images to compare with. What is chosen by looking at it is chosen on validation; test is for "
-            "the end.",
-        ),
-    ] = "test",
-    resolution: Annotated[
-        int,
-        typer.Option(
-            metavar="PIXELS",
-            help="IMAGE_FOLDER: the side at which images are judged, a power of two from 32; larger ones are reduced. "
-            "Default: their own.",
-        ),
-    ] = 0,
-    set_values: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set one key, e.g. evaluation.utility=false, evaluation.extractor=inception-v3, data.group-column=id.",
-        ),
-    ] = None,
+    target: TargetArgument,
+    data: DataOption = "",
+    out: OutOption = None,
+    compare: CompareOption = None,
+    part: PartOption = "test",
+    resolution: ResolutionOption = 0,
+    set_values: SetOption = None,
 ) -> None:
     """Judge generated images: fidelity, diversity, predictive ability, authenticity.
 
@@ -175,7 +184,7 @@ def _configuration(targets: list[Path], data: str, resolution: int, assignments:
     for path in targets:
         if _is_run(path):
             directory = RunDirectory(path)
-            configuration = resolve([load_toml(directory.config)])
+            configuration = resolve([load_stored_toml(directory.config)])
             if not (directory.metrics.is_file() and directory.metrics.read_text(encoding="utf-8").strip()):
                 raise RunDirectoryError(
                     f"run directory {path}: the run never reached its first evaluation, so that there is nothing to "
@@ -184,10 +193,10 @@ def _configuration(targets: list[Path], data: str, resolution: int, assignments:
             _check_finished(path)
             sides[path] = configuration.model.resolution
             if not layers:
-                layers.append(load_toml(directory.config))
+                layers.append(load_stored_toml(directory.config))
         elif _is_final(path):
             final = load_final(path)
-            sides[path] = final.network.resolution
+            sides[path] = final.resolution
             if final.classes and not layers:
                 layers.append(Layer(str(path), {"data.classes": ",".join(final.classes)}))
     folders = [path for path in targets if path not in sides]
@@ -273,7 +282,7 @@ def _judge(
     extractor = _extractor(targets, inputs, asked, device, progress)
     judge = Judge(inputs, extractor, device=device, progress=progress)
     return [
-        judge.judge(supply, discriminators=attacked, part=part, members_unknown=reason)
+        judge.judge(supply, attacked=attacked, part=part, members_unknown=reason)
         for (supply, attacked), reason in zip(supplies, members_unknown, strict=True)
     ]
 
@@ -309,13 +318,13 @@ def _why_members_are_unknown(path: Path, inputs: RunInputs, part: str) -> str:
     return "the run was trained on other images than the train part here"
 
 
-def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> tuple[ImageSupply, Discriminators]:
+def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> tuple[ImageSupply, Attacked]:
     """Open a target."""
     import numpy as np
 
     from data_partitions.image_folder import load_image_folder
     from federation.models.final import load_final
-    from server.evaluation.discriminators import load_discriminators, without_discriminators
+    from server.evaluation.membership import load_attacked, nothing_attacked
     from server.evaluation.supply import GeneratorSupply, PoolSupply
 
     configuration = inputs.configuration
@@ -329,15 +338,15 @@ def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> 
             )
         supply = GeneratorSupply(final, seed=configuration.seed, threads=configuration.evaluation.threads)
         if _is_run(path):
-            own = resolve([load_toml(RunDirectory(path).config)])
-            attacked = load_discriminators(RunDirectory(path), own, device)
+            own = resolve([load_stored_toml(RunDirectory(path).config)])
+            attacked = load_attacked(RunDirectory(path), own, device)
             partition = json.loads(RunDirectory(path).partition.read_text(encoding="utf-8"))
             if partition["digest"] != inputs.partition.digest:
                 reason = "its hospitals held other images than those of the partition that is in force here"
                 attacked = replace(attacked, upload=None, upload_reason=reason)
             return supply, attacked
-        return supply, without_discriminators(
-            "an exported generator comes without discriminators; give the run directory"
+        return supply, nothing_attacked(
+            "an exported generator comes without the networks trained beside it; give the run directory"
         )
     folder = load_image_folder(path, configuration.model.resolution, progress)
     for note in folder.notes:
@@ -354,7 +363,7 @@ def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> 
         else:
             labels = np.array([classes.index(name) for name in folder.class_names])
     pool = PoolSupply(folder.images, labels, seed=configuration.seed)
-    return pool, without_discriminators("a folder of images comes without discriminators; give the run directory")
+    return pool, nothing_attacked("a folder of images comes without networks; give the run directory")
 
 
 def _extractor(

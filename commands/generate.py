@@ -30,53 +30,63 @@ UNLABELLED = "unlabelled"
 PNG_COMPRESSION = 6
 
 
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN_DIR|FINAL_DIR",
+        help="A finished run, or its final/ folder: generator.safetensors and model.json are all it takes.",
+        show_default=False,
+    ),
+]
+CountOption = Annotated[int, typer.Option(metavar="N", help="Images in all.", show_default=False)]
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="A new or an empty folder for the images.", show_default=False)
+]
+ClassOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help="The class to draw. May be repeated: the classes in turn. Default: all classes in turn.",
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option(metavar="S", help="Another seed draws other images; the same seed the same bytes.")
+]
+TruncationOption = Annotated[
+    float,
+    typer.Option(
+        metavar="T",
+        help="From 1, as varied as was learned, to 0, the mean image of all classes: between them, more typical "
+        "and less varied images (StyleGAN, Appendix B).",
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="CPU threads. Each draws images of its own, so that their number does not change a byte; "
+        "each needs memory for up to 32 images.",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda",
+        help="auto takes a GPU if there is one; the last bits of a GPU's images are not a CPU's.",
+    ),
+]
+
+
 def generate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN_DIR|FINAL_DIR",
-            help="A finished run, or its final/ folder: generator.safetensors and model.json are all it takes.",
-            show_default=False,
-        ),
-    ],
-    count: Annotated[int, typer.Option(metavar="N", help="Images in all.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="A new or an empty folder for the images.", show_default=False)
-    ],
-    class_names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--class",
-            metavar="NAME",
-            help="The class to draw. May be repeated: the classes in turn. Default: all classes in turn.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="S", help="Another seed draws other images; the same seed the same bytes.")
-    ] = 0,
-    truncation: Annotated[
-        float,
-        typer.Option(
-            metavar="T",
-            help="From 1, as varied as was learned, to 0, the mean image of all classes: between them, more typical "
-            "and less varied images (StyleGAN, Appendix B).",
-        ),
-    ] = 1.0,
-    threads: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="CPU threads. Each draws images of its own, so that their number does not change a byte; "
-            "each needs memory for up to 32 images.",
-        ),
-    ] = 1,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda",
-            help="auto takes a GPU if there is one; the last bits of a GPU's images are not a CPU's.",
-        ),
-    ] = "auto",
+    source: SourceArgument,
+    count: CountOption,
+    out: OutOption,
+    class_names: ClassOption = None,
+    seed: SeedOption = 0,
+    truncation: TruncationOption = 1.0,
+    threads: ThreadsOption = 1,
+    device: DeviceOption = "auto",
 ) -> None:
     """Write images from a trained generator as numbered png files, with a labels.csv.
 
@@ -105,20 +115,18 @@ def generate(
         problems.append("--device cuda: PyTorch finds no GPU on this machine; use --device cpu, or leave it out")
     problems += _out_problems(out)
     generator = None
+    on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
     try:
-        generator = load_final(source)
+        generator = load_final(source, device="cuda" if on_gpu else "cpu")
     except DataError as error:
         problems += error.problems
     else:
         problems += [f"--{problem}" for problem in generator.class_problems(names)]
     if problems or generator is None:
         raise InputError(problems)
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    generator.network.to("cuda" if on_gpu else "cpu")
-
     batches = generator.batches(count, class_name=names, seed=seed, truncation=truncation, threads=threads)
     written = write_images(batches, out, count=count, labels=names or generator.classes or (UNLABELLED,))
-    typer.echo(f"wrote {count:,} images of {generator.network.resolution} px to {out}")
+    typer.echo(f"wrote {count:,} images of {generator.resolution} px to {out}")
     typer.echo("labels: " + ", ".join(f"{label} {number:,}" for label, number in written.items()))
 
 
@@ -151,15 +159,7 @@ def write_images(
     """
     from PIL import Image
 
-    progress = Progress(
-        TextColumn("generating"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+    progress = _progress_bar()
     num_digits = max(6, len(str(count - 1)))
     written: Counter[str] = Counter()
     try:
@@ -187,6 +187,19 @@ def write_images(
             "another --out, and run this again"
         ) from None
     return written
+
+
+def _progress_bar() -> Progress:
+    """Return a bar on the error stream, where that is a terminal."""
+    return Progress(
+        TextColumn("generating"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
 
 
 def _out_problems(out: Path) -> list[str]:

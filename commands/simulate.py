@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
+from federation.config import Configuration, Layer, load_stored_toml, load_toml, parse_assignments
 from federation.errors import RunDirectoryError
 from federation.run_directory import check_free, default_path, holds_something
+from strategies.configuration import resolve
 
 
 def simulate(
@@ -56,7 +57,7 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
             raise RunDirectoryError("--resume: needs to know which run; give --run-dir DIR as well")
         saved = run_dir / "config.toml"
         if saved.is_file():
-            layers.append(load_toml(saved))
+            layers.append(load_stored_toml(saved))
         elif run_dir.is_dir() and holds_something(run_dir):
             raise RunDirectoryError(f"run directory {run_dir}: has no config.toml to resume; give another --run-dir")
         else:
@@ -64,6 +65,8 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
             resume = False
     layers += [load_toml(path) for path in config]
     layers.append(parse_assignments(assignments))
+    if resume:
+        _check_family(layers)
     values: dict[str, object] = {"resume": resume}
     if run_dir is not None:
         values["run-dir"] = str(run_dir)
@@ -76,6 +79,16 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
     if not configuration.resume:
         check_free(Path(configuration.run_dir))
     return configuration
+
+
+def _check_family(layers: list[Layer]) -> None:
+    """Refuse to go on with another family of models, before all that the run's own has set is found to be in vain."""
+    names = [layer.values["model.name"] for layer in layers if "model.name" in layer.values]
+    if names and names[-1] != names[0]:
+        raise RunDirectoryError(
+            f"model.name: the run was started with {names[0]!r} and cannot go on with {names[-1]!r}; "
+            "set model.name back"
+        )
 
 
 def show(configuration: Configuration, console: Console) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from data_partitions.image_cache import ImageCache, Progress
 from data_partitions.image_index import ImageIndex
+from federation.batch import Batch
 from federation.images import to_floats
 
 
@@ -40,6 +42,9 @@ def load_images(
     return ImageCache(cache_dir).pixels(index.table.digest.tolist(), index.read_image, resolution, progress)
 
 
+_NAMED_ATTRIBUTES = ("sex", "localisation", "site")
+
+
 class ImageDataset:
     """The images of one hospital, or of one part of the split, on a device.
 
@@ -60,6 +65,8 @@ class ImageDataset:
     balanced
         Whether a batch draws a class that occurs, all alike, and then one of its images, with replacement. Else
         batches go through the images in a random order, pass by pass.
+    table
+        The index's table, whose attributes of each image go with it in a batch; None: nothing but labels is known.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class ImageDataset:
         device: torch.device | str = "cpu",
         flips: bool = False,
         balanced: bool = False,
+        table: pd.DataFrame | None = None,
     ) -> None:
         if len(rows) == 0:
             raise ValueError("a dataset needs at least one image")
@@ -78,6 +86,13 @@ class ImageDataset:
         """uint8, shape (n, resolution, resolution, 3)."""
         self.labels: Tensor = torch.from_numpy(np.ascontiguousarray(labels[rows])).to(device)
         """int64, shape (n,)."""
+        self.attributes: dict[str, Tensor] = {}
+        """What else is known of each image, by name, shape (n,); see :class:`federation.batch.Batch`."""
+        self.vocabularies: dict[str, tuple[str, ...]] = {}
+        """The names that ``sex``, ``localisation`` and ``site`` count through: of the whole index, so that all
+        hospitals of a simulation have the same; the first is the empty one, for unknown."""
+        if table is not None:
+            self._add_attributes(table, rows)
         self.flips = flips
         self.weights = 1.0 / torch.bincount(self.labels)[self.labels].float() if balanced else None
         """Relative frequency of each image, shape (n,); None: alike."""
@@ -87,7 +102,19 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def sample_batch(self, generator: torch.Generator, batch_size: int) -> tuple[Tensor, Tensor]:
+    def _add_attributes(self, table: pd.DataFrame, rows: np.ndarray) -> None:
+        device = self.labels.device
+        ages = table.age.to_numpy(dtype=np.float32)[rows]
+        self.attributes["age"] = torch.from_numpy(ages).to(device)
+        for name in _NAMED_ATTRIBUTES:
+            values = table[name].to_numpy(dtype=object)
+            names = ("", *sorted(set(values) - {""}))
+            codes = {value: code for code, value in enumerate(names)}
+            of_rows = np.array([codes[value] for value in values[rows]], dtype=np.int64)
+            self.vocabularies[name] = names
+            self.attributes[name] = torch.from_numpy(of_rows).to(device)
+
+    def sample_batch(self, generator: torch.Generator, batch_size: int) -> Batch:
         """Return the next images of a shuffled pass, or of a balanced draw; a new pass begins where one ends.
 
         A generator that was not used in the last call begins a new pass, so what a round draws depends on
@@ -102,23 +129,21 @@ class ImageDataset:
 
         Returns
         -------
-        images
-            float32 in [-1, 1], shape (batch_size, 3, resolution, resolution), channels-last in memory.
-        labels
-            int64, shape (batch_size,).
+        Images channels-last in memory, their labels and attributes.
         """
         return self._take(self._next_rows(generator, batch_size), generator)
 
-    def sample_distinct(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+    def sample_distinct(self, generator: torch.Generator, count: int) -> Batch:
         """Return `count` different images, at most all, as :meth:`sample_batch` returns them."""
         return self._take(torch.randperm(len(self), generator=generator, device=generator.device)[:count], generator)
 
-    def _take(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _take(self, rows: Tensor, generator: torch.Generator) -> Batch:
         rows = rows.to(self.labels.device)
         images = self.images[rows]
         if self.flips:
             images = turn_and_mirror(images, generator)
-        return to_floats(images), self.labels[rows]
+        attributes = {name: values[rows] for name, values in self.attributes.items()}
+        return Batch(to_floats(images), self.labels[rows], attributes)
 
     def _next_rows(self, generator: torch.Generator, count: int) -> Tensor:
         if self.weights is not None:

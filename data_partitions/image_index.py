@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ import pandas as pd
 from data_partitions.decoding import decode_image
 from data_partitions.image_cache import ImageCache, Progress
 from data_partitions.wording import counted, first_names
-from federation.config import DataSettings, split_names
 from federation.errors import DataError
+from federation.settings.data import DataSettings
+from federation.settings.section import split_names
 
 COLUMNS = ("image_id", "file", "label", "group", "site", "age", "sex", "localisation", "digest")
 
@@ -68,15 +69,29 @@ def read_bytes_of_file(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundImages:
+    """What a source found: not yet hashed, decoded, or checked against the classes."""
+
+    rows: pd.DataFrame
+    """One row per image that exists: ``image_id``, ``key`` (what `read_bytes` takes: a path), ``file``, ``stamp``
+    (changes when the content does), ``class_name``, ``group`` (empty: its own), ``site`` (empty: unknown, and left
+    out), ``age``, ``sex``, ``localisation``."""
+    origin: str
+    """The folder or dataset, for messages; also the name under which digests are remembered."""
+    published_classes: Sequence[str] = ()
+    """Classes in the order of their label where ``data.classes`` is empty. Empty: the names found, sorted."""
+    notes: Sequence[str] = ()
+    """What the source has to tell already."""
+    read_bytes: Callable[[str], bytes] = read_bytes_of_file
+    """Key to encoded bytes."""
+
+
 def build_index(
-    rows: pd.DataFrame,
+    found: FoundImages,
     *,
-    origin: str,
     data: DataSettings,
     resolution: int,
-    published_classes: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    read_bytes: Callable[[str], bytes] = read_bytes_of_file,
     require_every_class: bool = True,
     progress: Progress | None = None,
 ) -> ImageIndex:
@@ -87,22 +102,12 @@ def build_index(
 
     Parameters
     ----------
-    rows
-        One row per image that exists: ``image_id``, ``key`` (what `read_bytes` takes: a path), ``file``,
-        ``stamp`` (changes when the content does), ``class_name``, ``group`` (empty: its own), ``site`` (empty:
-        unknown, and left out), ``age``, ``sex``, ``localisation``.
-    origin
-        The folder or dataset, for messages; also the name under which digests are remembered.
+    found
+        The images of the source.
     data
         ``classes`` and ``cache_dir`` are used.
     resolution
         Side in pixels of the images that will be asked for.
-    published_classes
-        Classes in the order of their label where ``data.classes`` is empty. Empty: the names found, sorted.
-    notes
-        What the source has to tell already.
-    read_bytes
-        Key to encoded bytes.
     require_every_class
         Whether a class without an image is refused. One hospital need not hold every class.
     progress
@@ -113,32 +118,18 @@ def build_index(
     DataError
         If classes and images do not agree, no image is left, or images cannot be read.
     """
-    notes = list(notes)
-    rows = rows.sort_values("image_id", ignore_index=True)
-
-    without_site = rows.image_id[rows.site == ""].tolist()
-    if without_site:
-        verb = "was" if len(without_site) == 1 else "were"
-        notes.append(
-            f"{counted(len(without_site), 'row')} without a site {verb} left out ({first_names(without_site)})"
-        )
-        rows = rows[rows.site != ""].reset_index(drop=True)
-
-    classes = split_names(data.classes) or tuple(published_classes) or tuple(sorted(rows.class_name.unique()))
-    _check_classes(rows, classes, origin, data, require_every_class)
+    notes = list(found.notes)
+    rows = _with_known_site(found.rows.sort_values("image_id", ignore_index=True), notes)
+    classes = split_names(data.classes) or tuple(found.published_classes) or tuple(sorted(rows.class_name.unique()))
+    _check_classes(rows, classes, found.origin, data, require_every_class)
 
     cache = ImageCache(data.cache_dir)
-    rows["digest"] = cache.digests(origin, rows.key.tolist(), rows.stamp.tolist(), read_bytes, progress)
+    read_bytes = found.read_bytes
+    rows["digest"] = cache.digests(found.origin, rows.key.tolist(), rows.stamp.tolist(), read_bytes, progress)
     undecodable = cache.undecodable(rows.digest.tolist(), _reader(rows, read_bytes), resolution, progress)
     if undecodable:
-        broken = rows[rows.digest.isin(undecodable)]
-        verb = "was" if len(broken) == 1 else "were"
-        reasons = [f"{key}: {undecodable[digest]}" for key, digest in zip(broken.key, broken.digest, strict=True)]
-        notes.append(
-            f"{counted(len(broken), 'image')} that cannot be decoded {verb} left out ({first_names(reasons, '; ')})"
-        )
-        rows = rows.drop(broken.index).reset_index(drop=True)
-        _check_classes(rows, classes, origin, data, require_every_class)
+        rows = _without_undecodable(rows, undecodable, notes)
+        _check_classes(rows, classes, found.origin, data, require_every_class)
 
     rows["group"] = rows.group.where(rows.group != "", rows.image_id)
     rows["label"] = rows.class_name.map({name: label for label, name in enumerate(classes)}).astype("int64")
@@ -146,6 +137,27 @@ def build_index(
     return ImageIndex(
         table=rows[list(COLUMNS)], classes=classes, notes=tuple(notes), read_image=_reader(rows, read_bytes)
     )
+
+
+def _with_known_site(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Leave out the rows without a site, with a note."""
+    without_site = rows.image_id[rows.site == ""].tolist()
+    if not without_site:
+        return rows
+    verb = "was" if len(without_site) == 1 else "were"
+    notes.append(f"{counted(len(without_site), 'row')} without a site {verb} left out ({first_names(without_site)})")
+    return rows[rows.site != ""].reset_index(drop=True)
+
+
+def _without_undecodable(rows: pd.DataFrame, undecodable: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
+    """Leave out the rows whose digest is among those that cannot be decoded, with a note that says why not."""
+    broken = rows[rows.digest.isin(undecodable)]
+    verb = "was" if len(broken) == 1 else "were"
+    reasons = [f"{key}: {undecodable[digest]}" for key, digest in zip(broken.key, broken.digest, strict=True)]
+    notes.append(
+        f"{counted(len(broken), 'image')} that cannot be decoded {verb} left out ({first_names(reasons, '; ')})"
+    )
+    return rows.drop(broken.index).reset_index(drop=True)
 
 
 def _reader(rows: pd.DataFrame, read_bytes: Callable[[str], bytes]) -> Callable[[int], np.ndarray]:

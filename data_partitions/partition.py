@@ -18,10 +18,10 @@ import pandas as pd
 
 from data_partitions.image_index import ImageIndex
 from data_partitions.wording import counted
-from federation.config import PartitionSettings
 from federation.errors import PartitionError
 from federation.run_directory import written_atomically
 from federation.seeding import derive_seed, numpy_stream
+from federation.settings.data import PartitionSettings
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner

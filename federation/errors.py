@@ -10,6 +10,7 @@
     │   └── RunDirectoryError     a run directory that exists, or that cannot be read
     └── RunError                  the input was right and the run failed: exit code 1
         ├── HospitalError         a hospital's training raised, or a worker died
+        ├── PolicyError           what is asked of a hospital is not to leave it
         ├── WireError             a message that is not what both sides agreed on
         └── NotFiniteError        a loss, a weight or a gradient that is not finite
 """
@@ -73,6 +74,10 @@ class HospitalError(RunError):
         self.site = site
         self.reason = reason
         super().__init__(f"hospital {site!r} failed:\n{reason}")
+
+
+class PolicyError(RunError):
+    """What a hospital is asked for is not to leave it, by its own policy."""
 
 
 class WireError(RunError):

@@ -3,34 +3,19 @@
 A message holds one ArrayRecord with keys ``generator.*``, ``discriminator.*``, ``generator_ema.*``,
 one ConfigRecord with the whole configuration on the way to a hospital, and one MetricRecord with
 numbers on the way back. Never an image.
-
-What becomes of each entry:
-
-============================================  ==========================================================
-weights, biases, noise strengths              averaged, or private where ``strategy.private`` names them
-running mean of w, EMA of the generator       averaged, like the generator they belong to
-integer buffers                               private: a mean of counters is no counter
-``training.ada_p``, ``.path_length_mean``     private, or averaged where ``strategy.averaged-state`` says so
-signs counted since p was last adapted        private
-private parts of the EMA of the generator     in simulations sent when a round is judged, never averaged
-Adam's moments, number of steps               private, and never a named tensor of the wire
-random streams                                none is carried: each is made anew from seed, round and site
-============================================  ==========================================================
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from federation.config import NETWORKS, Configuration
-from federation.errors import ConfigurationError, WireError
+from federation.errors import WireError
+from federation.models.anatomy import Loss
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -46,9 +31,9 @@ CHECKPOINT_ROUNDS = "checkpoint-rounds"
 LAST_ROUND = "last-round"
 """The last round in which this hospital's reply was taken, 0 for none: the state it goes on from."""
 SEND_OWN_GENERATOR = "send-own-generator"
-"""Key that asks for the parts of the generator that are a hospital's own, to judge them."""
-OWN = "own."
-"""Before the names of those parts; they are never averaged."""
+"""Key that asks for what is a hospital's own of the parts that draw, to judge it."""
+SITE = "site"
+"""Key of a hospital's name."""
 CLASS_COUNTS = "class-counts"
 """Key of the number of training images of each class, where a strategy needs it."""
 DEPLOYED = "deployed"
@@ -58,135 +43,15 @@ DESCRIBE = "query.describe"
 PREFLIGHT = "query.preflight"
 """Message type that asks a node what a training step costs."""
 
-REQUIRED_METRICS = (
-    NUM_EXAMPLES,
-    "num-steps",
-    "num-images",
-    "train-seconds",
-    "seconds",
-    "worker-pid",
-    "peak-memory-bytes",
-)
-"""What every reply says beside its losses."""
+TRAIN = "train"
+"""Message type that asks a node to train."""
+REFUSED = 1001
+"""Code of the error reply of a hospital whose policy forbids what it is asked."""
+SITE_FAILED = 1002
+"""Code of the error reply of a real site where something went wrong: its words name no file and no image."""
 
-# Beside the networks: what training carries from step to step.
-_TRAINING_STATE = "training"
-
-# What is judged follows what is trained: an average of G is private where G is.
-_FOLLOWS = {"generator_ema": "generator"}
-
-
-class SharingPolicy:
-    """Which entries of the networks are averaged, and which stay at a hospital.
-
-    Parameters
-    ----------
-    private
-        Prefixes of entries that never leave a hospital, e.g. ``("discriminator",)`` or
-        ``("generator.mapping",)``, in which ``*`` stands for anything. A part of the generator takes the same
-        part of its running average with it. Everything else is averaged, buffers such as the running mean of w
-        included, except integer buffers: those stay where they are, as a mean of counters is no counter.
-    averaged_state
-        State of training that is averaged too, e.g. ``("ada-p",)``; all else of it stays.
-    """
-
-    def __init__(self, private: Iterable[str] = (), averaged_state: Iterable[str] = ()) -> None:
-        self.private = tuple(private)
-        self.averaged_state = frozenset(f"{_TRAINING_STATE}.{name.replace('-', '_')}" for name in averaged_state)
-        for follower, leader in _FOLLOWS.items():
-            parts = [prefix.partition(".") for prefix in self.private]
-            self.private += tuple(follower + dot + rest for head, dot, rest in parts if fnmatchcase(leader, head))
-
-    def is_shared(self, name: str, value: Tensor) -> bool:
-        """Whether the entry called `name` (``network.parameter``) crosses the wire."""
-        if not value.is_floating_point():
-            return False
-        if name.startswith(_TRAINING_STATE + "."):
-            return name in self.averaged_state
-        return not self.is_private(name)
-
-    def is_private(self, name: str) -> bool:
-        """Whether `private` names this entry."""
-        return any(_is_within(name, prefix) for prefix in self.private)
-
-    def keeps_generator(self) -> bool:
-        """Whether hospitals have a generator, or a part of one, of their own."""
-        heads = {prefix.split(".")[0] for prefix in self.private}
-        # Of a pattern it is what stands before the first star that rules a network out.
-        stems = {head.split("*")[0] for head in heads if "*" in head}
-        return bool(heads & {"generator", "generator_ema"}) or any(
-            stem.startswith("generator") or "generator".startswith(stem) for stem in stems
-        )
-
-    def check(self, names: Iterable[str]) -> None:
-        """Refuse a prefix that no entry has.
-
-        Raises
-        ------
-        ConfigurationError
-            Naming the prefix and the networks that there are.
-        """
-        names = [name for name in names if not name.startswith(_TRAINING_STATE + ".")]
-        for prefix in self.private:
-            if not any(_is_within(name, prefix) for name in names):
-                networks = sorted({name.split(".")[0] for name in names})
-                raise ConfigurationError(
-                    f"strategy.private = {prefix!r}: no network or layer has this name; "
-                    f"give a network ({', '.join(networks)}) or the beginning of a parameter's name"
-                )
-
-
-def _is_within(name: str, prefix: str) -> bool:
-    if "*" in prefix:
-        return fnmatchcase(name, prefix) or fnmatchcase(name, prefix + ".*")
-    return name == prefix or name.startswith(prefix + ".")
-
-
-def sharing_policy(configuration: Configuration, server_round: int) -> SharingPolicy:
-    """Return what is shared in a round: under ``effgan`` the last rounds are each hospital's own."""
-    strategy = configuration.strategy
-    if strategy.name == "effgan" and server_round > configuration.rounds - strategy.fine_tune_rounds:
-        return SharingPolicy(NETWORKS)
-    return SharingPolicy(configuration.private_prefixes, configuration.averaged_state)
-
-
-def named_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return every parameter and buffer by its full name, e.g. ``generator.mapping.w_mean``, without a copy."""
-    return {
-        f"{network}.{name}": value
-        for network, module in networks.items()
-        for name, value in module.state_dict().items()
-    }
-
-
-def shared_tensors(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
-    """Return the entries that cross the wire, in the order of the networks."""
-    return {name: value for name, value in named_tensors(networks).items() if policy.is_shared(name, value)}
-
-
-def private_tensors(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
-    """Return the entries that stay at a hospital."""
-    return {name: value for name, value in named_tensors(networks).items() if not policy.is_shared(name, value)}
-
-
-def own_generator(networks: Mapping[str, nn.Module], policy: SharingPolicy) -> dict[str, Tensor]:
-    """Return the parts of the generator's running average that are a hospital's own, as they are sent to be judged."""
-    return {
-        OWN + name: value
-        for name, value in named_tensors({"generator_ema": networks["generator_ema"]}).items()
-        if value.is_floating_point() and policy.is_private(name)
-    }
-
-
-@torch.no_grad()
-def load_tensors(networks: Mapping[str, nn.Module], values: Mapping[str, Tensor | np.ndarray]) -> None:
-    """Copy values into the networks' own entries, in place; names must be known and shapes equal."""
-    targets = named_tensors(networks)
-    for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            # What another process lent to us cannot be written to, which torch insists on.
-            value = torch.from_numpy(value if value.flags.writeable else value.copy())
-        targets[name].copy_(value)
+REQUIRED_METRICS = (NUM_EXAMPLES, "num-steps", "num-images", "num-evaluations")
+"""What every reply says: all but the first follows from the settings. Others are a hospital's to tell."""
 
 
 def pack_arrays(tensors: Mapping[str, Tensor | np.ndarray]) -> ArrayRecord:
@@ -315,14 +180,22 @@ def _type_of(reference: Tensor | np.ndarray) -> np.dtype:
     return np.dtype(str(reference.dtype).removeprefix("torch."))
 
 
-def _least(metric: str) -> float:
+def _least(metric: str, losses: Mapping[str, Loss]) -> float:
     """Return the least value of a metric: strategies divide by these, or weigh by them."""
     if metric in ("num-steps", "num-images"):
         return 1
-    return 0 if metric.startswith("loss-") or metric == "mmd" else -math.inf
+    if metric in losses:
+        return losses[metric].least
+    return 0 if metric == "mmd" else -math.inf
 
 
-def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num_examples: int) -> None:
+def check_reply(
+    reply: Message,
+    expected: Mapping[str, Tensor | np.ndarray],
+    num_examples: int,
+    losses: Mapping[str, Loss],
+    required: Collection[str] = (),
+) -> None:
     """Check a hospital's reply to a training message.
 
     Parameters
@@ -333,6 +206,10 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
         Entries with the names, shapes and types that should arrive.
     num_examples
         Training images that the hospital named when it was first asked: its weight cannot grow later.
+    losses
+        Of the family: what cannot be negative.
+    required
+        Names of metrics that the strategy needs beside :data:`REQUIRED_METRICS`.
 
     Raises
     ------
@@ -349,7 +226,7 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
             f"records {sorted(reply.content)}: expected one ArrayRecord {ARRAYS!r} and one MetricRecord {METRICS!r}"
         )
     metrics = metrics_of(reply)
-    missing = [name for name in REQUIRED_METRICS if name not in metrics]
+    missing = [name for name in (*REQUIRED_METRICS, *required) if name not in metrics]
     if missing:
         raise WireError(f"metrics {', '.join(missing)}: missing")
     if metrics[NUM_EXAMPLES] != num_examples:
@@ -357,7 +234,7 @@ def check_reply(reply: Message, expected: Mapping[str, Tensor | np.ndarray], num
     for name, value in metrics.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise WireError(f"metric {name} = {value!r}: expected a finite number")
-        least = _least(name)
+        least = _least(name, losses)
         if value < least:
             raise WireError(f"metric {name} = {value!r}: expected at least {least}")
     if not _is_as_expected(arrays_of(reply), expected):

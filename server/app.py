@@ -6,20 +6,17 @@ save. Flower's own loop (``Strategy.start``) can neither stop nor resume.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -27,33 +24,22 @@ from rich.console import Console
 
 from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
-from federation.config import Configuration, Layer, load_toml, resolve
+from federation.config import Configuration, Layer
 from federation.engine.grid import SimulationGrid
-from federation.errors import ConfigurationError, RunDirectoryError
-from federation.exchange import (
-    CHECKPOINT_ROUNDS,
-    SEND_OWN_GENERATOR,
-    load_tensors,
-    named_tensors,
-    own_generator,
-    own_record,
-    pack_arrays,
-    shared_tensors,
-    sharing_policy,
-    unpack_arrays,
-)
+from federation.errors import ConfigurationError
+from federation.exchange import CHECKPOINT_ROUNDS, SEND_OWN_GENERATOR, own_record, pack_arrays, unpack_arrays
 from federation.models import GenerativeModel, build_model
+from federation.models.drawing import Drawer, drawer_of, lent_component
 from federation.models.final import save_final
-from federation.models.mixture import Component, Mixture
-from federation.run_directory import RunDirectory, check_free, default_path, read_lines, to_json, write_text
+from federation.run_directory import RunDirectory, default_path, read_lines, to_json, write_text
+from federation.sharing import drawing_tensors, load_tensors, named_tensors, own_drawing, shared_tensors, trained_names
 from federation.site import Site
-from federation.strategy_facts import PRIVATE, STRATEGY_FACTS, least_replies, names_in_use
 from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundCallback, RoundReport
-from server.engine_use import EngineUse, count_left_out, describe_left_out
+from server.engine_use import EngineUse, count_left_out
 from server.environment import describe_environment
-from server.evaluation.discriminators import save_upload
 from server.evaluation.evaluator import Evaluator
+from server.evaluation.membership import save_upload
 from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
@@ -62,41 +48,28 @@ from server.messaging import choose_sites, describe_sites, list_sites
 from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
+from server.resuming import check_directory, check_extractor
+from server.run_state import RunState, read_state, write_state
+from server.run_summary import say_summary
 from server.training_round import TrainingRound
-from strategies import build_local_rule, build_strategy
 from strategies.aggregation import Federation
-from strategies.local_rule import trained_entries
+from strategies.building import build_local_rule, build_strategy
+from strategies.catalogue import STRATEGIES
+from strategies.configuration import least_replies, names_in_use, numbers_in_use, resolve
+from strategies.sharing import sharing_policy
 
 app = ServerApp()
 
 _LOGGERS = ("flwr", "dermafed")
-# What a resumed run may change: how long it goes on and how it is run, not what is computed.
-_RESUMABLE = (
-    "rounds",
-    "run-dir",
-    "resume",
-    "simulation.",
-    "checkpoint.",
-    "early-stopping.",
-    "evaluation.overlap",
-    "participation.min-replies",
-    "participation.retries",
-    "participation.train-seconds",
-    "participation.describe-seconds",
-)
-
-
-# Files of a checkpoint, where there is something to keep.
-_STRATEGY, _OWN = "strategy.safetensors", "own.safetensors"
 
 
 def describe_federation(configuration: Configuration, model: GenerativeModel) -> Federation:
     """Return what a strategy must know of a run and its model."""
-    rows = model.class_rows
-    averages = [name.replace("generator.", "generator_ema.", 1) for name in rows if name.startswith("generator.")]
+    rows, anatomy = model.class_rows, model.anatomy
+    averages = [follower for name in rows for follower in anatomy.follower_of(name).values()]
     return Federation(
         configuration=configuration,
-        trainable=frozenset(trained_entries(named_tensors(model.networks), model.networks)),
+        trainable=frozenset(trained_names(model.networks, anatomy)),
         class_rows=(*rows, *averages),
         device=model.device,
     )
@@ -113,12 +86,12 @@ def check_deployment(sites: Sequence[Site], configuration: Configuration) -> Non
     if not any(site.is_deployed for site in sites):
         return
     problems = [
-        f"strategy {name}: is for simulations alone, since {STRATEGY_FACTS[name].simulation_only}; choose another "
+        f"strategy {name}: is for simulations alone, since {STRATEGIES[name].simulation_only}; choose another "
         "strategy.name for real sites"
         for name in names_in_use(configuration.strategy)
-        if name != PRIVATE and STRATEGY_FACTS[name].simulation_only
+        if STRATEGIES[name].simulation_only
     ]
-    if not problems and sharing_policy(configuration, 0).keeps_generator():
+    if not problems and sharing_policy(configuration, 0).keeps_drawing():
         problems.append(
             "a generator, or a part of it, stays at its hospital: such a federation is for simulations alone, since "
             "every hospital would have to hand over its own to be judged; share the generator "
@@ -128,18 +101,6 @@ def check_deployment(sites: Sequence[Site], configuration: Configuration) -> Non
         problems.append(f"attack.name = {configuration.attack.name!r}: is for simulations alone; set attack.name=none")
     if problems:
         raise ConfigurationError(problems)
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(path) if path.is_file() else {}
-
-
-def _by_site(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for key, value in arrays.items():
-        site, name = key.rsplit("/", 1)
-        found.setdefault(site, {})[name] = value
-    return found
 
 
 @app.main()
@@ -176,7 +137,8 @@ def run_federation(
     if not configuration.run_dir:
         path = default_path(configuration.name).absolute()
         inputs = replace(inputs, configuration=configuration.with_values({"run-dir": str(path)}))
-    with RunProgress(configuration.rounds, console or Console()) as progress:
+    columns = configuration.anatomy.columns
+    with RunProgress(configuration.rounds, console or Console(), columns) as progress:
         run = FederatedRun(grid, inputs, progress, callbacks)
         try:
             run.execute()
@@ -186,28 +148,6 @@ def run_federation(
         finally:
             run.close()
     return run.directory.path
-
-
-@dataclass(frozen=True)
-class RunState:
-    """All that changes from round to round at the server: never in place, so that a round can be saved later."""
-
-    completed_rounds: int
-    record: ArrayRecord
-    """The global networks. Entries that are private to hospitals stay as they began."""
-    num_images: int
-    """Images shown so far."""
-    last_rounds: Mapping[str, int]
-    """The last round in which each hospital's reply was taken."""
-    strategy: Mapping[str, np.ndarray]
-    """What the strategy carries along."""
-    own: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    """Of each hospital the parts of the EMA that are its own, as last sent; empty where there are none."""
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The global networks by name; not to be written to."""
-        return {name: array.numpy() for name, array in self.record.items()}
 
 
 class FederatedRun:
@@ -245,19 +185,20 @@ class FederatedRun:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # What is judged. Its weights are those of the state that is judged, not always of the newest one.
         self.model = build_model(self.configuration, device=self.device)
+        self.anatomy = self.model.anatomy
         self.policy = sharing_policy(self.configuration, 0)
         self.policy.check(named_tensors(self.model.networks))
         self.strategy = build_strategy(describe_federation(self.configuration, self.model))
-        self.local_rule = build_local_rule(self.configuration.strategy)
-        # The EMA as every hospital begins with it: of what is a hospital's own the server has no other.
-        self.initial_ema = {
-            name: value.detach().clone()
-            for name, value in named_tensors({"generator_ema": self.model.networks["generator_ema"]}).items()
+        self.local_rule = build_local_rule(self.configuration)
+        # What draws as every hospital begins with it: of what is a hospital's own the server has no other.
+        self.initial_drawing = {
+            name: value.detach().clone() for name, value in drawing_tensors(self.model.networks, self.anatomy).items()
         }
         self.state = RunState(
             completed_rounds=0,
             record=pack_arrays(shared_tensors(self.model.networks, self.policy)),
             num_images=0,
+            num_evaluations=0,
             last_rounds={},
             strategy=self.strategy.state_dict(),
         )
@@ -277,7 +218,7 @@ class FederatedRun:
         for note in self.inputs.notes:
             self.progress.say(f"data: {note}")
         # All that may be wrong with the input shows here, before anything is written.
-        self._check_directory()
+        check_directory(self.directory, self.configuration, self.state)
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
@@ -353,6 +294,8 @@ class FederatedRun:
             keep_largest=self._is_simulation() and (server_round == configuration.rounds or self._may_stop()),
             least_replies=least_replies(configuration.strategy),
             sends_own=self._needs_own_generators(server_round),
+            losses=self.anatomy.losses,
+            required=numbers_in_use(configuration),
         )
         config = ConfigRecord(dict(configuration.to_flat()))
         config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
@@ -370,12 +313,15 @@ class FederatedRun:
         self.watch.add("aggregation", seconds - training.waiting_seconds)
         self.use.add_round(training, seconds, self.grid)
         for metrics in training.metrics:
-            self.peak_worker_bytes[int(metrics["worker-pid"])] = int(metrics["peak-memory-bytes"])
+            if "worker-pid" in metrics and "peak-memory-bytes" in metrics:
+                self.peak_worker_bytes[int(metrics["worker-pid"])] = int(metrics["peak-memory-bytes"])
         # Together, so that an interruption finds the state before this round or the one after it.
         self.state = RunState(
             completed_rounds=server_round,
             record=record,
             num_images=state.num_images + sum(int(metrics["num-images"]) for metrics in training.metrics),
+            num_evaluations=state.num_evaluations
+            + sum(int(metrics["num-evaluations"]) for metrics in training.metrics),
             last_rounds={**state.last_rounds, **{site.name: server_round for site in training.accepted}},
             strategy=self.strategy.state_dict(),
             own={**state.own, **self.strategy.own},
@@ -387,7 +333,7 @@ class FederatedRun:
 
         Where hospitals may be away in the round that is judged, they hand theirs over in each that they are in.
         """
-        keeps = sharing_policy(self.configuration, server_round).keeps_generator()
+        keeps = sharing_policy(self.configuration, server_round).keeps_drawing()
         participation = self.configuration.participation
         may_be_away = participation.fraction < 1 or participation.dropout > 0
         return keeps and (self._is_evaluated(server_round) or self._may_stop() or may_be_away)
@@ -397,23 +343,25 @@ class FederatedRun:
         policy = sharing_policy(self.configuration, server_round)
         expected = self.local_rule.up(shared_tensors(self.model.networks, policy), self.model.networks)
         if self._needs_own_generators(server_round):
-            expected |= own_generator(self.model.networks, policy)
+            expected |= own_drawing(self.model.networks, policy)
         return expected
 
-    def _judged(self, state: RunState) -> GenerativeModel | Mixture:
+    def _judged(self, state: RunState) -> Drawer:
         """Return what draws the images that are judged: the global generator, or the mixture of the hospitals' own."""
-        load_tensors(self.model.networks, self.initial_ema)
+        load_tensors(self.model.networks, self.initial_drawing)
         load_tensors(self.model.networks, state.arrays)
         if not state.own:
-            return self.model
-        shared = {name: value for name, value in state.arrays.items() if name in self.initial_ema}
-        return Mixture(
-            self.model,
+            return drawer_of(self.model)
+        shared = {name: value for name, value in state.arrays.items() if name in self.initial_drawing}
+        return Drawer(
             [
-                Component(site.name, shared | dict(state.own[site.name]), self._mixture_weights(site))
+                lent_component(
+                    self.model, site.name, shared | dict(state.own[site.name]), self._mixture_weights(site).tolist()
+                )
                 for site in self.sites
                 if site.name in state.own
             ],
+            self.model.num_classes,
         )
 
     def _mixture_weights(self, site: Site) -> np.ndarray:
@@ -474,6 +422,7 @@ class FederatedRun:
         line = {
             "round": state.completed_rounds,
             "images": state.num_images,
+            "evaluations": state.num_evaluations,
             **{name.replace("-", "_"): value for name, value in losses.items()},
             **scores,
             "evaluation_seconds": lap.seconds,
@@ -513,7 +462,7 @@ class FederatedRun:
         if is_last and training.largest is not None:
             # The judge asks what an upload gives away.
             site, record = training.largest
-            save_upload(self.directory, site.name, state.completed_rounds, unpack_arrays(record))
+            save_upload(self.directory, self.anatomy, site.name, state.completed_rounds, unpack_arrays(record))
         training.largest = None
         if (
             is_last
@@ -550,7 +499,7 @@ class FederatedRun:
         """Make the run directory or take up the existing one; from here on things are written."""
         directory, configuration = self.directory, self.configuration
         if configuration.resume:
-            self._check_extractor()
+            check_extractor(directory, self.evaluator.extractor.name)
         else:
             directory.create()
         directory.lock()
@@ -576,119 +525,23 @@ class FederatedRun:
         # Last: where it is, all of them are.
         write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
 
-    def _check_directory(self) -> None:
-        """Check that the run directory is free, or, to resume, that of this very configuration.
-
-        Raises
-        ------
-        RunDirectoryError
-            Naming what differs.
-        """
-        directory = self.directory
-        if not self.configuration.resume:
-            check_free(directory.path)
-            return
-        if not directory.config.is_file():
-            raise RunDirectoryError(
-                f"run directory {directory.path}: has no config.toml to resume; leave --resume out to start a run there"
-            )
-        before = resolve([load_toml(directory.config)]).to_flat()
-        now = self.configuration.to_flat()
-        problems = [
-            f"{key}: the run was started with {before[key]!r} and cannot go on with {value!r}; set {key} back"
-            for key, value in now.items()
-            if before[key] != value and (not key.startswith(_RESUMABLE) or key in self._fixed_keys())
-        ]
-        problems += self._architecture_problems()
-        if problems:
-            raise RunDirectoryError(problems)
-
-    def _fixed_keys(self) -> tuple[str, ...]:
-        """Return settings that other runs may change when they are resumed, and this one may not."""
-        # Which rounds are the last decides what hospitals share in them.
-        return ("rounds",) if self.configuration.strategy.name == "effgan" else ()
-
-    def _architecture_problems(self) -> list[str]:
-        """Say how the networks of the newest checkpoint differ from ours, as those of another version may."""
-        rounds = self.directory.checkpoint_rounds()
-        if not rounds:
-            return []
-        path = self.directory.checkpoint(rounds[-1]) / "global.safetensors"
-        with safetensors.safe_open(path, framework="np") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        expected = {name: value.shape for name, value in self.state.arrays.items()}
-        differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
-        return [
-            f"{path}: {name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}; "
-            "resume with the version of dermafed that wrote it"
-            for name in differing[:8]
-        ]
-
-    def _check_extractor(self) -> None:
-        """Refuse to go on with another extractor than that of the scores written so far.
-
-        Raises
-        ------
-        RunDirectoryError
-            Naming both.
-        """
-        path = self.directory.metrics
-        names = [line["extractor"] for line in read_lines(path)] if path.exists() else []
-        if names and names[-1] != self.evaluator.extractor.name:
-            raise RunDirectoryError(
-                f"run directory {self.directory.path}: its scores are of {names[-1]}, and here the extractor is "
-                f"{self.evaluator.extractor.name}: they could not be compared; resume where the run was started, "
-                "with the same evaluation.extractor, evaluation.threads and data.cache-dir"
-            )
-
     def _save_checkpoint(self, state: RunState, best: int | None) -> None:
         """Write all that is needed to go on after a round."""
-        entries = {
-            "round": state.completed_rounds,
-            "num_images": state.num_images,
-            "seconds": self.seconds(),
-            "seconds_by_work": self.watch.seconds,
-            "last_rounds": state.last_rounds,
-        }
-
-        def write(folder: Path) -> None:
-            safetensors.numpy.save_file(state.arrays, folder / "global.safetensors")
-            for file, arrays in (
-                (_STRATEGY, state.strategy),
-                (_OWN, {f"{site}/{name}": value for site, own in state.own.items() for name, value in own.items()}),
-            ):
-                if arrays:
-                    safetensors.numpy.save_file(
-                        {name: np.array(value, order="C") for name, value in arrays.items()}, folder / file
-                    )
-            (folder / "state.json").write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
-
+        write = partial(write_state, state=state, seconds=self.seconds(), seconds_by_work=self.watch.seconds)
         self.directory.write_checkpoint(state.completed_rounds, self.configuration.checkpoint.keep, write, best=best)
 
     def _load_checkpoint(self) -> None:
         """Go back to the newest checkpoint, or to the beginning where there is none."""
         rounds = self.directory.checkpoint_rounds()
         if rounds:
-            folder = self.directory.checkpoint(rounds[-1])
-            entries = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            self.state = RunState(
-                completed_rounds=entries["round"],
-                record=pack_arrays(self._in_order(safetensors.numpy.load_file(folder / "global.safetensors"))),
-                num_images=entries["num_images"],
-                last_rounds=entries["last_rounds"],
-                strategy=_load_arrays(folder / _STRATEGY),
-                own=_by_site(_load_arrays(folder / _OWN)),
-            )
+            saved = read_state(self.directory.checkpoint(rounds[-1]), self.state, self.anatomy.evaluations)
+            self.state = saved.state
             self.strategy.load_state_dict(self.state.strategy)
-            self.seconds_before = entries["seconds"]
-            for work, seconds in entries["seconds_by_work"].items():
+            self.seconds_before = saved.seconds
+            for work, seconds in saved.seconds_by_work.items():
                 self.watch.add(work, seconds)
         self.directory.keep_rounds(self.state.completed_rounds if rounds else -1)
         self.progress.say(f"resumed after round {self.state.completed_rounds}")
-
-    def _in_order(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return arrays in the order of the networks: a file's is another."""
-        return {name: arrays[name] for name in self.state.arrays}
 
     def _finish(self) -> None:
         """Export the generator, judge it once on test images, sum up."""
@@ -701,7 +554,13 @@ class FederatedRun:
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
         self.finished = True
         self._write_report()
-        self._say_summary(summary)
+        say_summary(
+            self.progress.say,
+            summary,
+            judgement=describe_judgement(summary),
+            use=self.use.sentence(),
+            directory=self.directory,
+        )
 
     def _write_report(self) -> None:
         """Write the report. A fault in it must not turn a finished run into a failed one."""
@@ -750,6 +609,7 @@ class FederatedRun:
             "status": status,
             "rounds": self.state.completed_rounds,
             "images": self.state.num_images,
+            "evaluations": self.state.num_evaluations,
             "seconds": seconds,
             "seconds_by_work": self.watch.seconds,
             "images_per_second": self.state.num_images / training if training else None,
@@ -786,36 +646,6 @@ class FederatedRun:
                 ),
             }
         return summary
-
-    def _say_summary(self, summary: dict[str, Any]) -> None:
-        say = self.progress.say
-        memory = summary["peak_memory_bytes"]
-        say("")
-        say(f"done: {summary['rounds']} rounds, {summary['images']:,} images in {summary['seconds']:.0f} s")
-        if self.stop_reason:
-            say(f"ended early: {self.stop_reason}")
-        say(
-            f"KID on validation images: {summary['kid_round_0']:.4f} at round 0, {summary['kid']:.4f} now "
-            f"(real halves {summary['kid_floor']:.4f}, PCA Gaussian {summary['kid_pca_gaussian']:.4f}, "
-            f"mean image {summary['kid_mean_image']:.4f}; {summary['extractor']})"
-        )
-        for line in describe_judgement(summary):
-            say(line)
-        if summary["images_per_second"]:
-            say(
-                f"training: {summary['images_per_second']:.0f} images/s; peak memory "
-                f"{memory['server'] / 2**20:,.0f} MiB at the server"
-                + "".join(f", {size / 2**20:,.0f} MiB at a worker" for size in memory["workers"])
-            )
-        for line in (self.use.sentence(), describe_left_out(summary["left_out"])):
-            if line:
-                say(line)
-        for label, path in (
-            ("samples", self.directory.sample_sheet(summary["rounds"])),
-            ("generator", self.directory.final),
-            ("report", self.directory.report),
-        ):
-            say(f"{label}: {path}")
 
     def _log_to_file(self) -> None:
         """Send what libraries and the run log to a file; the screen shows progress alone."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from federation.config import EarlyStoppingSettings
+from federation.settings.run import EarlyStoppingSettings
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_partitions.dataset import load_images
+from data_partitions.holdings import find_holdings
 from data_partitions.image_index import ImageIndex
-from data_partitions.partition import Partition, partition_images
-from data_partitions.sources import load_index
-from data_partitions.split import check_split, split_parts
+from data_partitions.partition import Partition
 from federation.config import Configuration
 from federation.seeding import numpy_stream
 
@@ -60,10 +59,8 @@ def prepare_inputs(configuration: Configuration, progress: Callable[[str, int, i
         If the data, the split or the partition are not possible.
     """
     data, resolution = configuration.data, configuration.model.resolution
-    index = load_index(data, resolution=resolution, progress=progress)
+    held = find_holdings(data, configuration.partition, resolution, progress=progress)
+    index, parts = held.index, held.parts
     configuration = configuration.with_values({"data.classes": ",".join(index.classes)})
-    parts = split_parts(index.groups, data.split_seed)
-    split_notes = check_split(index, parts)
-    partition = partition_images(index, parts, configuration.partition)
     images = load_images(index, resolution, data.cache_dir, progress)
-    return RunInputs(configuration, index, parts, partition, images, (*index.notes, *split_notes))
+    return RunInputs(configuration, index, parts, held.partition, images, (*index.notes, *held.notes))

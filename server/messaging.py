@@ -11,11 +11,12 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from federation.config import Configuration, ParticipationSettings
+from federation.config import Configuration
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, HospitalError
-from federation.exchange import CLASS_COUNTS, CONFIG, DEPLOYED, DESCRIBE, NUM_EXAMPLES
+from federation.exchange import CLASS_COUNTS, CONFIG, DEPLOYED, DESCRIBE, NUM_EXAMPLES, REFUSED, SITE
 from federation.seeding import numpy_stream
+from federation.settings.participation import ParticipationSettings
 from federation.site import Site
 
 POLL_SECONDS = 0.2
@@ -193,13 +194,17 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
         if node_id not in replies:
             raise HospitalError(f"node {node_id}", f"no answer within {seconds:g} s (participation.describe-seconds)")
         reply = replies[node_id]
+        if reply.has_error() and reply.error.code == REFUSED:
+            raise ConfigurationError(
+                [f"node {node_id} refuses this run: {problem}" for problem in str(reply.error.reason).splitlines()]
+            )
         if reply.has_error():
             raise HospitalError(f"node {node_id}", str(reply.error.reason))
         record = reply.content.config_records[CONFIG]
         counts: Any = record.get(CLASS_COUNTS, [])
         sites.append(
             Site(
-                name=str(record["site"]),
+                name=str(record[SITE]),
                 node_id=node_id,
                 num_images=int(str(record[NUM_EXAMPLES])),
                 class_counts=tuple(int(count) for count in counts),

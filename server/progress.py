@@ -14,9 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from server.training_round import RoundState
 
-_HEADER = (
-    f"{'round':>9}  {'loss G':>7}  {'loss D':>7}  {'KID':>8}  {'FID':>7}  {'images':>9}  {'seconds':>7}  {'replies':>7}"
-)
+_AFTER_LOSSES = f"{'KID':>8}  {'FID':>7}  {'images':>9}  {'seconds':>7}  {'replies':>7}"
 
 
 def _number(value: float | None, width: int, digits: int) -> str:
@@ -80,11 +78,15 @@ class RunProgress(LiveView):
         Rounds of the whole run.
     console
         Where to print.
+    columns
+        The losses that the line of a round shows, and their headings; see
+        :attr:`federation.models.anatomy.Anatomy.columns`.
     """
 
-    def __init__(self, num_rounds: int, console: Console) -> None:
+    def __init__(self, num_rounds: int, console: Console, columns: Mapping[str, str] | None = None) -> None:
         super().__init__(console, "{task.percentage:>3.0f} %")
         self.num_rounds = num_rounds
+        self.columns = dict(columns or {})
         self._task: TaskID | None = None
         self._header_shown = False
 
@@ -137,13 +139,14 @@ class RunProgress(LiveView):
         `replies` are those that were used, and the hospitals that were asked.
         """
         if not self._header_shown:
-            self.say(_HEADER)
+            headings = "".join(f"{heading:>7}  " for heading in self.columns.values())
+            self.say(f"{'round':>9}  {headings}{_AFTER_LOSSES}")
             self._header_shown = True
         answered = "–" if replies is None else f"{replies[0]}/{replies[1]}"
         self.say(
             f"{f'{server_round}/{self.num_rounds}':>9}  "
-            f"{_number(losses.get('loss-generator'), 7, 3)}  {_number(losses.get('loss-discriminator'), 7, 3)}  "
-            f"{_number(scores.get('kid'), 8, 4)}  {_number(scores.get('fid'), 7, 2)}  "
+            + "".join(f"{_number(losses.get(name), 7, 3)}  " for name in self.columns)
+            + f"{_number(scores.get('kid'), 8, 4)}  {_number(scores.get('fid'), 7, 2)}  "
             f"{num_images:>9,}  {seconds:>7.1f}  {answered:>7}"
         )
 

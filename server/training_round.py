@@ -17,23 +17,23 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federation.config import ParticipationSettings
 from federation.engine.grid import TOO_LATE, SimulationGrid
 from federation.errors import HospitalError, RunError, WireError
 from federation.exchange import (
     LAST_ROUND,
     NUM_EXAMPLES,
-    OWN,
+    REFUSED,
     arrays_of,
     check_reply,
     config_of,
     count_bytes,
     metrics_of,
 )
+from federation.models.anatomy import Loss
+from federation.settings.participation import ParticipationSettings
+from federation.sharing import OWN
 from federation.site import Site
 from server.messaging import POLL_SECONDS, ChosenNodes
-
-_MEAN_LOSSES = ("loss-generator", "loss-discriminator", "logit-real", "logit-fake", "augmentation-p")
 
 
 @dataclass
@@ -95,6 +95,10 @@ class TrainingRound:
         Replies that the strategy needs, whatever the settings say.
     sends_own
         Whether hospitals hand over generators of their own beside what they send.
+    losses
+        What replies say of training, by the family of models.
+    required
+        Names of the numbers that the strategy reads of every reply.
     """
 
     grid: Grid
@@ -109,6 +113,8 @@ class TrainingRound:
     keep_largest: bool = False
     least_replies: int = 1
     sends_own: bool = False
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    required: Sequence[str] = ()
 
     accepted: list[Site] = field(default_factory=list)
     """Whose replies were handed on."""
@@ -223,10 +229,10 @@ class TrainingRound:
     def _judge(self, site: Site, reply: Message) -> _Fate:
         """Say whether a reply can be used, whatever the others sent."""
         if reply.has_error():
-            status = "late" if reply.error.code == TOO_LATE else "failed"
+            status = {TOO_LATE: "late", REFUSED: "refused"}.get(reply.error.code, "failed")
             return _Fate(None, status, str(reply.error.reason))
         try:
-            check_reply(reply, self.expected, site.num_images)
+            check_reply(reply, self.expected, site.num_images, self.losses, self.required)
         except WireError as error:
             return _Fate(None, "refused", str(error))
         return _Fate(reply, "ok")
@@ -241,7 +247,8 @@ class TrainingRound:
 
     def _settle(self, site: Site, fate: _Fate) -> Message | None:
         """Write the line of the hospital whose turn it is; return its reply if it can be used."""
-        if fate.reply is not None and self.metrics:
+        # Of real sites each has a policy of its own for what it tells beside what is needed.
+        if fate.reply is not None and self.metrics and not site.is_deployed:
             names, first = set(metrics_of(fate.reply)), set(self.metrics[0])
             if names != first:
                 fate = _Fate(None, "refused", f"metrics {', '.join(sorted(names ^ first))}: not in every reply")
@@ -287,7 +294,7 @@ class TrainingRound:
         weights = np.array([site.num_images for site in self.accepted], dtype=float)
         return {
             name: float(np.average([metrics[name] for metrics in self.metrics], weights=weights))
-            for name in _MEAN_LOSSES
+            for name in self.losses
             if all(name in metrics for metrics in self.metrics)
         }
 
@@ -297,7 +304,7 @@ class TrainingRound:
 
     def bound_seconds(self, num_workers: int) -> float:
         """Return the least time in which so many workers could have done it: max(max_i t_i, Σ_i t_i / W)."""
-        seconds = [metrics["seconds"] for metrics in self.metrics]
+        seconds = [metrics["seconds"] for metrics in self.metrics if "seconds" in metrics]
         return max(max(seconds), sum(seconds) / num_workers) if seconds else 0.0
 
     def _show(self) -> None:

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message
 
-from federation.config import Configuration, StrategySettings
+from federation.config import Configuration
 from federation.exchange import METRICS, NUM_EXAMPLES
+from federation.models.anatomy import Anatomy
+from federation.models.training import ema_decay
+from federation.settings.strategy import StrategySettings
+from federation.settings.training import TrainingSettings
 from federation.site import Site
+from strategies.strategy import Strategy
 from strategies.weighted_mean import WeightedMean
 
 Arrays = Mapping[str, np.ndarray]
-
-EMA = "generator_ema."
-GENERATOR = "generator."
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Federation:
     def settings(self) -> StrategySettings:
         """The options of the strategy."""
         return self.configuration.strategy
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the model is made of."""
+        return self.configuration.anatomy
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,10 @@ class Reply:
         return {name: array.numpy() for name, array in self.arrays.items()}
 
 
-class Aggregation:
-    """A rule over the entries of one or both networks: the round's replies go in one by one, the next entries come out.
+class Aggregation(Strategy):
+    """A rule over the entries of some or all parts: the round's replies go in one by one, the next entries come out.
 
-    Entries of a network are its weights, its floating-point buffers and, of the generator, its running average.
+    Entries of a part are its weights, its floating-point buffers, and those of its running average.
     A rule that needs nothing but sums keeps no reply.
     """
 
@@ -173,42 +180,34 @@ def weighted_average(replies: Iterable[Reply], weights: Iterable[float]) -> Arra
 
 
 class ServerEMA:
-    """The running average of a generator that the server itself moves.
+    """Running averages that the server itself moves.
 
     A hospital's average follows its own weights step by step. Where the server takes a step of its own, an average
-    of those averages follows a generator that nobody has; so the server moves it towards its own generator, once a
+    of those averages follows weights that nobody has; so the server moves it towards its own weights, once a
     round, by as much as the round's images would have: half-life and ramp are those of ``training``.
-
-    Parameters
-    ----------
-    half_life, ramp
-        ``training.ema-half-life-images`` and ``training.ema-ramp``.
     """
 
-    def __init__(self, half_life: float, ramp: float) -> None:
-        self._half_life, self._ramp = half_life, ramp
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._settings = settings
         self.images_shown = 0.0
         """At one hospital, on average."""
 
     def decay(self, num_images: float) -> float:
         """Count a round's images at one hospital; return how much of the old average stays."""
         self.images_shown += num_images
-        half_life = self._half_life
-        if self._ramp > 0:
-            half_life = min(half_life, self._ramp * self.images_shown)
-        return 0.5 ** (num_images / half_life) if half_life > 0 else 0.0
+        return ema_decay(self._settings, num_images, self.images_shown)
 
 
 class ServerStep(Aggregation):
-    """A rule in which the server takes a step of its own: on trained weights alone, and it keeps the EMA itself.
+    """A rule in which the server takes a step of its own: on trained weights alone, and it keeps averages itself.
 
     Buffers, which nothing trains, are averaged by number of images.
     """
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        training = federation.configuration.training
-        self._ema = ServerEMA(training.ema_half_life_images, training.ema_ramp)
+        self._ema = ServerEMA(federation.configuration.training)
+        self._leaders = federation.anatomy.averages
 
     def begin(self, server_round: int, current: Arrays) -> None:
         """See :class:`Aggregation`."""
@@ -226,9 +225,14 @@ class ServerStep(Aggregation):
     def _select(self, reply: Reply, *, trained: bool) -> ArrayRecord:
         chosen = ArrayRecord()
         for name, array in reply.arrays.items():
-            if (name in self.federation.trainable) == trained and not name.startswith(EMA):
+            if (name in self.federation.trainable) == trained and self.source_of(name) is None:
                 chosen[name] = array
         return chosen
+
+    def source_of(self, name: str) -> str | None:
+        """Return the entry that an entry of a running average follows; None for other entries."""
+        part, dot, rest = name.partition(".")
+        return self._leaders[part] + dot + rest if part in self._leaders else None
 
     def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
         """Take a reply's trained weights."""
@@ -244,9 +248,9 @@ class ServerStep(Aggregation):
         found |= {name: value.astype(self.current[name].dtype) for name, value in self.step().items()}
         decay = self._ema.decay(self._images / self._weights)
         for name, average in self.current.items():
-            if not name.startswith(EMA):
+            source = self.source_of(name)
+            if source is None:
                 continue
-            source = GENERATOR + name[len(EMA) :]
             if source in self.federation.trainable:
                 found[name] = (decay * average.astype(np.float64) + (1 - decay) * found[source]).astype(average.dtype)
             else:

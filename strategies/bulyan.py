@@ -4,9 +4,10 @@ El Mhamdi, Guerraoui and Rouault 2018, *The Hidden Vulnerability of Distributed 
 1802.07927, Section 4: θ = n − 2 f updates are chosen, each by Krum among those left; then of each weight the
 β = θ − 2 f values nearest to its median are averaged. Needs n ≥ 4 f + 3.
 
-The second half is Flower's, over every shared entry, the EMA included. The choice is ours: Flower takes Multi-Krum's
-first θ at once, by distances in float32. Where the last choices tie, as those of two mutual neighbours must, the order
-of site names decides.
+Over every shared entry, the EMA included; the second half in the entries' own type. Both halves are written out here.
+Flower's own second half is the oracle of the tests; its choice is not: it takes Multi-Krum's first θ at once, by
+distances in float32. Where the last choices tie, as those of two mutual neighbours must, the order of site names
+decides.
 
 Costs what Multi-Krum costs. Reveals what FedGAN reveals.
 """
@@ -14,30 +15,37 @@ Costs what Multi-Krum costs. Reveals what FedGAN reveals.
 from __future__ import annotations
 
 import numpy as np
-from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 from numpy.typing import NDArray
 
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import CollectingAggregation, Reply
 from strategies.distances import krum_scores, squared_distances
 
 
 class Bulyan(CollectingAggregation):
-    """The paper's choice, and Flower's mean of what is nearest to the median."""
+    """The paper's choice, and the mean of what is nearest to the median."""
+
+    options = ("malicious",)
+
+    @classmethod
+    def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        return 4 * settings.malicious + 3, "Bulyan needs n >= 4 f + 3"
 
     def combine(self, replies: list[Reply]) -> dict[str, np.ndarray]:
         """See :class:`CollectingAggregation`."""
         malicious = self.settings.malicious
         number = len(replies) - 2 * malicious
+        kept = number - 2 * malicious
         distances = squared_distances(replies, self.current)
-        chosen = [replies[position].values() for position in choose_by_krum(distances, malicious, number)]
+        chosen = [replies[position] for position in choose_by_krum(distances, malicious, number)]
         found = {}
         for name in self.current:
             # Name by name: what it makes on its way is as large as all the models that it is given.
-            values = [model[name] for model in chosen]
-            median = np.median(np.stack(values), axis=0)
-            found[name] = aggregate_n_closest_weights([median], [[value] for value in values], number - 2 * malicious)[
-                0
-            ]
+            values = np.stack([reply.arrays[name].numpy() for reply in chosen])
+            away = np.abs(values - np.median(values, axis=0))
+            nearest = np.argpartition(away, kept - 1, axis=0)[:kept]
+            found[name] = np.mean(np.take_along_axis(values, nearest, axis=0), axis=0)
         return found
 
 

@@ -12,8 +12,38 @@ Reveals what FedGAN reveals of the rest; in simulations the private layers are h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import WeightedAverage
+from strategies.strategy import OWN_GENERATOR
+
+_GROUPS = {"mapping": "mapping", "styles": "normalisation"}
+"""Of each personal part the group of layers that it is."""
 
 
 class CapGAN(WeightedAverage):
     """FedGAN on what is shared."""
+
+    options = ("personal_part",)
+    for_one_network = False
+    simulation_only = OWN_GENERATOR
+
+    @classmethod
+    def private(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:
+        """Return the layers of the personal part."""
+        return anatomy.groups.get(_GROUPS[settings.personal_part], ())
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        chosen = configuration.strategy.personal_part
+        if _GROUPS[chosen] not in anatomy.groups:
+            there = [part for part, group in _GROUPS.items() if group in anatomy.groups]
+            remedy = f"set strategy.personal-part={there[0]}" if there else "choose another strategy.name"
+            yield (
+                f"strategy.personal-part = {chosen!r}: model.name = {configuration.model.name} has no such layers; "
+                f"{remedy}"
+            )

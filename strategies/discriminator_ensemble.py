@@ -14,16 +14,24 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import nn
 
-from federation.exchange import load_tensors, named_tensors, pack_arrays
+from federation.exchange import pack_arrays
 from federation.models import GenerativeModel, build_model
+from federation.models.anatomy import Anatomy
+from federation.settings.strategy import StrategySettings
+from federation.sharing import load_tensors, named_tensors
 from strategies.aggregation import Arrays, Federation
-from strategies.server_trained import DISCRIMINATOR, ServerTrainedGenerator
+from strategies.server_trained import ServerTrainedGenerator
 
 _OF = "of/"
 
 
 class DiscriminatorEnsemble(ServerTrainedGenerator):
     """Keeps the hospitals' discriminators by name and sends each its own."""
+
+    @classmethod
+    def private(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:
+        """Return the critic: a hospital's own, though it is carried to the server and back."""
+        return (anatomy.adversaries.critic,) if anatomy.adversaries else ()
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
@@ -34,7 +42,8 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
         """Return the discriminator that a hospital trains next."""
         if site not in self.discriminators:
             model = build_model(self.federation.configuration)
-            entries = named_tensors({"discriminator": model.networks["discriminator"]})
+            critic = self.adversaries.critic
+            entries = named_tensors({critic: model.networks[critic]})
             self.discriminators[site] = {name: value.detach().numpy() for name, value in entries.items()}
         return self.discriminators[site]
 
@@ -59,8 +68,8 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
         """Return the discriminators of these hospitals as networks."""
         found = []
         for name in names:
-            network = copy.deepcopy(model.networks["discriminator"]).requires_grad_(False)
-            load_tensors({"discriminator": network}, self.discriminators[name])
+            network = copy.deepcopy(model.networks[self.adversaries.critic]).requires_grad_(False)
+            load_tensors({self.adversaries.critic: network}, self.discriminators[name])
             found.append(network)
         return found
 
@@ -80,5 +89,5 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
         for key, value in state.items():
             if key.startswith(_OF):
                 site, name = key[len(_OF) :].rsplit("/", 1)
-                assert name.startswith(DISCRIMINATOR)
+                assert name.startswith(self.adversaries.critic + ".")
                 self.discriminators.setdefault(site, {})[name] = value

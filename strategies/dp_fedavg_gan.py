@@ -31,14 +31,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federation.exchange import load_tensors, pack_arrays
+from federation.exchange import pack_arrays
 from federation.seeding import numpy_stream
+from federation.sharing import load_tensors
 from strategies.aggregation import Arrays, Federation
 from strategies.server_trained import ServerTrainedGenerator
 
 
 class DPFedAvgGAN(ServerTrainedGenerator):
     """Clips, sums up, adds noise."""
+
+    options = ("generator_steps", "clip_norm", "noise_multiplier", "delta")
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
@@ -85,7 +88,7 @@ class DPFedAvgGAN(ServerTrainedGenerator):
 
         model = self.build()
         load_tensors(model.networks, found)
-        discriminator = model.networks["discriminator"]
+        discriminator = model.networks[self.adversaries.critic]
 
         def judge(images: Tensor, labels: Tensor | None) -> Tensor:
             logits: Tensor = discriminator(images, labels)

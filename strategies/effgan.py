@@ -11,8 +11,39 @@ the generators that are judged. Reveals what FedGAN reveals, and every hospital'
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
 from strategies.aggregation import WeightedAverage
+from strategies.strategy import OWN_GENERATOR
 
 
 class EFFGAN(WeightedAverage):
     """FedGAN while hospitals share."""
+
+    options = ("fine_tune_rounds",)
+    for_one_network = False
+    simulation_only = OWN_GENERATOR
+    # Which rounds are the last decides what hospitals share in them.
+    resumed_with = ("rounds",)
+
+    @classmethod
+    def private_in_round(cls, configuration: Configuration, server_round: int) -> tuple[str, ...]:
+        """Return everything, in the last rounds."""
+        is_alone = server_round > configuration.rounds - configuration.strategy.fine_tune_rounds
+        return configuration.anatomy.trained if is_alone else ()
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        if configuration.strategy.fine_tune_rounds >= configuration.rounds:
+            yield (
+                f"strategy.fine-tune-rounds = {configuration.strategy.fine_tune_rounds}: of rounds = "
+                f"{configuration.rounds} none would be left in which hospitals learn from one another; lower it"
+            )
+        if configuration.early_stopping.patience > 0:
+            yield (
+                f"early-stopping.patience = {configuration.early_stopping.patience}: under effgan the last rounds are "
+                "each hospital's own, and a run that stops early never comes to them; set it to 0"
+            )

@@ -24,6 +24,9 @@ from strategies.scored_average import KnownScoreAverage, softmax
 class FedTGAN(KnownScoreAverage):
     """Weights by class distribution, known from the start."""
 
+    options = ("temperature", "weighted_networks")
+    counts_classes = True
+
     def meet(self, sites: Mapping[str, Site]) -> None:
         """See :class:`Aggregation`."""
         super().meet(sites)

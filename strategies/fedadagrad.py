@@ -10,17 +10,20 @@ checkpoint. Reveals what FedGAN reveals.
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
-from flwr.serverapp import strategy as flower
-
-from strategies.flower_rules import FLOWER_KEYS
 from strategies.server_optimizer import AdaptiveOptimizer
 
 
 class FedAdagrad(AdaptiveOptimizer):
-    """Flower's FedAdagrad on the trained weights."""
+    """Adagrad's step on the trained weights."""
 
-    def build(self) -> Any:
+    options = ("server_learning_rate", "server_tau")
+
+    def move(self, name: str, weights: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """See :class:`strategies.server_optimizer.ServerOptimizer`."""
-        return flower.FedAdagrad(eta=self.learning_rate, tau=self.settings.server_tau, **FLOWER_KEYS)
+        delta = mean - weights
+        # The moment of Algorithm 2 with β₁ = 0, as in Flower's: it is Δ, and stands in checkpoints beside v.
+        m = self.m[name] = 0.0 * self.m.get(name, 0.0) + delta
+        v = self.v[name] = self.v.get(name, 0.0) + delta**2
+        return weights + self.learning_rate * m / (np.sqrt(v) + self.settings.server_tau)

@@ -12,47 +12,39 @@ checkpoint. Reveals what FedGAN reveals.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from flwr.serverapp import strategy as flower
 
 from strategies.aggregation import Federation
-from strategies.flower_rules import FLOWER_KEYS, flower_record
 from strategies.server_optimizer import ServerOptimizer
+
+_MOMENTUM = "momentum/"
 
 
 class FedAvgM(ServerOptimizer):
-    """Flower's FedAvgM on the trained weights."""
+    """SGD's step with momentum on the trained weights."""
+
+    options = ("server_learning_rate", "server_momentum")
 
     default_learning_rate = 1.0
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self._names: list[str] = []
-        self._loaded: dict[str, np.ndarray] = {}
+        self._v: dict[str, np.ndarray] = {}
 
-    def build(self) -> Any:
+    def move(self, name: str, weights: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """See :class:`strategies.server_optimizer.ServerOptimizer`."""
-        return flower.FedAvgM(
-            server_learning_rate=self.learning_rate, server_momentum=self.settings.server_momentum, **FLOWER_KEYS
-        )
-
-    def start_from(self, current: dict[str, np.ndarray]) -> None:
-        """See :class:`strategies.server_optimizer.ServerOptimizer`. Flower's momentum is a list without names."""
-        self._flower.current_arrays = flower_record(current)
-        if self._loaded:
-            self._flower.momentum_vector = [self._loaded[name] for name in current]
-            self._loaded = {}
-        self._names = list(current)
+        v = weights - mean
+        if name in self._v:  # not 0 at first: 0 + −0.0 is 0.0
+            v = self.settings.server_momentum * self._v[name] + v
+        self._v[name] = v
+        return weights - self.learning_rate * v
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """See :class:`strategies.aggregation.Aggregation`."""
-        vector = self._flower.momentum_vector
-        momentum = self._loaded if vector is None else dict(zip(self._names, vector, strict=True))
-        return super().state_dict() | {f"momentum/{name}": value for name, value in momentum.items()}
+        return super().state_dict() | {_MOMENTUM + name: value for name, value in self._v.items()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """See :class:`strategies.aggregation.Aggregation`."""
         super().load_state_dict(state)
-        self._loaded = {name.removeprefix("momentum/"): value for name, value in state.items() if "/" in name}
+        self._v = {name.removeprefix(_MOMENTUM): value for name, value in state.items() if name.startswith(_MOMENTUM)}

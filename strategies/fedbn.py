@@ -11,8 +11,31 @@ generators' private layers are handed over to be judged.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import WeightedAverage
+from strategies.strategy import OWN_GENERATOR
 
 
 class FedBN(WeightedAverage):
     """FedGAN on what is shared."""
+
+    for_one_network = False
+    simulation_only = OWN_GENERATOR
+
+    @classmethod
+    def private(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:
+        """Return the layers that normalise."""
+        return anatomy.groups.get("normalisation", ())
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        if "normalisation" not in anatomy.groups:
+            yield (
+                f"strategy.name = fedbn: model.name = {configuration.model.name} has no layers that normalise, which "
+                "would stay at their hospital; choose another strategy.name"
+            )

@@ -15,24 +15,40 @@ The server needs no real image. Costs what FedGAN costs; at the server memory fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from federation.exchange import load_tensors
+from federation.config import Configuration
 from federation.images import to_floats
 from federation.models import build_model
+from federation.models.anatomy import Anatomy
+from federation.models.drawing import drawer_of
 from federation.seeding import numpy_stream, torch_stream
-from strategies.aggregation import EMA, Reply
+from federation.sharing import SharingPolicy, load_tensors
+from strategies.aggregation import Reply
 from strategies.ifl_gan import maximum_mean_discrepancy, reduced
 from strategies.scored_average import ScoredAverage, softmax
 
 
 class FedCAR(ScoredAverage):
     """Weights by how far a generator's images are from the others'."""
+
+    options = ("temperature", "weighted_networks", "samples")
+    counts_classes = True
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        yield from super().problems(configuration, anatomy)
+        if SharingPolicy(anatomy, configuration.strategy.private_names).keeps_drawing():
+            yield (
+                f"strategy.private = {configuration.strategy.private!r}: fedcar compares the hospitals' generators at "
+                f"the server, and would look at some that nobody has; leave {anatomy.learned_to_draw[0]} out of it"
+            )
 
     def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
         """See :class:`ScoredAverage`."""
@@ -59,10 +75,11 @@ class FedCAR(ScoredAverage):
             labels = torch.from_numpy(stream.choice(len(counts), size=count, p=counts / counts.sum()))
         found = []
         for reply in replies:
-            load_tensors(
-                model.networks, {name: value for name, value in reply.values().items() if name.startswith(EMA)}
-            )
-            images = model.generate(
+            drawing = {
+                name: value for name, value in reply.values().items() if name.split(".")[0] in model.anatomy.drawing
+            }
+            load_tensors(model.networks, drawing)
+            images = drawer_of(model).generate(
                 labels, count, torch_stream(configuration.seed, "FedCAR's latents", server_round=self.server_round)
             )
             found.append(reduced(to_floats(images)).cpu())

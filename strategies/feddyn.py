@@ -27,8 +27,46 @@ from strategies.local_rule import LocalImages, LocalRule, Tensors
 from strategies.weighted_mean import WeightedMean
 
 
+class FedDynLocally(LocalRule):
+    """The hospital's half."""
+
+    corrects = True
+
+    def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
+        """Remember w_t; take h_i from the last round, 0 in the first."""
+        self._parameters = self.of_mine(shared, model.networks)
+        self._start = {name: value.detach().clone() for name, value in self._parameters.items()}
+        self._h = {
+            name: state[name].to(value.device) if name in state else torch.zeros_like(value)
+            for name, value in self._parameters.items()
+        }
+
+    def correct(self, network: str, module: nn.Module) -> None:
+        """G ← g − h_i + α (w − w_t)."""
+        for name, parameter in module.named_parameters():
+            key = f"{network}.{name}"
+            if key in self._start and parameter.grad is not None:
+                parameter.grad -= self._h[key]
+                parameter.grad.add_(parameter.detach() - self._start[key], alpha=self.settings.dynamic_alpha)
+
+    def end(self, model: GenerativeModel, dataset: LocalImages, stream: torch.Generator) -> dict[str, float]:
+        """h_i ← h_i − α (w_i − w_t)."""
+        alpha = self.settings.dynamic_alpha
+        self._h = {
+            name: h - alpha * (self._parameters[name].detach() - self._start[name]) for name, h in self._h.items()
+        }
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """h_i."""
+        return self._h
+
+
 class FedDyn(ServerStep):
     """The server's half."""
+
+    options = ("dynamic_alpha",)
+    local = FedDynLocally
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
@@ -63,38 +101,3 @@ class FedDyn(ServerStep):
         """See :class:`ServerStep`."""
         super().load_state_dict(state)
         self._h = {name.removeprefix("h/"): value for name, value in state.items() if name.startswith("h/")}
-
-
-class FedDynLocally(LocalRule):
-    """The hospital's half."""
-
-    corrects = True
-
-    def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
-        """Remember w_t; take h_i from the last round, 0 in the first."""
-        self._parameters = self.of_mine(shared, model.networks)
-        self._start = {name: value.detach().clone() for name, value in self._parameters.items()}
-        self._h = {
-            name: state[name].to(value.device) if name in state else torch.zeros_like(value)
-            for name, value in self._parameters.items()
-        }
-
-    def correct(self, network: str, module: nn.Module) -> None:
-        """G ← g − h_i + α (w − w_t)."""
-        for name, parameter in module.named_parameters():
-            key = f"{network}.{name}"
-            if key in self._start and parameter.grad is not None:
-                parameter.grad -= self._h[key]
-                parameter.grad.add_(parameter.detach() - self._start[key], alpha=self.settings.dynamic_alpha)
-
-    def end(self, model: GenerativeModel, dataset: LocalImages, stream: torch.Generator) -> dict[str, float]:
-        """h_i ← h_i − α (w_i − w_t)."""
-        alpha = self.settings.dynamic_alpha
-        self._h = {
-            name: h - alpha * (self._parameters[name].detach() - self._start[name]) for name, h in self._h.items()
-        }
-        return {}
-
-    def state(self) -> dict[str, Tensor]:
-        """h_i."""
-        return self._h

@@ -11,35 +11,36 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, OWN, SERVER_ROUND, arrays_of, metrics_of, pack_arrays
+from federation.exchange import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND, arrays_of, metrics_of, pack_arrays
+from federation.sharing import OWN
 from federation.site import Site
 from strategies.aggregation import Aggregation, Reply
 from strategies.weighted_mean import WeightedMeanOfMetrics
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A rule and the networks that it governs."""
+class Governed:
+    """A rule and the parts of the model that it governs."""
 
-    networks: tuple[str, ...]
-    """Names of networks; their running averages are among them by name. Empty: all that there are."""
+    parts: tuple[str, ...]
+    """Names of parts, running averages among them. Empty: all that there are."""
     rule: Aggregation
 
     def governs(self, name: str) -> bool:
-        """Whether the entry or the rule's own array of this name is of these networks."""
-        return not self.networks or any(part in self.networks for part in name.split(".")[:2])
+        """Whether the entry or the rule's own array of this name is of these parts."""
+        return not self.parts or any(part in self.parts for part in name.split(".")[:2])
 
 
 class FederatedStrategy(FedAvg):
-    """One rule for all networks, or one for each.
+    """One rule for all parts of the model, or one for each network.
 
     Parameters
     ----------
     parts
-        Rules; the networks that they govern do not overlap.
+        Rules; the parts that they govern do not overlap.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Governed]) -> None:
         # The server's loop decides who takes part and how many replies a round needs.
         super().__init__(
             min_train_nodes=1,
@@ -50,9 +51,9 @@ class FederatedStrategy(FedAvg):
         )
         self.parts = tuple(parts)
         self.own: dict[str, dict[str, np.ndarray]] = {}
-        """Of each hospital that sent them in the round: the parts of the EMA that are its own."""
+        """Of each hospital that sent them in the round: what is its own of the parts that draw."""
         self._sites: dict[int, str] = {}
-        self._given: set[Part] = set()
+        self._given: set[Governed] = set()
         self._current: ArrayRecord | None = None
 
     def meet(self, sites: Sequence[Site]) -> None:

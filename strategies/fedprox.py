@@ -17,10 +17,6 @@ from strategies.aggregation import WeightedAverage
 from strategies.local_rule import LocalRule, Tensors
 
 
-class FedProx(WeightedAverage):
-    """The server's half: FedAvg."""
-
-
 class FedProxLocally(LocalRule):
     """The hospital's half: the proximal term."""
 
@@ -38,3 +34,10 @@ class FedProxLocally(LocalRule):
             start = self._start.get(f"{network}.{name}")
             if start is not None and parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=self.settings.proximal_mu)
+
+
+class FedProx(WeightedAverage):
+    """The server's half: FedAvg."""
+
+    options = ("proximal_mu",)
+    local = FedProxLocally

@@ -1,7 +1,8 @@
 """FedTrimmedAvg: of every weight the largest and the smallest are cut off, and the rest averaged.
 
-Yin et al. 2018, *Byzantine-Robust Distributed Learning*, arXiv 1803.01498, Algorithm 1, Option II. Flower's own,
-over every shared entry, the EMA included. Of n replies int(β n) are cut off at either end.
+Yin et al. 2018, *Byzantine-Robust Distributed Learning*, arXiv 1803.01498, Algorithm 1, Option II. Written out here,
+in the entries' own type; Flower's own is the oracle of the tests. Over every shared entry, the EMA included. Of n
+replies int(β n) are cut off at either end.
 
 Every hospital counts alike, whatever its size.
 
@@ -11,16 +12,28 @@ Costs what FedGAN costs, and at the server memory for all replies at once. Revea
 from __future__ import annotations
 
 import numpy as np
-from flwr.serverapp import strategy as flower
 
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import CollectingAggregation, Reply
-from strategies.flower_rules import FLOWER_KEYS, aggregate_with, flower_replies
 
 
 class FedTrimmedAvg(CollectingAggregation):
-    """Flower's FedTrimmedAvg."""
+    """The trimmed mean, entry by entry."""
+
+    options = ("trim",)
+
+    @classmethod
+    def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        return int(-(-1 // settings.trim)), f"of fewer, strategy.trim = {settings.trim:g} cuts none off"
 
     def combine(self, replies: list[Reply]) -> dict[str, np.ndarray]:
         """See :class:`CollectingAggregation`."""
-        strategy = flower.FedTrimmedAvg(beta=self.settings.trim, **FLOWER_KEYS)
-        return aggregate_with(strategy, self.server_round, flower_replies(replies))
+        first = int(self.settings.trim * len(replies))
+        end = len(replies) - first
+        found = {}
+        for name in replies[0].arrays:
+            values = np.stack([reply.arrays[name].numpy() for reply in replies])
+            values.partition((first, end - 1), axis=0)
+            found[name] = np.mean(values[first:end], axis=0)
+        return found

@@ -11,25 +11,22 @@ checkpoint. Reveals what FedGAN reveals.
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
-from flwr.serverapp import strategy as flower
-
-from strategies.flower_rules import FLOWER_KEYS
 from strategies.server_optimizer import AdaptiveOptimizer
 
 
 class FedYogi(AdaptiveOptimizer):
-    """Flower's FedYogi on the trained weights."""
+    """Yogi's step on the trained weights."""
+
+    options = ("server_learning_rate", "server_beta1", "server_beta2", "server_tau")
 
     default_learning_rate = 0.01
 
-    def build(self) -> Any:
+    def move(self, name: str, weights: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """See :class:`strategies.server_optimizer.ServerOptimizer`."""
-        return flower.FedYogi(
-            eta=self.learning_rate,
-            beta_1=self.settings.server_beta1,
-            beta_2=self.settings.server_beta2,
-            tau=self.settings.server_tau,
-            **FLOWER_KEYS,
-        )
+        beta1, beta2 = self.settings.server_beta1, self.settings.server_beta2
+        delta, before = mean - weights, self.v.get(name, 0.0)
+        m = self.m[name] = beta1 * self.m.get(name, 0.0) + (1 - beta1) * delta
+        v = self.v[name] = before - (1 - beta2) * delta**2 * np.sign(before - delta**2)
+        return weights + self.learning_rate * m / (np.sqrt(v) + self.settings.server_tau)

@@ -27,6 +27,9 @@ from strategies.scored_average import KnownScoreAverage
 class FeGAN(KnownScoreAverage):
     """Balanced sampling and weights by divergence."""
 
+    options = ("divergence_weight", "weighted_networks")
+    counts_classes = True
+
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
         self._seen = np.zeros(0)

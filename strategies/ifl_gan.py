@@ -27,6 +27,9 @@ from torch.nn import functional as F
 
 from federation.images import to_floats
 from federation.models import GenerativeModel
+from federation.models.anatomy import Anatomy
+from federation.models.drawing import drawer_of
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import Reply
 from strategies.local_rule import LocalImages, LocalRule
 from strategies.scored_average import ScoredAverage, softmax
@@ -35,19 +38,9 @@ MMD = "mmd"
 _IMAGES = 256
 _SIDE = 8
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-
-class IFLGAN(ScoredAverage):
-    """The server's half: a softmax of the hospitals' scores."""
-
-    published = "generator"
-
-    def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
-        """See :class:`ScoredAverage`."""
-        scores = np.array([reply.metrics[MMD] for reply in replies])
-        total = scores.sum()
-        parts = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
-        return softmax(parts / self.settings.temperature)
+# Of a squared length: squared distances up to it are none. Two 8-bit images that differ at all are a thousand times
+# as far apart.
+_ROUNDING = 1e-12
 
 
 class IFLGANLocally(LocalRule):
@@ -56,10 +49,29 @@ class IFLGANLocally(LocalRule):
     def end(self, model: GenerativeModel, dataset: LocalImages, stream: torch.Generator) -> dict[str, float]:
         """See :class:`LocalRule`."""
         count = min(_IMAGES, len(dataset))
-        real, labels = dataset.sample_distinct(stream, count)
-        with torch.no_grad():
-            drawn = model.generate(labels if model.num_classes else None, count, stream)
-        return {MMD: maximum_mean_discrepancy(reduced(real), reduced(to_floats(drawn)))}
+        batch = dataset.sample_distinct(stream, count)
+        drawn = drawer_of(model).generate(batch.labels if model.num_classes else None, count, stream)
+        return {MMD: maximum_mean_discrepancy(reduced(batch.images), reduced(to_floats(drawn)))}
+
+
+class IFLGAN(ScoredAverage):
+    """The server's half: a softmax of the hospitals' scores."""
+
+    options = ("temperature", "weighted_networks")
+    local = IFLGANLocally
+    published = "generator"
+
+    @classmethod
+    def numbers(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:
+        """Return the name of the score."""
+        return (MMD,)
+
+    def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
+        """See :class:`ScoredAverage`."""
+        scores = np.array([reply.metrics[MMD] for reply in replies])
+        total = scores.sum()
+        parts = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
+        return softmax(parts / self.settings.temperature)
 
 
 def reduced(images: Tensor) -> Tensor:
@@ -74,6 +86,8 @@ def maximum_mean_discrepancy(real: Tensor, drawn: Tensor) -> float:
     """
     both = torch.cat([real, drawn])
     squared = torch.cdist(both, both).square()
+    if squared.max() <= _ROUNDING * both.square().sum(dim=1).max():
+        squared = torch.zeros_like(squared)  # all alike: their distances are rounding, which has no median
     median = squared[squared > 0].median() if (squared > 0).any() else torch.tensor(1.0)
     kernel = torch.stack([torch.exp(-squared / (2 * factor**2 * median)) for factor in _BANDWIDTHS]).mean(dim=0)
     n = len(real)

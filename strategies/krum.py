@@ -8,11 +8,19 @@ Costs and reveals what Multi-Krum does.
 
 from __future__ import annotations
 
+from federation.settings.strategy import StrategySettings
 from strategies.multikrum import MultiKrum
 
 
 class Krum(MultiKrum):
     """Multi-Krum that selects one."""
+
+    options = ("malicious",)
+
+    @classmethod
+    def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        return 2 * settings.malicious + 3, "Krum needs n > 2 f + 2"
 
     def number_to_select(self, num_replies: int) -> int:
         """Return 1."""

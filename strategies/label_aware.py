@@ -22,6 +22,8 @@ from strategies.aggregation import Arrays, Reply, WeightedAverage
 class LabelAware(WeightedAverage):
     """Weighs the rows of a class by its images."""
 
+    counts_classes = True
+
     def begin(self, server_round: int, current: Arrays) -> None:
         """See :class:`WeightedAverage`."""
         super().begin(server_round, current)

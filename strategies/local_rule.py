@@ -8,8 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from federation.config import NETWORKS, StrategySettings
+from federation.batch import Batch
 from federation.models import GenerativeModel
+from federation.models.anatomy import Anatomy
+from federation.settings.strategy import StrategySettings
+from federation.sharing import trained_names
 
 Tensors = Mapping[str, Tensor]
 
@@ -19,35 +22,32 @@ class LocalImages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def sample_distinct(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Return `count` different images (count, 3, r, r) in [-1, 1], at most all, and their labels."""
-
-
-def trained_entries(entries: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return those of `entries` that an optimiser moves, by full name."""
-    names = {f"{network}.{name}" for network in NETWORKS for name, _ in networks[network].named_parameters()}
-    return {name: value for name, value in entries.items() if name in names}
+    def sample_distinct(self, generator: torch.Generator, count: int) -> Batch:
+        """Return `count` different images, at most all."""
 
 
 class LocalRule:
-    """Nothing beyond: both networks are trained, and what is shared is sent.
+    """Nothing beyond: all is trained that is to be trained, and what is shared is sent.
 
     Parameters
     ----------
     settings
         The options of the strategy.
+    anatomy
+        Of the model.
     governed
-        The networks that it is the strategy of.
+        The trained parts that it is the strategy of; None: all.
     """
 
-    discriminator_only = False
+    critic_only = False
     """Whether the generator stays as it is."""
     corrects = False
     """Whether gradients are changed."""
 
-    def __init__(self, settings: StrategySettings, governed: Sequence[str] = NETWORKS) -> None:
+    def __init__(self, settings: StrategySettings, anatomy: Anatomy, governed: Sequence[str] | None = None) -> None:
         self.settings = settings
-        self.governed = tuple(governed)
+        self.anatomy = anatomy
+        self.governed = anatomy.trained if governed is None else tuple(governed)
 
     def down(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Return what must arrive: names, shapes and types; entries of networks are loaded into them.
@@ -61,9 +61,11 @@ class LocalRule:
         return dict(shared)
 
     def of_mine(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Return the shared entries of the governed networks that an optimiser moves."""
-        trained = trained_entries(shared, networks)
-        return {name: value for name, value in trained.items() if name.split(".")[0] in self.governed}
+        """Return the shared entries of the governed parts that an optimiser moves."""
+        trained = trained_names(networks, self.anatomy)
+        return {
+            name: value for name, value in shared.items() if name in trained and name.split(".")[0] in self.governed
+        }
 
     def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
         """Open a round: the global entries are loaded.
@@ -95,8 +97,8 @@ class LocalRule:
 class LocalRules(LocalRule):
     """The rules of both networks, where each has its own."""
 
-    def __init__(self, settings: StrategySettings, rules: Sequence[LocalRule]) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: StrategySettings, anatomy: Anatomy, rules: Sequence[LocalRule]) -> None:
+        super().__init__(settings, anatomy)
         self.rules = tuple(rules)
         self.corrects = any(rule.corrects for rule in rules)
 
@@ -137,20 +139,22 @@ class LocalRules(LocalRule):
         return {name: value for rule in self.rules for name, value in rule.state().items()}
 
 
-class DiscriminatorOnly(LocalRule):
-    """The hospital trains its discriminator against a generator that the server trains; only the former is sent."""
+class CriticOnly(LocalRule):
+    """The hospital trains its critic against a generator that the server trains; only the former is sent."""
 
-    discriminator_only = True
+    critic_only = True
 
     def down(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Both networks; the running average is the server's alone."""
+        """Both networks; running averages are the server's alone."""
         return {
-            f"{network}.{name}": value
-            for network in NETWORKS
-            for name, value in networks[network].state_dict().items()
+            f"{part}.{name}": value
+            for part in self.anatomy.trained
+            for name, value in networks[part].state_dict().items()
             if value.is_floating_point()
         }
 
     def up(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """The discriminator."""
-        return {name: value for name, value in self.down(shared, networks).items() if name.startswith("discriminator.")}
+        """The critic."""
+        assert self.anatomy.adversaries is not None
+        critic = self.anatomy.adversaries.critic + "."
+        return {name: value for name, value in self.down(shared, networks).items() if name.startswith(critic)}

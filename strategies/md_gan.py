@@ -32,6 +32,9 @@ from strategies.discriminator_ensemble import DiscriminatorEnsemble
 class MDGAN(DiscriminatorEnsemble):
     """Trains G on the mean of the hospitals' losses; swaps discriminators."""
 
+    options = ("generator_steps", "swap_rounds")
+    simulation_only = "hospitals would be given one another's discriminators"
+
     def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See :class:`strategies.server_trained.ServerTrainedGenerator`."""
         model = self.build()

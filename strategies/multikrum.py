@@ -14,15 +14,26 @@ FedGAN reveals.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from flwr.app import ArrayRecord
 
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import CollectingAggregation, Reply, weighted_average
 from strategies.distances import krum_scores, squared_distances
 
 
 class MultiKrum(CollectingAggregation):
     """Selects by Krum's score, and averages."""
+
+    options: ClassVar[tuple[str, ...]] = ("malicious", "selected")
+
+    @classmethod
+    def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        least = max(2 * settings.malicious + 3, settings.selected)
+        return least, "Multi-Krum needs n > 2 f + 2, and no fewer than strategy.selected"
 
     def number_to_select(self, num_replies: int) -> int:
         """Return m."""

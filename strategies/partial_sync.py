@@ -10,8 +10,28 @@ Costs, per hospital and round, the averaged networks once down and once up. Reve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import WeightedAverage
+from strategies.strategy import parts_named, parts_problem
 
 
 class PartialSync(WeightedAverage):
     """FedGAN on what is synchronised."""
+
+    options = ("synchronise",)
+    for_one_network = False
+
+    @classmethod
+    def private(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:
+        """Return the trained parts that are not synchronised."""
+        synchronised = parts_named(settings.synchronise, anatomy) or ()
+        return tuple(part for part in anatomy.trained if part not in synchronised)
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        yield from parts_problem("synchronise", configuration.strategy.synchronise, configuration, anatomy)

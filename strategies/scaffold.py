@@ -21,82 +21,13 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
+from federation.arrays import Array
 from federation.models import GenerativeModel
-from strategies.aggregation import EMA, GENERATOR, Arrays, Federation, Reply, ServerStep
-from strategies.flower_rules import flower_record
+from strategies.aggregation import Arrays, Federation, Reply, ServerStep
 from strategies.local_rule import LocalImages, LocalRule, Tensors
 from strategies.weighted_mean import WeightedMean
 
 _CONTROL = "control."
-
-
-class Scaffold(ServerStep):
-    """The server's half."""
-
-    def __init__(self, federation: Federation) -> None:
-        super().__init__(federation)
-        self._control: dict[str, np.ndarray] = {}
-
-    def outgoing(self, current: Arrays) -> dict[str, np.ndarray]:
-        """c, 0 at first."""
-        for name, value in current.items():
-            if name in self.federation.trainable and name not in self._control:
-                self._control[name] = np.zeros_like(value)
-        return {_CONTROL + name: self._control[name] for name in current if name in self._control}
-
-    def begin(self, server_round: int, current: Arrays) -> None:
-        """See :class:`ServerStep`."""
-        super().begin(server_round, current)
-        self._mean, self._averages, self._changes = WeightedMean(), WeightedMean(), WeightedMean()
-        self._num_replies = 0
-
-    def add(self, reply: Reply) -> None:
-        """See :class:`ServerStep`."""
-        super().add(reply)
-        averages = ArrayRecord()
-        for name, array in reply.arrays.items():
-            if name.startswith(EMA) and GENERATOR + name[len(EMA) :] in self.federation.trainable:
-                averages[name] = array
-        self._averages.add(averages, 1.0)
-
-    def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
-        """Sum up y_i and c_i⁺ − c_i, every hospital alike."""
-        self._mean.add(arrays, 1.0)
-        self._changes.add(flower_record(reply.extra), 1.0)
-        self._num_replies += 1
-
-    def step(self) -> dict[str, np.ndarray]:
-        """X + η_g mean(y_i − x); c + |S| / N mean(c_i⁺ − c_i)."""
-        share = self._num_replies / max(len(self.sites), self._num_replies)
-        self._control = {
-            name: np.asarray(self._control[name] + share * change, dtype=self._control[name].dtype)
-            for name, change in (
-                (name.removeprefix(_CONTROL), change) for name, change in self._changes.means().items()
-            )
-        }
-        rate = self.settings.server_learning_rate or 1.0
-        means = self._mean.means()
-        if rate == 1.0:
-            return means
-        return {name: self.current[name] + rate * (mean - self.current[name]) for name, mean in means.items()}
-
-    def result(self) -> Mapping[str, np.ndarray]:
-        """See :class:`ServerStep`; with η_g = 1 the server moves nothing of its own."""
-        found = dict(super().result())
-        if (self.settings.server_learning_rate or 1.0) == 1.0:
-            found |= {name: array.numpy() for name, array in self._averages.result().items()}
-        return found
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """See :class:`ServerStep`."""
-        return super().state_dict() | {_CONTROL + name: value for name, value in self._control.items()}
-
-    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """See :class:`ServerStep`."""
-        super().load_state_dict(state)
-        self._control = {
-            name.removeprefix(_CONTROL): value for name, value in state.items() if name.startswith(_CONTROL)
-        }
 
 
 class ScaffoldLocally(LocalRule):
@@ -148,3 +79,78 @@ class ScaffoldLocally(LocalRule):
     def state(self) -> dict[str, Tensor]:
         """c_i."""
         return self._own
+
+
+class Scaffold(ServerStep):
+    """The server's half."""
+
+    options = ("server_learning_rate",)
+    local = ScaffoldLocally
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self._control: dict[str, np.ndarray] = {}
+
+    def outgoing(self, current: Arrays) -> dict[str, np.ndarray]:
+        """c, 0 at first."""
+        for name, value in current.items():
+            if name in self.federation.trainable and name not in self._control:
+                self._control[name] = np.zeros_like(value)
+        return {_CONTROL + name: self._control[name] for name in current if name in self._control}
+
+    def begin(self, server_round: int, current: Arrays) -> None:
+        """See :class:`ServerStep`."""
+        super().begin(server_round, current)
+        self._mean, self._averages, self._changes = WeightedMean(), WeightedMean(), WeightedMean()
+        self._num_replies = 0
+
+    def add(self, reply: Reply) -> None:
+        """See :class:`ServerStep`."""
+        super().add(reply)
+        averages = ArrayRecord()
+        for name, array in reply.arrays.items():
+            if self.source_of(name) in self.federation.trainable:
+                averages[name] = array
+        self._averages.add(averages, 1.0)
+
+    def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
+        """Sum up y_i and c_i⁺ − c_i, every hospital alike."""
+        self._mean.add(arrays, 1.0)
+        changes = ArrayRecord()
+        for name, value in reply.extra.items():
+            changes[name] = Array(value)
+        self._changes.add(changes, 1.0)
+        self._num_replies += 1
+
+    def step(self) -> dict[str, np.ndarray]:
+        """X + η_g mean(y_i − x); c + |S| / N mean(c_i⁺ − c_i)."""
+        share = self._num_replies / max(len(self.sites), self._num_replies)
+        self._control = {
+            name: np.asarray(self._control[name] + share * change, dtype=self._control[name].dtype)
+            for name, change in (
+                (name.removeprefix(_CONTROL), change) for name, change in self._changes.means().items()
+            )
+        }
+        rate = self.settings.server_learning_rate or 1.0
+        means = self._mean.means()
+        if rate == 1.0:
+            return means
+        return {name: self.current[name] + rate * (mean - self.current[name]) for name, mean in means.items()}
+
+    def result(self) -> Mapping[str, np.ndarray]:
+        """See :class:`ServerStep`; with η_g = 1 the server moves nothing of its own."""
+        found = dict(super().result())
+        if (self.settings.server_learning_rate or 1.0) == 1.0:
+            found |= {name: array.numpy() for name, array in self._averages.result().items()}
+        return found
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """See :class:`ServerStep`."""
+        return super().state_dict() | {_CONTROL + name: value for name, value in self._control.items()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """See :class:`ServerStep`."""
+        super().load_state_dict(state)
+        self._control = {
+            name.removeprefix(_CONTROL): value for name, value in state.items() if name.startswith(_CONTROL)
+        }

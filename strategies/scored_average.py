@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
 from strategies.aggregation import Aggregation, Arrays, CollectingAggregation, Reply
+from strategies.strategy import parts_named, parts_problem
 from strategies.weighted_mean import WeightedMean
 
 
-class ScoredAverage(CollectingAggregation):
-    """Σ_i a_i x_i over the networks of ``strategy.weighted-networks``, and by number of images over the others."""
+class WeighsSomeNetworks(Aggregation):
+    """The entries of the networks of ``strategy.weighted-networks`` are told from the others."""
 
+    for_one_network = False
     published = "both"
     """The networks that the strategy's source weighs."""
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        word = configuration.strategy.weighted_networks
+        yield from parts_problem("weighted-networks", word, configuration, anatomy, "auto")
+
+    def split_weighted(self, arrays: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord]:
+        """Return the entries that take the strategy's weights, and the others."""
+        anatomy, word = self.federation.anatomy, self.settings.weighted_networks
+        word = self.published if word == "auto" else word
+        # Both: averaged state of training too, which is of no network.
+        parts = tuple(anatomy.parts) if word == "both" else anatomy.with_averages(parts_named(word, anatomy) or ())
+        weighted, others = ArrayRecord(), ArrayRecord()
+        for name, array in arrays.items():
+            (weighted if name.split(".")[0] in parts else others)[name] = array
+        return weighted, others
+
+
+class ScoredAverage(WeighsSomeNetworks, CollectingAggregation):
+    """Σ_i a_i x_i over the networks of ``strategy.weighted-networks``, and by number of images over the others."""
 
     def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
         """Return a weight above 0 for each reply; only their ratios count."""
@@ -26,26 +51,13 @@ class ScoredAverage(CollectingAggregation):
         """See :class:`CollectingAggregation`."""
         scored, by_images = WeightedMean(), WeightedMean()
         for reply, weight in zip(replies, self.weights(replies), strict=True):
-            weighted, others = split_weighted(reply.arrays, self.settings.weighted_networks, self.published)
+            weighted, others = self.split_weighted(reply.arrays)
             scored.add(weighted, float(weight))
             by_images.add(others, reply.num_images)
         return {name: array.numpy() for mean in (scored, by_images) for name, array in mean.result().items()}
 
 
-def split_weighted(arrays: ArrayRecord, networks: str, published: str = "both") -> tuple[ArrayRecord, ArrayRecord]:
-    """Return the entries that take a strategy's weights, and the others.
-
-    `networks` is ``strategy.weighted-networks``; ``auto`` means `published`.
-    """
-    networks = published if networks == "auto" else networks
-    weighted, others = ArrayRecord(), ArrayRecord()
-    for name, array in arrays.items():
-        network = name.split(".")[0].removesuffix("_ema")
-        (weighted if networks in ("both", network) else others)[name] = array
-    return weighted, others
-
-
-class KnownScoreAverage(Aggregation):
+class KnownScoreAverage(WeighsSomeNetworks):
     """A :class:`ScoredAverage` whose weights are known before a reply comes: nothing is collected."""
 
     def begin(self, server_round: int, current: Arrays) -> None:
@@ -59,7 +71,7 @@ class KnownScoreAverage(Aggregation):
 
     def add(self, reply: Reply) -> None:
         """See :class:`Aggregation`."""
-        weighted, others = split_weighted(reply.arrays, self.settings.weighted_networks)
+        weighted, others = self.split_weighted(reply.arrays)
         self._scored.add(weighted, self.weight_of(reply.site))
         self._by_images.add(others, reply.num_images)
 

@@ -1,6 +1,7 @@
 """What FedAvgM, FedAdam, FedYogi and FedAdagrad share: the mean update is a gradient, and the server takes a step.
 
-The arithmetic is Flower's, in float64, on the mean update by number of images.
+In float64, on the mean update by number of images. The rules are written out; Flower's own are the oracle of the
+tests, which they equal to the bit.
 
 Deviations of all four: the server steps trained weights alone, and moves the EMA of the generator itself
 (:class:`strategies.aggregation.ServerEMA`); buffers are averaged.
@@ -9,30 +10,18 @@ Deviations of all four: the server steps trained weights alone, and moves the EM
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord
 
-from federation.engine.grid import assemble_message
-from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES
 from strategies.aggregation import Arrays, Federation, Reply, ServerStep
-from strategies.flower_rules import aggregate_with, flower_record
 from strategies.weighted_mean import WeightedMean
 
 
 class ServerOptimizer(ServerStep):
-    """Feeds Flower's strategy one reply: the mean, of weight 1."""
+    """Steps entry by entry from the global weights along the mean update."""
 
     default_learning_rate = 0.1
-
-    def __init__(self, federation: Federation) -> None:
-        super().__init__(federation)
-        self._flower = self.build()
-
-    def build(self) -> Any:
-        """Return Flower's strategy."""
-        raise NotImplementedError
 
     @property
     def learning_rate(self) -> float:
@@ -46,27 +35,42 @@ class ServerOptimizer(ServerStep):
 
     def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
         """See :class:`ServerStep`."""
-        self._metadata = reply.message.metadata
         self._mean.add(arrays, reply.num_images)
 
     def step(self) -> dict[str, np.ndarray]:
         """See :class:`ServerStep`."""
-        mean = self._mean.means()
-        self.start_from({name: self.current[name].astype(np.float64) for name in mean})
-        content = RecordDict({ARRAYS: flower_record(mean), METRICS: MetricRecord({NUM_EXAMPLES: 1.0})})
-        return aggregate_with(self._flower, self.server_round, [assemble_message(content, self._metadata)])
+        means = self._mean.means()
+        for name, mean in means.items():
+            # Into the memory of the mean, which nobody needs any more.
+            mean[...] = self.move(name, self.current[name].astype(np.float64), mean)
+        return means
 
-    def start_from(self, current: dict[str, np.ndarray]) -> None:
-        """Tell Flower's strategy the global weights; its own way there is its ``configure_train``."""
-        self._flower.current_arrays = current
+    def move(self, name: str, weights: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Return an entry's next weights, and take note of its moments; called once a round.
+
+        Parameters
+        ----------
+        name
+            Of the entry.
+        weights
+            The global ones, float64.
+        mean
+            Of the hospitals' weights, float64.
+        """
+        raise NotImplementedError
 
 
 class AdaptiveOptimizer(ServerOptimizer):
-    """Moments by name, as Flower keeps them."""
+    """Moments by name, 0 before the first round."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        self.m: dict[str, np.ndarray] = {}
+        self.v: dict[str, np.ndarray] = {}
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """See :class:`strategies.aggregation.Aggregation`."""
-        moments = {"m": self._flower.m_t or {}, "v": self._flower.v_t or {}}
+        moments = {"m": self.m, "v": self.v}
         return super().state_dict() | {
             f"{moment}/{name}": value for moment, values in moments.items() for name, value in values.items()
         }
@@ -74,6 +78,6 @@ class AdaptiveOptimizer(ServerOptimizer):
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """See :class:`strategies.aggregation.Aggregation`."""
         super().load_state_dict(state)
-        for moment in ("m", "v"):
-            found = {name[2:]: value for name, value in state.items() if name.startswith(f"{moment}/")}
-            setattr(self._flower, f"{moment}_t", found or None)
+        self.m, self.v = (
+            {name[2:]: value for name, value in state.items() if name.startswith(f"{moment}/")} for moment in ("m", "v")
+        )

@@ -5,39 +5,67 @@ Hospitals take their local steps against the generator as it came and send their
 the EMA itself. Rounds are the turns of the two: with few local steps and as few steps of the generator they alternate
 as a GAN's usual training does, with many each overtakes the other. Adam's moments of the generator are the server's.
 
-The server asks for classes in the federation's proportions, or all alike with ``training.fake-labels`` = uniform.
+The server asks for classes in the federation's proportions, or all alike where the family does
+(``stylegan2.fake-labels`` = uniform).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from federation.exchange import NUM_EXAMPLES, arrays_of, load_tensors, metrics_of, named_tensors, pack_arrays
+from federation.config import Configuration
+from federation.exchange import NUM_EXAMPLES, arrays_of, metrics_of, pack_arrays
 from federation.models import GenerativeModel, build_model
+from federation.models.anatomy import Anatomy
+from federation.models.protocol import Adversarial
 from federation.seeding import torch_stream
+from federation.sharing import load_tensors, named_tensors
 from federation.site import Site
 from strategies.aggregation import Arrays, Federation
 from strategies.federated_strategy import FederatedStrategy
+from strategies.local_rule import CriticOnly
+from strategies.strategy import Strategy
 from strategies.weighted_mean import WeightedMeanOfMetrics
 
 _MODEL = "model."
-DISCRIMINATOR = "discriminator."
 
 
-class ServerTrainedGenerator(FederatedStrategy):
-    """The round: take the discriminators, then train the generator."""
+class ServerTrainedGenerator(Strategy, FederatedStrategy):
+    """The round: take the critics, then train the generator."""
+
+    for_one_network = False
+    counts_classes = True
+    adversarial = True
+    local = CriticOnly
 
     def __init__(self, federation: Federation) -> None:
-        super().__init__([])
+        FederatedStrategy.__init__(self, [])
         self.federation = federation
         self.settings = federation.settings
+        adversaries = federation.anatomy.adversaries
+        assert adversaries is not None
+        self.adversaries = adversaries
         self.members: dict[str, Site] = {}
         self._private_state: dict[str, Tensor] = {}
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        settings, name = configuration.strategy, configuration.strategy.name
+        if settings.private or settings.averaged_state:
+            yield f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out"
+        if configuration.training.local_epochs > 0 and settings.generator_steps == 0:
+            yield (
+                "strategy.generator-steps = 0: means as many as training.local-steps, and training.local-epochs is "
+                "given in its place; set strategy.generator-steps to the server's steps in a round"
+            )
+        assert anatomy.adversaries is not None
+        yield from (f"{problem} (strategy.name = {name})" for problem in anatomy.adversaries.apart)
 
     def meet(self, sites: Sequence[Site]) -> None:
         """See :class:`FederatedStrategy`."""
@@ -51,7 +79,8 @@ class ServerTrainedGenerator(FederatedStrategy):
 
     def sent(self, current: Arrays) -> dict[str, np.ndarray]:
         """Return what hospitals need of the global entries: all but the running average."""
-        return {name: value for name, value in current.items() if name.startswith(("generator.", DISCRIMINATOR))}
+        trained = (self.adversaries.generator + ".", self.adversaries.critic + ".")
+        return {name: value for name, value in current.items() if name.startswith(trained)}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -111,13 +140,14 @@ class ServerTrainedGenerator(FederatedStrategy):
         server_round
             The round.
         judge
-            See :meth:`federation.models.protocol.GenerativeModel.train_generator`.
+            See :meth:`federation.models.protocol.Adversarial.train_generator`.
         odds
             (hospitals, classes): a step draws as many times ``training.batch-size`` images as there are rows, image i
             of a class by row i modulo their number.
         """
         configuration = self.federation.configuration
         training = configuration.training
+        assert isinstance(model, Adversarial)
         threads = torch.get_num_threads()
         torch.set_num_threads(training.threads)
         stream = torch_stream(configuration.seed, "the server's generator steps", server_round=server_round)
@@ -131,7 +161,8 @@ class ServerTrainedGenerator(FederatedStrategy):
             model.train_generator(labels, batch, judge, stream, self.batch_size)
         torch.set_num_threads(threads)
         self._private_state = {name: value.detach().cpu().clone() for name, value in model.private_state().items()}
-        changed = named_tensors({name: model.networks[name] for name in ("generator", "generator_ema")})
+        moved = model.anatomy.with_averages([self.adversaries.generator])
+        changed = named_tensors({name: model.networks[name] for name in moved})
         return {name: value.detach().cpu().numpy() for name, value in changed.items() if name in self.current}
 
     def class_counts(self, names: Sequence[str]) -> Tensor:
@@ -140,7 +171,7 @@ class ServerTrainedGenerator(FederatedStrategy):
 
     def class_odds(self, counts: Tensor) -> Tensor:
         """Return how often a class is asked for, given how many images of it there are: as often, or all alike."""
-        return (counts > 0).double() if self.federation.configuration.training.fake_labels == "uniform" else counts
+        return (counts > 0).double() if self.adversaries.asks_alike else counts
 
     # ------------------------------------------------------------------ what is carried along
 

@@ -26,6 +26,9 @@ from strategies.discriminator_ensemble import DiscriminatorEnsemble
 class UAGAN(DiscriminatorEnsemble):
     """Trains G against the aggregated logit."""
 
+    options = ("generator_steps",)
+    simulation_only = "the server would hold the private discriminator of every hospital"
+
     def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See :class:`strategies.server_trained.ServerTrainedGenerator`."""
         model = self.build()

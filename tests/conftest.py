@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import ForkServer
 
 # Set before torch, flwr or ray are imported by a test. Beside another process, two OpenMP threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,11 +19,61 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_IMAGES = REPOSITORY.parent / "shared" / "data"
 
+# They begin first, so that no process works on while the other has nothing left. The first two train an extractor each,
+# of HAM10000 and of the phantoms, which later ones find in the cache.
+LONGEST_FIRST = (
+    "server/test_judge_ladder.py",
+    "commands/test_crashes.py",
+    "server/test_every_strategy.py",
+    "commands/test_benchmark_command.py",
+    "commands/test_simulate.py",
+    "server/test_participation_and_faults.py",
+    "server/test_federated_run.py",
+    "commands/test_evaluate.py",
+    "commands/test_flwr_run.py",
+    "test_architecture.py",
+    "data_partitions/test_phantom.py",
+    "data_partitions/test_sources.py",
+    "federation/test_engine.py",
+    "federation/test_engine_order.py",
+)
+# Whose tests share nothing that takes long: with -n they may run in any process, so many of them at a time.
+DIVIDED = {"server/test_every_strategy.py": 12}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; with -n, let the tests of a file run in one process, since they share runs."""
+
+    def name(item: pytest.Item) -> str:
+        return item.path.relative_to(REPOSITORY / "tests").as_posix()
+
+    place = {file: number for number, file in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(name(item), len(place)))  # others stay in their order
+    counts: Counter[str] = Counter()
+    for item in items:
+        file = name(item)
+        number = counts[file] // DIVIDED.get(file, len(items))
+        counts[file] += 1
+        item.add_marker(pytest.mark.xdist_group(f"{file} {number}"))
+
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One image cache for the whole session: phantom images are drawn once."""
-    return str(tmp_path_factory.mktemp("cache"))
+    """One cache for the whole session and all its processes: images are drawn, and an extractor is trained, once."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the same for all workers
+    folder /= "cache"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Starts processes that need not import anything."""
+    server = ForkServer(tmp_path_factory.mktemp("processes"))
+    yield server
+    server.close()
 
 
 @pytest.fixture

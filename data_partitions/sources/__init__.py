@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 from data_partitions.image_cache import Progress
-from data_partitions.image_index import ImageIndex
-from data_partitions.sources.folder import load_folder
-from data_partitions.sources.ham10000 import load_ham10000
-from data_partitions.sources.huggingface import load_huggingface
-from data_partitions.sources.isic2019 import load_isic2019
-from data_partitions.sources.isic2020 import load_isic2020
+from data_partitions.image_index import FoundImages, ImageIndex, build_index
+from data_partitions.sources.folder import find_folder
+from data_partitions.sources.ham10000 import find_ham10000
+from data_partitions.sources.huggingface import find_huggingface
+from data_partitions.sources.isic2019 import find_isic2019
+from data_partitions.sources.isic2020 import find_isic2020
 from data_partitions.sources.phantom import load_phantom
-from federation.config import DataSettings
+from federation.settings.data import DataSettings
 
-
-class Source(Protocol):
-    """Reads the index of one source."""
-
-    def __call__(
-        self, data: DataSettings, resolution: int, *, require_every_class: bool, progress: Progress | None
-    ) -> ImageIndex:
-        """Do so; see :func:`load_index`."""
-        ...
+_FINDERS: dict[str, Callable[[DataSettings], FoundImages]] = {
+    "ham10000": find_ham10000,
+    "isic2019": find_isic2019,
+    "isic2020": find_isic2020,
+    "folder": find_folder,
+    "huggingface": find_huggingface,
+}
 
 
 def load_index(
@@ -54,23 +52,13 @@ def load_index(
     DataError
         If anything about the data is wrong; each problem names its remedy.
     """
-    return _build_source(data.source)(data, resolution, require_every_class=require_every_class, progress=progress)
-
-
-def _build_source(name: str) -> Source:
-    sources: dict[str, Source] = {
-        "phantom": _load_phantom,
-        "ham10000": load_ham10000,
-        "isic2019": load_isic2019,
-        "isic2020": load_isic2020,
-        "folder": load_folder,
-        "huggingface": load_huggingface,
-    }
-    return sources[name]
-
-
-def _load_phantom(
-    data: DataSettings, resolution: int, *, require_every_class: bool, progress: Progress | None
-) -> ImageIndex:
-    """Phantom images hold every class, and are drawn only when they are asked for."""
-    return load_phantom(data, resolution)
+    if data.source == "phantom":
+        # Phantom images hold every class, and are drawn only when they are asked for.
+        return load_phantom(data, resolution)
+    return build_index(
+        _FINDERS[data.source](data),
+        data=data,
+        resolution=resolution,
+        require_every_class=require_every_class,
+        progress=progress,
+    )

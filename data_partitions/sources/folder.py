@@ -6,21 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_partitions.image_cache import Progress
-from data_partitions.image_index import ImageIndex, build_index
+from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.image_files import attach_files, find_image_files, require_folder
 from data_partitions.wording import counted, first_names
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 ONE_SITE = "all"
 """The site of every image where no column names the hospital."""
 
 
-def load_folder(
-    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
-) -> ImageIndex:
+def find_folder(data: DataSettings) -> FoundImages:
     """Read a folder of images.
 
     With a csv (``data.csv``, else the only one in ``data.root``) each row names an image by its path
@@ -32,22 +29,24 @@ def load_folder(
     Raises
     ------
     DataError
-        If the folder, the csv or a column is missing, it is unclear which csv or file is meant, a class is
-        empty, or as :func:`build_index` does.
+        If the folder, the csv, a column or every image is missing, it is unclear which csv or file is meant, or a
+        class is empty.
     """
     root = require_folder(data.root)
     notes: list[str] = []
     csv = _choose_csv(root, data)
     rows = _rows_by_sub_folder(root, notes) if csv is None else _rows_by_csv(csv, root, data, notes)
-    return build_index(
-        rows,
-        origin=str(root),
-        data=data,
-        resolution=resolution,
-        notes=notes,
-        require_every_class=require_every_class,
-        progress=progress,
-    )
+    return FoundImages(rows=rows, origin=str(root), notes=notes)
+
+
+def configured_columns(data: DataSettings) -> dict[str, str]:
+    """Return the columns that ``data.*-column`` name, each with its key; an empty name asks for none."""
+    columns = {data.image_column: "data.image-column", data.label_column: "data.label-column"}
+    if data.group_column:
+        columns[data.group_column] = "data.group-column"
+    if data.site_column:
+        columns[data.site_column] = "data.site-column"
+    return columns
 
 
 def _choose_csv(root: Path, data: DataSettings) -> Path | None:
@@ -64,12 +63,7 @@ def _choose_csv(root: Path, data: DataSettings) -> Path | None:
 
 
 def _rows_by_csv(csv: Path, root: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
-    columns = {data.image_column: "data.image-column", data.label_column: "data.label-column"}
-    if data.group_column:
-        columns[data.group_column] = "data.group-column"
-    if data.site_column:
-        columns[data.site_column] = "data.site-column"
-    frame = one_row_per_image(read_csv(csv, columns), data.image_column, csv, notes)
+    frame = one_row_per_image(read_csv(csv, configured_columns(data)), data.image_column, csv, notes)
     names = frame[data.image_column].str.replace("\\", "/").str.removeprefix("./")
     unlabelled = names[frame[data.label_column] == ""].tolist()
     if unlabelled:

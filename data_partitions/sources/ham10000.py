@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import pandas as pd
 
-from data_partitions.image_cache import Progress
-from data_partitions.image_index import ImageIndex, build_index
+from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.image_files import attach_files, require_folder
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata")  # Dataverse offers it without a suffix
 
 
-def load_ham10000(
-    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
-) -> ImageIndex:
+def find_ham10000(data: DataSettings) -> FoundImages:
     """Read HAM10000 as published, or as one ``labels.csv`` with the same columns.
 
     ``data.root`` holds ``HAM10000_metadata.csv`` or ``labels.csv`` and, in any sub-folders, an
@@ -29,7 +26,7 @@ def load_ham10000(
     Raises
     ------
     DataError
-        If the folder, the csv or a column is missing, or as :func:`build_index` does.
+        If the folder, the csv, a column or every image is missing, or it is unclear which image a row means.
     """
     root = require_folder(data.root)
     csv = find_csv(root, (*METADATA, "labels.csv"))
@@ -52,13 +49,4 @@ def load_ham10000(
         }
     )
     rows = attach_files(rows, frame.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
-    return build_index(
-        rows,
-        origin=str(root),
-        data=data,
-        resolution=resolution,
-        published_classes=CLASSES,
-        notes=notes,
-        require_every_class=require_every_class,
-        progress=progress,
-    )
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, notes=notes)

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from data_partitions.image_cache import ImageCache, Progress
-from data_partitions.image_index import ImageIndex, build_index, read_bytes_of_file
+from data_partitions.image_cache import ImageCache
+from data_partitions.image_index import FoundImages, read_bytes_of_file
 from data_partitions.sources.csv_files import known_number, known_text
-from data_partitions.sources.folder import ONE_SITE
+from data_partitions.sources.folder import ONE_SITE, configured_columns
 from data_partitions.sources.image_files import require_folder, stamp_of
 from data_partitions.wording import counted, first_names
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 if TYPE_CHECKING:
     import datasets
 
 
-def load_huggingface(
-    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
-) -> ImageIndex:
+def find_huggingface(data: DataSettings) -> FoundImages:
     """Read a dataset through the package ``datasets``.
 
     ``data.dataset`` names a dataset of the hub, which is downloaded once; if it is empty, ``data.root`` is a
@@ -35,29 +33,40 @@ def load_huggingface(
     Raises
     ------
     DataError
-        If the dataset cannot be had, lacks a feature, or as :func:`build_index` does.
+        If the dataset cannot be had, lacks a feature, or an image bears no class.
     """
     table = _load(data)
     origin = data.dataset or str(Path(data.root).expanduser().absolute())
-    keys = {data.image_column: "data.image-column", data.label_column: "data.label-column"}
-    if data.group_column:
-        keys[data.group_column] = "data.group-column"
-    if data.site_column:
-        keys[data.site_column] = "data.site-column"
+    _check_features(table, data, origin)
+
+    import datasets
+
+    encoded = table.cast_column(data.image_column, datasets.Image(decode=False))[data.image_column]
+
+    def read_bytes(key: str) -> bytes:
+        return encoded[int(key)]["bytes"] if key.isdecimal() else read_bytes_of_file(key)
+
+    return FoundImages(rows=_rows(table, encoded, data, origin), origin=origin, read_bytes=read_bytes)
+
+
+def _check_features(table: datasets.Dataset, data: DataSettings, origin: str) -> None:
+    """Refuse a dataset that lacks a feature that the settings name, or holds no images where it should."""
+    import datasets
+
     problems = [
         f"{origin}: has no feature {column!r} ({key}); its features are {', '.join(table.column_names)}; "
         f"set {key} to one of them"
-        for column, key in keys.items()
+        for column, key in configured_columns(data).items()
         if column not in table.column_names
     ]
     if problems:
         raise DataError(problems)
-
-    import datasets
-
     if not isinstance(table.features[data.image_column], datasets.Image):
         raise DataError(f"{origin}: feature {data.image_column!r} (data.image-column) does not hold images")
-    encoded = table.cast_column(data.image_column, datasets.Image(decode=False))[data.image_column]
+
+
+def _rows(table: datasets.Dataset, encoded: Iterable[dict[str, Any]], data: DataSettings, origin: str) -> pd.DataFrame:
+    """Return the table's rows as :class:`FoundImages` has them; `encoded` are its images, not decoded."""
     names, files = [], []
     for row, image in enumerate(encoded):
         in_file = image["bytes"] is None  # otherwise the bytes lie inside the dataset's own files
@@ -78,7 +87,7 @@ def load_huggingface(
         },
         index=range(len(table)),
     )
-    rows = pd.DataFrame(
+    return pd.DataFrame(
         {
             "image_id": names,
             "class_name": labels,
@@ -91,19 +100,6 @@ def load_huggingface(
             "key": [file or str(row) for row, file in enumerate(files)],
             "stamp": [stamp_of(Path(file).stat()) if file else table._fingerprint for file in files],
         }
-    )
-
-    def read_bytes(key: str) -> bytes:
-        return encoded[int(key)]["bytes"] if key.isdecimal() else read_bytes_of_file(key)
-
-    return build_index(
-        rows,
-        origin=origin,
-        data=data,
-        resolution=resolution,
-        read_bytes=read_bytes,
-        require_every_class=require_every_class,
-        progress=progress,
     )
 
 

@@ -158,6 +158,14 @@ def attach_files(
     if problems:
         raise DataError(problems)
 
+    _note_what_does_not_match(names, matches, csv, notes)
+    chosen = [files[path] for path in matches.paths if path]
+    paths = [file.path for file in chosen]
+    return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])
+
+
+def _note_what_does_not_match(names: Sequence[str], matches: Matches, csv: Path, notes: list[str]) -> None:
+    """Say which rows have no file, which files no row, and of which image there are several files."""
     missing = [name for name, path in zip(names, matches.paths, strict=True) if not path]
     if missing:
         verb = "has no image file and was" if len(missing) == 1 else "have no image file and were"
@@ -174,6 +182,3 @@ def attach_files(
             f"{counted(len(matches.copies), 'image')} {verb} in several folders; the first was taken "
             f"({first_names(matches.copies)})"
         )
-    chosen = [files[path] for path in matches.paths if path]
-    paths = [file.path for file in chosen]
-    return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])

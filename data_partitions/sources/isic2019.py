@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_partitions.image_cache import Progress
-from data_partitions.image_index import ImageIndex, build_index
+from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.ham10000 import METADATA as HAM10000_METADATA
 from data_partitions.sources.image_files import attach_files, require_folder
 from data_partitions.wording import counted, first_names
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 
@@ -44,9 +43,7 @@ _METADATA = "ISIC_2019_Training_Metadata.csv"
 _SPLIT = ("fed_isic2019_train_test_split.csv", "train_test_split.csv", "train_test_split")
 
 
-def load_isic2019(
-    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
-) -> ImageIndex:
+def find_isic2019(data: DataSettings) -> FoundImages:
     """Read ISIC 2019 as published, or as one ``labels.csv``.
 
     ``data.root`` holds either the one-hot ground truth and the metadata of the challenge, or a
@@ -58,7 +55,8 @@ def load_isic2019(
     Raises
     ------
     DataError
-        If the folder, a csv or a column is missing, a one-hot row is none, or as :func:`build_index` does.
+        If the folder, a csv, a column or every image is missing, a one-hot row is none, or it is unclear which image
+        a row means.
     """
     root = require_folder(data.root)
     notes: list[str] = []
@@ -74,16 +72,7 @@ def load_isic2019(
             "one of them beside the images"
         )
     rows = attach_files(rows, rows.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
-    return build_index(
-        rows,
-        origin=str(root),
-        data=data,
-        resolution=resolution,
-        published_classes=CLASSES,
-        notes=notes,
-        require_every_class=require_every_class,
-        progress=progress,
-    )
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, notes=notes)
 
 
 def _labelled_rows(csv: Path, notes: list[str]) -> pd.DataFrame:

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from data_partitions.image_cache import Progress
-from data_partitions.image_index import ImageIndex, build_index
+from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.image_files import attach_files, require_folder
 from data_partitions.wording import first_names
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 CLASSES = ("benign", "malignant")
 
 GROUND_TRUTH = ("ISIC_2020_Training_GroundTruth.csv", "ISIC_2020_Training_GroundTruth_v2.csv")
 
 
-def load_isic2020(
-    data: DataSettings, resolution: int, *, require_every_class: bool = True, progress: Progress | None = None
-) -> ImageIndex:
+def find_isic2020(data: DataSettings) -> FoundImages:
     """Read ISIC 2020 as published.
 
     ``data.root`` holds ``ISIC_2020_Training_GroundTruth.csv`` and, in any sub-folders, an
@@ -32,8 +29,8 @@ def load_isic2020(
     Raises
     ------
     DataError
-        If the folder, the csv or a column is missing, a target is neither 0 nor 1, or as
-        :func:`build_index` does.
+        If the folder, the csv, a column or every image is missing, a target is neither 0 nor 1, or it is unclear
+        which image a row means.
     """
     root = require_folder(data.root)
     csv = find_csv(root, GROUND_TRUTH)
@@ -61,13 +58,4 @@ def load_isic2020(
         }
     )
     rows = attach_files(rows, frame.image_name.tolist(), csv, root, notes, same_name_is_copy=True)
-    return build_index(
-        rows,
-        origin=str(root),
-        data=data,
-        resolution=resolution,
-        published_classes=CLASSES,
-        notes=notes,
-        require_every_class=require_every_class,
-        progress=progress,
-    )
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, notes=notes)

@@ -24,9 +24,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_partitions.image_index import ImageIndex
-from federation.config import DataSettings, split_names
 from federation.errors import DataError
 from federation.seeding import numpy_stream
+from federation.settings.data import DataSettings
+from federation.settings.section import split_names
 
 Array = npt.NDArray[np.floating[Any]]
 

@@ -7,7 +7,8 @@ is decided in ``server/evaluation/authenticity.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,16 +113,21 @@ def compare_nearest(
     }
 
 
+@dataclass(frozen=True)
+class ScoredImages:
+    """Images of one kind, members or non-members, as an attack on membership sees them."""
+
+    scores: ArrayLike
+    """(n,), high where an attacker would say "trained on". Or (repetitions, n), over which the area is averaged; NaN
+    where an image takes no part in a repetition."""
+    groups: ArrayLike
+    """Patient or lesion of each, (n,)."""
+    strata: ArrayLike
+    """Class, or class and site, of each, (n,); of one type for both kinds, which can be sorted."""
+
+
 def membership_auc(
-    member_scores: NDArray[np.floating],
-    non_member_scores: NDArray[np.floating],
-    *,
-    member_groups: ArrayLike,
-    non_member_groups: ArrayLike,
-    member_strata: ArrayLike,
-    non_member_strata: ArrayLike,
-    num_resamples: int = 200,
-    seed: int,
+    members: ScoredImages, non_members: ScoredImages, *, num_resamples: int = 200, seed: int
 ) -> dict[str, Any]:
     """Measure how well a score tells training images from held-out ones: the area under the ROC curve.
 
@@ -130,15 +136,8 @@ def membership_auc(
 
     Parameters
     ----------
-    member_scores
-        (n,), high where an attacker would say "trained on". Or (repetitions, n), over which the area is averaged;
-        NaN where an image takes no part in a repetition.
-    non_member_scores
-        (m,) or (repetitions, m).
-    member_groups, non_member_groups
-        Patient or lesion of each image, (n,) and (m,).
-    member_strata, non_member_strata
-        Class, or class and site, of each image, (n,) and (m,); of one type, which can be sorted.
+    members, non_members
+        Images that were trained on, and images that were not; of as many repetitions.
     num_resamples
         Times that groups are drawn with replacement, members and non-members apart. Images of one group are alike:
         resampling images would give too narrow an interval.
@@ -163,56 +162,24 @@ def membership_auc(
     group, which is exact: a pair counts as often as both its groups were drawn.
 
     The score makes the attack. GAN-Leaks (Chen et al. 2020) takes the distance to the nearest generated image,
-    for which an attacker needs images only. LOGAN (Hayes et al. 2019) takes the discriminator's logit.
+    for which an attacker needs images only. LOGAN (Hayes et al. 2019) takes the discriminator's logit; of a family
+    without one, the likelihood that its networks give to an image stands in its place.
 
     References
     ----------
     Chen et al. 2020, GAN-Leaks, https://arxiv.org/abs/1909.03935
     Hayes et al. 2019, LOGAN, https://arxiv.org/abs/1705.07663
     """
-    members = np.atleast_2d(np.asarray(member_scores, dtype=np.float64))
-    others = np.atleast_2d(np.asarray(non_member_scores, dtype=np.float64))
-    strata, other_strata = np.asarray(member_strata), np.asarray(non_member_strata)
-    if len(members) != len(others):
-        raise ValueError(f"scores must have as many repetitions, not {len(members)} and {len(others)}")
-    for scores, of_image in ((members, (member_groups, strata)), (others, (non_member_groups, other_strata))):
-        if any(np.shape(values) != scores.shape[1:] for values in of_image):
-            raise ValueError("every image needs one score, one group and one stratum")
-    # Row 0 counts every image once: the estimate itself. The others are the resamples.
-    stream = numpy_stream(seed, "membership, resampled groups")
-    weights = _resampled_weights(member_groups, num_resamples, stream)
-    other_weights = _resampled_weights(non_member_groups, num_resamples, stream)
-
-    won = np.zeros((len(members), num_resamples + 1))
-    pairs = np.zeros_like(won)
-    compared, others_compared = np.zeros(members.shape[1], dtype=bool), np.zeros(others.shape[1], dtype=bool)
-    for stratum in np.intersect1d(strata, other_strata):
-        here, others_here = np.flatnonzero(strata == stratum), np.flatnonzero(other_strata == stratum)
-        for repetition, (scores, other_scores) in enumerate(zip(members, others, strict=True)):
-            rows = here[~np.isnan(scores[here])]
-            other_rows = others_here[~np.isnan(other_scores[others_here])]
-            if len(rows) == 0 or len(other_rows) == 0:
-                continue
-            compared[rows] = others_compared[other_rows] = True
-            row_weights, other_row_weights = weights[:, rows], other_weights[:, other_rows]
-            won[repetition] += _mann_whitney(scores[rows], other_scores[other_rows], row_weights, other_row_weights)
-            pairs[repetition] += row_weights.sum(axis=1) * other_row_weights.sum(axis=1)
-    if not compared.any():
+    found = _compare(members, non_members, num_resamples, numpy_stream(seed, "membership, resampled groups"))
+    if not found.members.any():
         raise ValueError("no stratum has both members and non-members")
-
-    # A repetition, or a resample of one, without a single pair says nothing.
-    has_pairs = pairs > 0
-    areas = np.divide(won, pairs, out=np.zeros_like(won), where=has_pairs).sum(axis=0) / np.maximum(
-        has_pairs.sum(axis=0), 1
-    )
-    resampled = areas[1:][has_pairs[:, 1:].any(axis=0)]
-    interval = np.quantile(resampled, [0.025, 0.975]).tolist() if len(resampled) else [0.0, 1.0]
+    area, interval = _area_and_interval(found.won, found.pairs)
     return {
-        "auc": float(areas[0]),
+        "auc": area,
         "interval": interval,
-        "num_members": int(compared.sum()),
-        "num_non_members": int(others_compared.sum()),
-        "num_left_out": int((~compared).sum() + (~others_compared).sum()),
+        "num_members": int(found.members.sum()),
+        "num_non_members": int(found.non_members.sum()),
+        "num_left_out": int((~found.members).sum() + (~found.non_members).sum()),
     }
 
 
@@ -351,6 +318,80 @@ def choose_groups(groups: Sequence[str] | NDArray[Any], count: int, stream: np.r
     if missing:
         rows = np.sort(np.concatenate([rows, np.flatnonzero(codes == passed_over)[:missing]]))
     return rows
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Pairs of a member and a non-member of one stratum."""
+
+    won: NDArray[np.float64]
+    """Weight of the pairs in which the member scores higher, (repetitions, 1 + resamples). The first column counts
+    every image once: the estimate itself."""
+    pairs: NDArray[np.float64]
+    """Weight of all pairs, likewise."""
+    members: NDArray[np.bool_]
+    """Which members were compared, (n,)."""
+    non_members: NDArray[np.bool_]
+    """Which non-members were compared, (m,)."""
+
+
+def _compare(
+    members: ScoredImages, non_members: ScoredImages, num_resamples: int, stream: np.random.Generator
+) -> _Comparison:
+    scores, other_scores = _checked_scores(members, non_members)
+    weights = _resampled_weights(members.groups, num_resamples, stream)
+    other_weights = _resampled_weights(non_members.groups, num_resamples, stream)
+    won = np.zeros((len(scores), num_resamples + 1))
+    pairs = np.zeros_like(won)
+    compared, others_compared = np.zeros(scores.shape[1], dtype=bool), np.zeros(other_scores.shape[1], dtype=bool)
+    for repetition, rows, other_rows in _comparable(scores, other_scores, members.strata, non_members.strata):
+        compared[rows] = others_compared[other_rows] = True
+        of_rows, of_others = weights[:, rows], other_weights[:, other_rows]
+        won[repetition] += _mann_whitney(
+            scores[repetition, rows], other_scores[repetition, other_rows], of_rows, of_others
+        )
+        pairs[repetition] += of_rows.sum(axis=1) * of_others.sum(axis=1)
+    return _Comparison(won, pairs, compared, others_compared)
+
+
+def _checked_scores(
+    members: ScoredImages, non_members: ScoredImages
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scores of either kind, (repetitions, images)."""
+    scores, other_scores = (
+        np.atleast_2d(np.asarray(images.scores, dtype=np.float64)) for images in (members, non_members)
+    )
+    if len(scores) != len(other_scores):
+        raise ValueError(f"scores must have as many repetitions, not {len(scores)} and {len(other_scores)}")
+    for images, known in ((members, scores), (non_members, other_scores)):
+        if any(np.shape(values) != known.shape[1:] for values in (images.groups, images.strata)):
+            raise ValueError("every image needs one score, one group and one stratum")
+    return scores, other_scores
+
+
+def _comparable(
+    scores: NDArray[np.float64], other_scores: NDArray[np.float64], strata: ArrayLike, other_strata: ArrayLike
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Give each repetition, and the rows of either kind in it, of each stratum that has both."""
+    strata, other_strata = np.asarray(strata), np.asarray(other_strata)
+    for stratum in np.intersect1d(strata, other_strata):
+        here, others_here = np.flatnonzero(strata == stratum), np.flatnonzero(other_strata == stratum)
+        for repetition, (of_one, of_other) in enumerate(zip(scores, other_scores, strict=True)):
+            rows = here[~np.isnan(of_one[here])]
+            other_rows = others_here[~np.isnan(of_other[others_here])]
+            if len(rows) and len(other_rows):
+                yield repetition, rows, other_rows
+
+
+def _area_and_interval(won: NDArray[np.float64], pairs: NDArray[np.float64]) -> tuple[float, list[float]]:
+    """Return the area, and its 95 % interval, from pairs won and pairs in all, (repetitions, 1 + resamples) each."""
+    # A repetition, or a resample of one, without a single pair says nothing.
+    has_pairs = pairs > 0
+    areas = np.divide(won, pairs, out=np.zeros_like(won), where=has_pairs).sum(axis=0) / np.maximum(
+        has_pairs.sum(axis=0), 1
+    )
+    resampled = areas[1:][has_pairs[:, 1:].any(axis=0)]
+    return float(areas[0]), np.quantile(resampled, [0.025, 0.975]).tolist() if len(resampled) else [0.0, 1.0]
 
 
 def _mann_whitney(

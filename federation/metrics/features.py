@@ -15,13 +15,14 @@ distances on two extractors' features cannot be compared.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
-from federation.config import EvaluationSettings
 from federation.errors import InputError
 from federation.metrics.dinov2 import (
     DINOv2Extractor,
@@ -40,6 +41,7 @@ from federation.metrics.inception import (
 )
 from federation.metrics.lesion_cnn import LesionCNNExtractor, load_or_train_lesion_cnn, train_lesion_cnn
 from federation.models.classifier import Progress
+from federation.settings.evaluation import EvaluationSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,61 +121,81 @@ def build_extractor(
     ValueError
         If ``evaluation.extractor`` is not known.
     """
-    # Weights that were asked for by path are used or refused, never passed over.
-    path = settings.extractor_weights
+    lesion_cnn = partial(
+        load_or_train_lesion_cnn,
+        images,
+        labels,
+        sites,
+        num_classes=num_classes,
+        split_seed=split_seed,
+        cache_dir=cache_dir,
+        device=device,
+        progress=progress,
+    )
+    builder = _Builder(settings, lesion_cnn, len(images), device, show_progress=progress is not None)
+    if settings.extractor not in builder.known:
+        raise ValueError(f"evaluation.extractor = {settings.extractor!r}: choose one of {', '.join(builder.known)}")
+    return builder.known[settings.extractor]()
 
-    def inception() -> tuple[FeatureExtractor, str]:
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds each extractor, with a sentence: which one it is, and why."""
+
+    settings: EvaluationSettings
+    train: Callable[[], LesionCNNExtractor]
+    """Gives the lesion classifier of these images."""
+    num_images: int
+    """That it is trained on."""
+    device: torch.device | str
+    show_progress: bool
+
+    @property
+    def known(self) -> dict[str, Callable[[], tuple[FeatureExtractor, str]]]:
+        """By the name that ``evaluation.extractor`` gives."""
+        return {
+            "auto": self.auto,
+            "inception-v3": self.inception,
+            "dinov2": self.dinov2,
+            "lesion-cnn": self.lesion_cnn,
+        }
+
+    def inception(self) -> tuple[FeatureExtractor, str]:
+        # Weights that were asked for by path are used or refused, never passed over.
+        path = self.settings.extractor_weights
         weights = find_inception_weights(path)
-        if not weights.exists() and settings.allow_downloads and not path:
-            download_inception_weights(weights, show_progress=progress is not None)
-        extractor = InceptionExtractor(weights, device=device)
+        if not weights.exists() and self.settings.allow_downloads and not path:
+            download_inception_weights(weights, show_progress=self.show_progress)
+        extractor = InceptionExtractor(weights, device=self.device)
         return extractor, f"{extractor.name}, with the weights in {weights}"
 
-    def dinov2() -> tuple[FeatureExtractor, str]:
-        weights = find_dinov2_weights(path)
+    def dinov2(self) -> tuple[FeatureExtractor, str]:
+        weights = find_dinov2_weights(self.settings.extractor_weights)
         if weights is None:
-            if not settings.allow_downloads:
+            if not self.settings.allow_downloads:
                 raise missing_dinov2_weights()
             weights = download_dinov2_weights()
-        extractor = DINOv2Extractor(weights, device=device)
+        extractor = DINOv2Extractor(weights, device=self.device)
         return extractor, f"{extractor.name}, with the weights in {weights}"
 
-    def lesion_cnn(reason: str = "evaluation.extractor asks for it") -> tuple[FeatureExtractor, str]:
-        extractor = load_or_train_lesion_cnn(
-            images,
-            labels,
-            sites,
-            num_classes=num_classes,
-            split_seed=split_seed,
-            cache_dir=cache_dir,
-            device=device,
-            progress=progress,
-        )
-        return extractor, f"{extractor.name}, trained on {len(images):,} images kept for it, since {reason}"
+    def lesion_cnn(self, reason: str = "evaluation.extractor asks for it") -> tuple[FeatureExtractor, str]:
+        extractor = self.train()
+        return extractor, f"{extractor.name}, trained on {self.num_images:,} images kept for it, since {reason}"
 
-    def auto() -> tuple[FeatureExtractor, str]:
-        if path:
-            return builders[_network_of_weights(Path(path).expanduser())]()
+    def auto(self) -> tuple[FeatureExtractor, str]:
+        if self.settings.extractor_weights:
+            path = Path(self.settings.extractor_weights).expanduser()
+            return self.known[_network_of_weights(path)]()
         weights = find_inception_weights()
-        if weights.exists() or settings.allow_downloads:
-            return inception()
+        if weights.exists() or self.settings.allow_downloads:
+            return self.inception()
         no_inception = f"there are no Inception weights at {weights}"
         if find_dinov2_weights() is not None:
-            extractor, sentence = dinov2()
+            extractor, sentence = self.dinov2()
             return extractor, f"{sentence}, since {no_inception}, and evaluation.allow-downloads is false"
-        return lesion_cnn(
+        return self.lesion_cnn(
             f"{no_inception}, no DINOv2 weights in {hub_cache()}, and evaluation.allow-downloads is false"
         )
-
-    builders: dict[str, Callable[[], tuple[FeatureExtractor, str]]] = {
-        "auto": auto,
-        "inception-v3": inception,
-        "dinov2": dinov2,
-        "lesion-cnn": lesion_cnn,
-    }
-    if settings.extractor not in builders:
-        raise ValueError(f"evaluation.extractor = {settings.extractor!r}: choose one of {', '.join(builders)}")
-    return builders[settings.extractor]()
 
 
 def _network_of_weights(path: Path) -> str:

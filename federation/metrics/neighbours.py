@@ -130,33 +130,8 @@ def prdc(
     Naeem et al. 2020, https://arxiv.org/abs/2002.09797
     """
     _check_comparable(real, generated)
-    if min(k_precision, k_density) < 1:
-        raise ValueError(f"k must be at least 1, not {min(k_precision, k_density)}")
-    largest = max(k_precision, k_density)
-    for kind, features in (("real", real), ("generated", generated)):
-        if len(features) <= largest:
-            raise ValueError(f"{largest} neighbours need more than {largest} {kind} images, not {len(features)}")
-    real_radii, _ = nearest_neighbours(real, real, k=largest, exclude_self=True, block=block)
-    generated_radii, _ = nearest_neighbours(generated, generated, k=k_precision, exclude_self=True, block=block)
-
-    precise = np.zeros(len(generated), dtype=bool)
-    recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
-    num_inside = 0
-    for pairs in distance_blocks(real, generated, block=block):
-        inside_real = _closer_than(real_radii[pairs.rows, None, k_precision - 1], pairs, real, generated)
-        precise[pairs.columns] |= inside_real.any(axis=0)
-        if k_density != k_precision:
-            inside_real = _closer_than(real_radii[pairs.rows, None, k_density - 1], pairs, real, generated)
-        num_inside += int(np.count_nonzero(inside_real))
-        covered[pairs.rows] |= inside_real.any(axis=1)
-        inside_generated = _closer_than(generated_radii[None, pairs.columns, k_precision - 1], pairs, real, generated)
-        recalled[pairs.rows] |= inside_generated.any(axis=1)
-    return {
-        "precision": float(precise.mean()),
-        "recall": float(recalled.mean()),
-        "density": num_inside / (k_density * len(generated)),
-        "coverage": float(covered.mean()),
-    }
+    _check_neighbours(real, generated, k_precision, k_density)
+    return _shares_inside(real, generated, k_precision, k_density, block)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,6 +208,34 @@ class _Candidates:
         self.rows[queries] = rows.gather(1, kept)
 
 
+def _shares_inside(
+    real: NDArray[np.floating], generated: NDArray[np.floating], k_precision: int, k_density: int, block: int
+) -> dict[str, float]:
+    """Return what :func:`prdc` does; every pair of a real and a generated image is looked at once."""
+    largest = max(k_precision, k_density)
+    real_radii, _ = nearest_neighbours(real, real, k=largest, exclude_self=True, block=block)
+    generated_radii, _ = nearest_neighbours(generated, generated, k=k_precision, exclude_self=True, block=block)
+
+    precise = np.zeros(len(generated), dtype=bool)
+    recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
+    num_inside = 0
+    for pairs in distance_blocks(real, generated, block=block):
+        inside_real = _closer_than(real_radii[pairs.rows, None, k_precision - 1], pairs, real, generated)
+        precise[pairs.columns] |= inside_real.any(axis=0)
+        if k_density != k_precision:
+            inside_real = _closer_than(real_radii[pairs.rows, None, k_density - 1], pairs, real, generated)
+        num_inside += int(np.count_nonzero(inside_real))
+        covered[pairs.rows] |= inside_real.any(axis=1)
+        inside_generated = _closer_than(generated_radii[None, pairs.columns, k_precision - 1], pairs, real, generated)
+        recalled[pairs.rows] |= inside_generated.any(axis=1)
+    return {
+        "precision": float(precise.mean()),
+        "recall": float(recalled.mean()),
+        "density": num_inside / (k_density * len(generated)),
+        "coverage": float(covered.mean()),
+    }
+
+
 def _closer_than(
     radii: NDArray[np.float64], pairs: DistanceBlock, left: NDArray[np.floating], right: NDArray[np.floating]
 ) -> NDArray[np.bool_]:
@@ -277,3 +280,14 @@ def _centred_blocks(
 def _check_comparable(left: NDArray[np.floating], right: NDArray[np.floating]) -> None:
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
         raise ValueError(f"features must be (n, d) and (m, d), not {left.shape} and {right.shape}")
+
+
+def _check_neighbours(
+    real: NDArray[np.floating], generated: NDArray[np.floating], k_precision: int, k_density: int
+) -> None:
+    if min(k_precision, k_density) < 1:
+        raise ValueError(f"k must be at least 1, not {min(k_precision, k_density)}")
+    largest = max(k_precision, k_density)
+    for kind, features in (("real", real), ("generated", generated)):
+        if len(features) <= largest:
+            raise ValueError(f"{largest} neighbours need more than {largest} {kind} images, not {len(features)}")

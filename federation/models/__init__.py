@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from federation.config import Configuration
 from federation.models.protocol import GenerativeModel
-from federation.models.stylegan2.step import StyleGAN2
-from federation.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+
+    from federation.config import Configuration
 
 __all__ = ["GenerativeModel", "build_model"]
 
@@ -20,20 +22,14 @@ def build_model(configuration: Configuration, *, device: torch.device | str = "c
     Raises
     ------
     ValueError
-        If ``model.name`` is not known, or the model is conditional and ``data.classes`` is empty.
+        If the model is conditional and ``data.classes`` is empty.
     """
-    builders = {"stylegan2": StyleGAN2}
-    model = configuration.model
-    if model.name not in builders:
-        raise ValueError(f"model.name = {model.name!r}: choose one of {', '.join(builders)}")
-    num_classes = len(configuration.class_names) if model.conditional else 0
-    if model.conditional and num_classes == 0:
+    import torch
+
+    from federation.seeding import derive_seed
+
+    num_classes = len(configuration.class_names) if configuration.model.conditional else 0
+    if configuration.model.conditional and num_classes == 0:
         raise ValueError("data.classes is empty: a conditional model needs the names of its classes")
-    return builders[model.name](
-        model,
-        configuration.training,
-        configuration.augmentation,
-        num_classes=num_classes,
-        seed=derive_seed(configuration.seed, "initial weights"),
-        device=torch.device(device),
-    )
+    seed = derive_seed(configuration.seed, "initial weights")
+    return configuration.family.build(configuration, num_classes, seed, torch.device(device))

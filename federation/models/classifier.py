@@ -12,19 +12,21 @@ by one loop, :func:`fit_classifier`.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from federation.errors import InputError, NotFiniteError
 from federation.images import to_floats
+from federation.models.abstract_classifier import Classifier, ClassifierT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,33 +41,6 @@ _LAST_CHANNELS = (24, 48, 96, 128)
 _FIRST_CHANNELS = 16
 _WEIGHT_DECAY = 0.05
 _SCORING_BATCH = 64  # images at once between training steps: memory only
-
-
-class Classifier(nn.Module, ABC):
-    """What :func:`fit_classifier` and :func:`predict_probabilities` need to know of a network.
-
-    Its training must draw no random numbers of its own (no dropout, no stochastic depth): those would
-    come from the process's generator, which classifiers that are trained side by side share.
-    """
-
-    learning_rate: ClassVar[float]
-    """Greatest learning rate of the one-cycle schedule."""
-    batch_size: ClassVar[int]
-    """Images in a training step that suit it."""
-    num_classes: int
-    """Diagnoses it tells apart."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Kind and side of the images it sees, e.g. ``small-cnn-32``: what a figure carries."""
-
-    @abstractmethod
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map (n, 3, r, r) in [-1, 1] to logits of the diagnosis (n, num_classes) and of the site, if asked."""
-
-
-ClassifierT = TypeVar("ClassifierT", bound=Classifier)
 
 
 class SmallCNN(Classifier):
@@ -224,7 +199,7 @@ def build_classifier(
     InputError
         If no classifier has this name.
     """
-    from federation.models.efficientnet import EfficientNetB2  # it imports this module
+    from federation.models.efficientnet import EfficientNetB2
 
     builders: dict[str, Callable[[], Classifier]] = {
         "small-cnn": lambda: SmallCNN(resolution=resolution, num_classes=num_classes, stream=stream),
@@ -289,6 +264,125 @@ def train_classifier(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What :func:`fit_classifier` trains on, and how often each image is drawn."""
+
+    images: Tensor
+    """uint8 (n, r, r, 3); at least one."""
+    labels: Tensor
+    """(n,) in [0, num_classes); not every class need occur."""
+    sites: Tensor | None
+    """(n,) from 0, for a classifier with a head for them."""
+    weights: Tensor
+    """float32 (n,): how often an image is drawn, beside the others."""
+
+    @classmethod
+    def of(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        sites: NDArray[np.int64] | None,
+        *,
+        num_classes: int,
+        balanced: bool,
+    ) -> Examples:
+        """Take examples as arrays; see the attributes.
+
+        Parameters
+        ----------
+        balanced
+            Whether every class that occurs is drawn equally often; else every image is. With it, probabilities
+            are those of equally frequent classes.
+        """
+        assert len(images) == len(labels) > 0
+        all_labels = torch.from_numpy(np.asarray(labels))
+        weights = torch.ones(len(labels))
+        if balanced:
+            weights = 1.0 / torch.bincount(all_labels, minlength=num_classes).to(torch.float32)[all_labels]
+        return cls(
+            images=torch.from_numpy(np.ascontiguousarray(images)),
+            labels=all_labels,
+            sites=None if sites is None else torch.from_numpy(np.asarray(sites)),
+            weights=weights,
+        )
+
+    def loss_of_batch(
+        self, classifier: Classifier, batch_size: int | None, stream: torch.Generator, *, colour_jitter: float
+    ) -> Tensor:
+        """Draw a batch, augment it, and return its cross-entropy; with sites, the sum of the two heads'.
+
+        Parameters
+        ----------
+        batch_size
+            Images in a step, drawn with replacement. None: the classifier's own.
+        colour_jitter
+            See :func:`augment`. More of it makes features look at structure rather than at colour.
+        """
+        device = next(classifier.parameters()).device
+        size = batch_size or classifier.batch_size
+        rows = torch.multinomial(self.weights, size, replacement=True, generator=stream)
+        diagnosis_logits, site_logits = classifier(
+            augment(self.images[rows].to(device), stream, colour_jitter=colour_jitter)
+        )
+        loss = F.cross_entropy(diagnosis_logits, self.labels[rows].to(device))
+        if site_logits is not None and self.sites is not None:
+            loss = loss + F.cross_entropy(site_logits, self.sites[rows].to(device))
+        return loss
+
+
+class BestState:
+    """The state of a classifier in training that is best on images of groups it is not trained on.
+
+    It is that of greatest :func:`balanced_accuracy` among some evaluations, the later of equals. Every step is
+    taken all the same: the one-cycle learning rate falls to nought at the end, where the state usually is best,
+    after up to three evaluations of ten that did not improve. Cross-entropy would choose another state: it
+    punishes confidence, which a classifier trained on synthetic images alone has too much of. On HAM10000 it
+    then took the first, second and seventh of ten, at .47 balanced accuracy on test images where the last had
+    .49, and so made synthetic images look worse than they are; with this rule it is .50.
+
+    Parameters
+    ----------
+    classifier
+        In training mode.
+    validation
+        Images and labels of groups that are not trained on. Without them no state is chosen: the last stays.
+    steps
+        Training steps there will be.
+    evaluations
+        How often `validation` is looked at, evenly spread over the steps; the last is at the end.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        validation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+        *,
+        steps: int,
+        evaluations: int,
+    ) -> None:
+        self._classifier = classifier
+        self._validation = validation
+        self._looked_at = {steps * (number + 1) // evaluations for number in range(evaluations)}
+        self._greatest = -math.inf
+        self._state: dict[str, Tensor] | None = None
+
+    def look(self, step: int) -> None:
+        """Keep the state after this step, counted from 1, if it is one to look at and none was better."""
+        if self._validation is None or step not in self._looked_at:
+            return
+        score = balanced_accuracy(self._classifier.eval(), *self._validation)
+        self._classifier.train()
+        if score >= self._greatest:
+            self._greatest = score
+            self._state = {name: value.clone() for name, value in self._classifier.state_dict().items()}
+
+    def restore(self) -> None:
+        """Give the classifier its best state, if one was kept."""
+        if self._state is not None:
+            self._classifier.load_state_dict(self._state)
+
+
 def fit_classifier(
     classifier: ClassifierT,
     images: NDArray[np.uint8],
@@ -313,37 +407,18 @@ def fit_classifier(
     ----------
     classifier
         With its initial weights; it is trained in place.
-    images
-        uint8 (n, r, r, 3); at least one.
-    labels
-        (n,) in [0, num_classes); not every class need occur.
+    images, labels, sites, balanced
+        See :meth:`Examples.of`.
     steps
         Training steps, at least 2.
     stream
         CPU generator: batches and augmentation.
-    sites
-        (n,) from 0, for a classifier with a head for them.
-    batch_size
-        Images in a step, drawn with replacement. None: the classifier's own.
-    balanced
-        Whether every class that occurs is drawn equally often; else every image is. With it, probabilities
-        are those of equally frequent classes.
-    colour_jitter
-        See :func:`augment`. More of it makes features look at structure rather than at colour.
-    validation
-        Images and labels of groups that are not trained on. With them, the state of greatest
-        :func:`balanced_accuracy` among `evaluations` is kept, the later of equals; without them, the last. Every
-        step is taken all the same: the one-cycle learning rate falls to nought at the end, where the state usually
-        is best, after up to three evaluations of ten that did not improve. Cross-entropy would choose another
-        state: it punishes confidence, which a classifier trained on synthetic images alone has too much of. On
-        HAM10000 it then took the first, second and seventh of ten, at .47 balanced accuracy on test images where
-        the last had .49, and so made synthetic images look worse than they are; with this rule it is .50.
-    evaluations
-        How often `validation` is looked at, evenly spread over the steps; the last is at the end.
-    progress
-        Called after each step.
-    description
-        What `progress` is told.
+    batch_size, colour_jitter
+        See :meth:`Examples.loss_of_batch`.
+    validation, evaluations
+        See :class:`BestState`, whose rule chooses the state that is kept.
+    progress, description
+        Called after each step, and what it is told.
 
     Returns
     -------
@@ -354,45 +429,34 @@ def fit_classifier(
     NotFiniteError
         If the loss is not finite at the end.
     """
-    assert len(images) == len(labels) > 0
-    device = next(classifier.parameters()).device
-    batch_size = batch_size or classifier.batch_size
-    classifier.train()
-    all_images, all_labels = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(np.asarray(labels))
-    all_sites = None if sites is None else torch.from_numpy(np.asarray(sites))
-    weights = torch.ones(len(labels))
-    if balanced:
-        weights = 1.0 / torch.bincount(all_labels, minlength=classifier.num_classes).to(torch.float32)[all_labels]
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=classifier.learning_rate, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, classifier.learning_rate, total_steps=max(steps, 10))
-    looked_at = {steps * (number + 1) // evaluations for number in range(evaluations)} if validation else set()
-    greatest, best_state = -math.inf, None
-
+    examples = Examples.of(images, labels, sites, num_classes=classifier.num_classes, balanced=balanced)
+    optimizer, schedule = _begin_training(classifier, steps)
+    best = BestState(classifier, validation, steps=steps, evaluations=evaluations)
     loss = torch.zeros(())
     for step in range(steps):
-        rows = torch.multinomial(weights, batch_size, replacement=True, generator=stream)
-        diagnosis_logits, site_logits = classifier(
-            augment(all_images[rows].to(device), stream, colour_jitter=colour_jitter)
-        )
-        loss = F.cross_entropy(diagnosis_logits, all_labels[rows].to(device))
-        if site_logits is not None and all_sites is not None:
-            loss = loss + F.cross_entropy(site_logits, all_sites[rows].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if validation is not None and step + 1 in looked_at:
-            score = balanced_accuracy(classifier.eval(), *validation)
-            classifier.train()
-            if score >= greatest:
-                greatest, best_state = score, {name: value.clone() for name, value in classifier.state_dict().items()}
+        loss = examples.loss_of_batch(classifier, batch_size, stream, colour_jitter=colour_jitter)
+        _descend(loss, optimizer, schedule)
+        best.look(step + 1)
         if progress is not None:
             progress(description, step + 1, steps)
     if not math.isfinite(loss.item()):
         raise NotFiniteError(f"{description}: the loss is {loss.item()} after {steps} steps")
-    if best_state is not None:
-        classifier.load_state_dict(best_state)
+    best.restore()
     return classifier.eval()
+
+
+def _begin_training(classifier: Classifier, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Set training mode; return AdamW, and a learning rate that rises and falls once in so many steps."""
+    classifier.train()
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=classifier.learning_rate, weight_decay=_WEIGHT_DECAY)
+    return optimizer, OneCycleLR(optimizer, classifier.learning_rate, total_steps=max(steps, 10))
+
+
+def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: LRScheduler) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    schedule.step()
 
 
 def balanced_accuracy(classifier: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:

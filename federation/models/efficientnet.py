@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from federation.errors import InputError
-from federation.models.classifier import Classifier
+from federation.models.abstract_classifier import Classifier
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b2_rwightman-c35c1473.pth"
 IMAGENET_SHA256_PREFIX = "c35c1473"

@@ -15,24 +15,26 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from federation.config import Configuration, Layer, ModelSettings, fields_by_key, resolve
+from federation.config import Configuration, Layer, fields_by_key, flatten, resolve, with_new_names
 from federation.errors import ConfigurationError, DataError, InputError
-from federation.images import to_uint8
-from federation.models.mixture import Mixture, choose_components
-from federation.models.protocol import GenerativeModel
-from federation.models.stylegan2.networks import Generator
-from federation.models.stylegan2.step import build_generator
+from federation.models.drawing import Component, Drawer, draw
+from federation.models.families import FAMILIES
+from federation.models.protocol import DrawingNetwork
 from federation.run_directory import RunDirectory, to_json, write_text, written_atomically
 from federation.seeding import torch_stream
+from federation.settings.section import kebab
 
-FORMAT = 2
+FORMAT = 3
+# Before there were families of models: the architecture of StyleGAN2 stood in the model's table.
+_OLD_FORMAT = 2
 WEIGHTS = "generator.safetensors"
 DESCRIPTION = "model.json"
 
@@ -56,17 +58,6 @@ def request_problems(*, count: int, seed: int, truncation: float, threads: int) 
 
 
 @dataclass(frozen=True)
-class FinalComponent:
-    """One generator of a mixture: that of a hospital."""
-
-    name: str
-    """Of the hospital."""
-    network: Generator
-    weights: tuple[float, ...]
-    """How often it draws an image of each class, or, of one entry, any image; relative to the other components."""
-
-
-@dataclass(frozen=True)
 class FinalGenerator:
     """A generator that was read back from ``final/``. It computes in fp32, whatever it was trained in.
 
@@ -75,15 +66,29 @@ class FinalGenerator:
     each from a stream of its own and by one thread, and what is too much is cut off.
     """
 
-    network: Generator
+    components: tuple[Component, ...]
+    """The network, or, of a mixture, those of the hospitals."""
     classes: tuple[str, ...]
     """Names of the labels; empty for an unconditional generator."""
-    components: tuple[FinalComponent, ...] = ()
-    """Of a mixture: the generators that it is made of, `network` being the first. Empty for one generator."""
 
-    def only(self, component: FinalComponent) -> FinalGenerator:
+    @property
+    def network(self) -> DrawingNetwork:
+        """What images are drawn with; of a mixture, the first of its networks."""
+        return self.components[0].use()
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels."""
+        return self.network.resolution
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether hospitals have generators of their own."""
+        return bool(self.components[0].name)
+
+    def only(self, component: Component) -> FinalGenerator:
         """Return one generator of the mixture alone."""
-        return FinalGenerator(component.network, self.classes)
+        return FinalGenerator((Component("", component.use),), self.classes)
 
     def class_problems(self, names: Sequence[str]) -> list[str]:
         """Return what is wrong with classes that are asked for, a sentence each."""
@@ -157,8 +162,8 @@ class FinalGenerator:
         self, count: int, in_turn: Tensor, seed: int, truncation: float, threads: int
     ) -> abc.Generator[Tensor, None, None]:
         """Yield the chunks in order while the threads compute the next ones."""
-        size = max(1, min(CHUNK_IMAGES, CHUNK_PIXELS // self.network.resolution**2))
-        workers = 1 if self.network.constant.is_cuda else threads
+        size = max(1, min(CHUNK_IMAGES, CHUNK_PIXELS // self.resolution**2))
+        workers = 1 if self._device().type == "cuda" else threads
         # PyTorch's own threads would share one image, and so change its last bits: one for each worker.
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         pending: deque[Future[Tensor]] = deque()
@@ -177,56 +182,46 @@ class FinalGenerator:
             # The workers' setting is also what threads started later would begin with.
             torch.set_num_threads(torch.get_num_threads())
 
-    @torch.no_grad()
     def _draw_chunk(self, chunk: int, size: int, in_turn: Tensor, seed: int, truncation: float) -> Tensor:
         """Return a whole chunk; uint8 (size, r, r, 3), on the CPU."""
-        device = self.network.constant.device
         stream = torch_stream(seed, "generate", server_round=chunk)
-        z = torch.randn(size, self.network.latent_size, generator=stream).to(device)
-        labels = None
-        if len(in_turn):
-            labels = in_turn[torch.arange(chunk * size, (chunk + 1) * size) % len(in_turn)].to(device)
+        labels = in_turn[torch.arange(chunk * size, (chunk + 1) * size) % len(in_turn)] if len(in_turn) else None
         with ExitStack() as settings:
-            if device.type == "cuda":  # cuDNN's own defaults are tf32, and kernels that need not repeat themselves
+            if self._device().type == "cuda":  # cuDNN's own: tf32, and kernels that need not repeat themselves
                 settings.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
-            if not self.components:
-                images = self.network(z, labels, stream, truncation)
-            else:
-                weights = torch.tensor([component.weights for component in self.components], dtype=torch.float64)
-                chosen = choose_components(weights, labels, size, stream).to(device)
-                images = torch.empty(size, 3, self.network.resolution, self.network.resolution, device=device)
-                for number, component in enumerate(self.components):
-                    rows = (chosen == number).nonzero()[:, 0]
-                    if len(rows):
-                        asked = None if labels is None else labels[rows]
-                        images[rows] = component.network(z[rows], asked, stream, truncation)
-        return to_uint8(images).cpu().contiguous()
+            return draw(self.components, labels, size, stream, truncation).cpu().contiguous()
+
+    def _device(self) -> torch.device:
+        network = self.network
+        assert isinstance(network, nn.Module)
+        return next(network.parameters()).device
 
 
-def save_final(folder: Path, model: GenerativeModel | Mixture, configuration: Configuration) -> None:
-    """Write what was judged to `folder`: the EMA of the generator, or those of all hospitals and their weights."""
+def save_final(folder: Path, drawer: Drawer, configuration: Configuration) -> None:
+    """Write what was judged to `folder`: what draws the federation's images, or all hospitals' and their weights."""
+    name = configuration.model.name
     description: dict[str, Any] = {
         "format": FORMAT,
         "model": configuration.model.model_dump(by_alias=True),
+        name: getattr(configuration, name).model_dump(by_alias=True, include=configuration.family.architecture),
         "classes": list(configuration.class_names) if configuration.model.conditional else [],
     }
-    if isinstance(model, Mixture):
+    if drawer.components[0].name:
         description["mixture"] = []
-        for number, component in enumerate(model.components):
+        for number, component in enumerate(drawer.components):
             file = f"generator-{number:04d}.safetensors"
-            _write_weights(folder / file, model.use(component))
+            _write_weights(folder / file, component.use())
             description["mixture"].append(
-                {"hospital": component.name, "file": file, "weights": component.weights.tolist()}
+                {"hospital": component.name, "file": file, "weights": list(component.weights)}
             )
     else:
-        _write_weights(folder / WEIGHTS, model)
+        _write_weights(folder / WEIGHTS, drawer.components[0].use())
     write_text(folder / DESCRIPTION, to_json(description, indent=2) + "\n")
 
 
-def _write_weights(path: Path, model: GenerativeModel) -> None:
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.networks["generator_ema"].state_dict().items()
-    }
+def _write_weights(path: Path, network: DrawingNetwork) -> None:
+    assert isinstance(network, nn.Module)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with written_atomically(path) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 
@@ -248,26 +243,34 @@ def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> Final
         format, or the weights are not those of the described network.
     """
     folder = _find_folder(Path(path))
-    settings, classes, mixture = _read_description(folder / DESCRIPTION)
-    if not mixture:
-        return FinalGenerator(_read_generator(folder / WEIGHTS, settings, len(classes), device), classes)
-    components = tuple(
-        FinalComponent(
-            entry["hospital"],
-            _read_generator(folder / entry["file"], settings, len(classes), device),
-            tuple(entry["weights"]),
-        )
-        for entry in mixture
+    configuration, classes, mixture = _read_description(folder / DESCRIPTION)
+    files = mixture or [{"hospital": "", "file": WEIGHTS, "weights": [1.0]}]
+    return FinalGenerator(
+        tuple(
+            Component(
+                entry["hospital"],
+                partial(_itself, _read_network(folder / entry["file"], configuration, len(classes), device)),
+                tuple(entry["weights"]),
+            )
+            for entry in files
+        ),
+        classes,
     )
-    return FinalGenerator(components[0].network, classes, components)
 
 
-def _read_generator(file: Path, settings: ModelSettings, num_classes: int, device: torch.device | str) -> Generator:
+def _itself(network: DrawingNetwork) -> DrawingNetwork:
+    return network
+
+
+def _read_network(
+    file: Path, configuration: Configuration, num_classes: int, device: torch.device | str
+) -> DrawingNetwork:
     """Build the described network and give it the weights of a file."""
     tensors = _read_weights(file)
     # Weights are drawn before they are replaced; the fork leaves the process's own stream alone.
     with torch.random.fork_rng(devices=[]):
-        network = build_generator(settings, num_classes=num_classes)
+        network = configuration.family.build_drawing(configuration, num_classes)
+    assert isinstance(network, nn.Module)
     problems = _tensor_problems(tensors, network.state_dict())
     if problems:
         hidden = len(problems) - NAMED_TENSORS
@@ -306,22 +309,9 @@ def _find_folder(path: Path) -> Path:
 _COPY_BOTH = f"copy both {DESCRIPTION} and {WEIGHTS} from the final/ of a finished run"
 
 
-def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...], list[dict[str, Any]]]:
+def _read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[dict[str, Any]]]:
     """Read what the weights are the weights of: the model's settings, the names of its classes, a mixture's parts."""
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{file}: is missing; {_COPY_BOTH}") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); {_COPY_BOTH}") from None
-    except ValueError as error:
-        raise DataError(f"{file}: is not json ({error}); {_COPY_BOTH}") from None
-    found = description.get("format", "unknown") if isinstance(description, dict) else "unknown"
-    if found != FORMAT:
-        raise DataError(
-            f"{file}: the generator is of format {found}, and this version of dermafed reads format {FORMAT}; "
-            "train or export it again with this version"
-        )
+    description = _read_json(file)
     problems = []
     classes = description.get("classes")
     if not (
@@ -331,14 +321,10 @@ def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...], list[
     ):
         problems.append(f"classes = {classes!r}: allowed is a list of distinct names, empty for an unconditional model")
     configuration = None
-    model = description.get("model")
-    if not isinstance(model, dict):
-        problems.append(f"model = {model!r}: allowed is a table of the model's settings")
-    else:
-        try:
-            configuration = _resolve_model(model)
-        except ConfigurationError as error:
-            problems += error.problems
+    try:
+        configuration = _resolve_model(description)
+    except ConfigurationError as error:
+        problems += error.problems
     if configuration is not None and not problems and configuration.model.conditional != bool(classes):
         problems.append(
             f"model.conditional = {str(configuration.model.conditional).lower()} and classes = {classes!r}: "
@@ -353,7 +339,26 @@ def _read_description(file: Path) -> tuple[ModelSettings, tuple[str, ...], list[
     if problems:
         raise DataError([f"{file}: {problem}; {_COPY_BOTH}" for problem in problems])
     assert configuration is not None
-    return configuration.model, tuple(classes), mixture
+    return configuration, tuple(classes or ()), mixture
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Return the content of ``model.json``, of a format that is known."""
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{file}: is missing; {_COPY_BOTH}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); {_COPY_BOTH}") from None
+    except ValueError as error:
+        raise DataError(f"{file}: is not json ({error}); {_COPY_BOTH}") from None
+    found = description.get("format", "unknown") if isinstance(description, dict) else "unknown"
+    if found not in (FORMAT, _OLD_FORMAT):
+        raise DataError(
+            f"{file}: the generator is of format {found}, and this version of dermafed reads format {FORMAT} and "
+            f"{_OLD_FORMAT}; train or export it again with this version"
+        )
+    return dict(description)
 
 
 def _is_mixture(mixture: object, num_classes: int) -> bool:
@@ -370,17 +375,23 @@ def _is_mixture(mixture: object, num_classes: int) -> bool:
     )
 
 
-def _resolve_model(model: dict[str, Any]) -> Configuration:
+def _resolve_model(description: dict[str, Any]) -> Configuration:
     """Validate a model's settings as a run's are. A default in place of one could be another network."""
-    missing = [
-        f"{key}: is missing"
-        for key in fields_by_key()
-        if key.startswith("model.") and key[len("model.") :] not in model
-    ]
-    if missing:
-        raise ConfigurationError(missing)
-    # The discriminator's groups must fit a batch, and there is neither here.
-    values = {f"model.{key}": value for key, value in model.items() if key != "minibatch-std"}
+    if not isinstance(description.get("model"), dict):
+        raise ConfigurationError(f"model = {description.get('model')!r}: allowed is a table of the model's settings")
+    values = dict(flatten({"model": description["model"]}))
+    if description["format"] == _OLD_FORMAT:
+        # What the batches of training had to fit is there no more.
+        values = {key: value for key, value in with_new_names(values).items() if key != "stylegan2.minibatch-std"}
+    name = str(values.get("model.name", ""))
+    if isinstance(description.get(name), dict):
+        values |= flatten({name: description[name]})
+    if name in FAMILIES:
+        own = [f"{name}.{kebab(field)}" for field in FAMILIES[name].architecture]
+        required = [*(key for key in fields_by_key() if key.startswith("model.")), *sorted(own)]
+        missing = [f"{key}: is missing" for key in required if key not in values]
+        if missing:
+            raise ConfigurationError(missing)
     return resolve([Layer(DESCRIPTION, values)])
 
 

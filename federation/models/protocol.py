@@ -3,50 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from federation.models.anatomy import Anatomy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from federation.batch import Batch
+
+
+class DrawingNetwork(Protocol):
+    """What images are drawn with: a network from latents to images."""
+
+    resolution: int
+
+    def latents(self, count: int, stream: torch.Generator) -> Tensor:
+        """Draw `count` latents where the stream lives, in fp32; (count, …) on the network's device."""
+
+    def __call__(self, latents: Tensor, labels: Tensor | None, stream: torch.Generator, truncation: float) -> Tensor:
+        """Draw an image for each latent.
+
+        Parameters
+        ----------
+        latents
+            Of :meth:`latents`.
+        labels
+            (count,) int64 on the network's device, or None for an unconditional model.
+        stream
+            Of whatever else is drawn by chance.
+        truncation
+            In [0, 1]: 1 draws from the learned distribution, less gives more typical and less varied images.
+
+        Returns
+        -------
+        (count, 3, r, r); -1 is black, 1 is white.
+        """
 
 
 class GenerativeModel(Protocol):
-    """A generative model: its named networks, one training step on a batch, sample images.
+    """A generative model: its named parts, one training step on a batch, and what draws its images."""
 
-    The names in `networks` are the prefixes of what crosses the wire (``generator.…``).
-    """
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the parts are."""
+        ...
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        """Everything the federation may exchange, by name, in a fixed order."""
+        """The parts by name, in the order of the anatomy."""
         ...
 
     num_classes: int
     """Classes the model is told; 0 for an unconditional model."""
     device: torch.device
     class_rows: tuple[str, ...]
-    """Full names of trained entries whose first axis is the class; a running average has the same of its own."""
+    """Full names of trained entries whose first axis is the class; running averages have the same of their own."""
     correct_gradients: Callable[[str, nn.Module], None] | None
-    """Called with a network and its name when its gradients are there, before they move it; may change them."""
+    """Called with a part's name and the part when its gradients are there, before they move it; may change them."""
 
-    def train_step(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
-        """Update every network once.
+    @property
+    def drawing(self) -> DrawingNetwork:
+        """What images are drawn with: it shares its entries with the parts that draw."""
+        ...
+
+    def train_step(self, batch: Batch, stream: torch.Generator) -> dict[str, Tensor]:
+        """Update every trained part, and its running average, once.
 
         Parameters
         ----------
-        images
-            (batch, 3, r, r) fp32 in [-1, 1], on the model's device.
-        labels
-            (batch,) int64; ignored by an unconditional model.
+        batch
+            On the model's device.
         stream
             Where every random number of the step comes from.
 
         Returns
         -------
-        The terms of the losses, each a scalar still on the device.
+        The terms of the losses, each a scalar still on the device: those of the anatomy, in every step, and others
+        that need not come in every one.
         """
 
-    def train_discriminator(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
-        """Update the discriminator alone, as :meth:`train_step` would, against the generator as it is."""
+    def membership_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Say of each image how much it looks like one that was learned from, as far as the scoring parts can tell.
+
+        Parameters
+        ----------
+        images
+            (n, 3, r, r) in [-1, 1], on the model's device.
+        labels
+            (n,) int64, or None for an unconditional model.
+
+        Returns
+        -------
+        (n,): a discriminator's logit, the evidence lower bound, a log-likelihood, minus a denoising loss.
+        """
+
+    def private_state(self) -> dict[str, Tensor]:
+        """What training needs next round beside the parts: optimiser moments, counters."""
+
+    def load_private_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`private_state` gave."""
+
+
+@runtime_checkable
+class Adversarial(Protocol):
+    """A model whose two networks can be trained in different places; ``anatomy.adversaries`` names them."""
+
+    def train_critic(self, batch: Batch, stream: torch.Generator) -> dict[str, Tensor]:
+        """Update the critic alone, as ``train_step`` would, against the generator as it is."""
 
     def train_generator(
         self,
@@ -76,11 +141,13 @@ class GenerativeModel(Protocol):
         The loss, a scalar still on the device.
         """
 
-    def generate(self, labels: Tensor | None, count: int, stream: torch.Generator, truncation: float = 1.0) -> Tensor:
-        """Draw `count` images with the network that is judged (the EMA); uint8 (count, r, r, 3)."""
 
-    def private_state(self) -> dict[str, Tensor]:
-        """What training needs next round beside the networks: optimiser moments, counters."""
+@runtime_checkable
+class LatentSpace(Protocol):
+    """A model whose images have latents that can be read off them, and looked at."""
 
-    def load_private_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`private_state` gave."""
+    def encode(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the latents (n, d) of images (n, 3, r, r) in [-1, 1]."""
+
+    def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the images (n, 3, r, r) of latents (n, d), without chance."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from federation.config import Configuration
 from federation.exchange import count_bytes as bytes_of
-from federation.exchange import pack_arrays, shared_tensors, sharing_policy
+from federation.exchange import pack_arrays
 from federation.models import build_model
-from strategies import build_local_rule
+from federation.sharing import shared_tensors
+from strategies.building import build_local_rule
+from strategies.sharing import sharing_policy
 
 
 def planned_images(configuration: Configuration) -> float:
@@ -19,6 +21,11 @@ def planned_images(configuration: Configuration) -> float:
     return rounds * hospitals * training.local_steps * training.batch_size
 
 
+def planned_evaluations(configuration: Configuration) -> float:
+    """Return the passes of an image through a network that a run takes; see :func:`planned_images`."""
+    return planned_images(configuration) * configuration.anatomy.evaluations
+
+
 def planned_bytes(configuration: Configuration) -> int:
     """Return the bytes of a round, down and up, over all hospitals that are asked; 0 where nothing is exchanged.
 
@@ -29,7 +36,7 @@ def planned_bytes(configuration: Configuration) -> int:
     # The networks' sizes hardly depend on how many classes there are, and their names not at all.
     named = configuration if configuration.class_names else configuration.with_values({"data.classes": "a,b"})
     model = build_model(named)
-    rule = build_local_rule(configuration.strategy)
-    shared = shared_tensors(model.networks, sharing_policy(configuration, 0))
+    rule = build_local_rule(named)
+    shared = shared_tensors(model.networks, sharing_policy(named, 0))
     both = (rule.down(shared, model.networks), rule.up(shared, model.networks))
     return configuration.asked_hospitals() * sum(bytes_of(pack_arrays(entries)) for entries in both if entries)

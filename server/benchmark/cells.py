@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federation.config import Configuration, load_toml, resolve
+from federation.config import Configuration, load_stored_toml
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory, read_lines, write_text
 from server.benchmark.plan import Cell
+from strategies.configuration import resolve
 
 _POLL_SECONDS = 0.3
 _GRACE_SECONDS = 30
@@ -89,7 +90,7 @@ class CellRunner:
             directory = self.directory(cell)
             if not directory.config.is_file():
                 continue
-            before = comparable(resolve([load_toml(directory.config)]))
+            before = comparable(resolve([load_stored_toml(directory.config)]))
             now = comparable(cell.configuration)
             problems += [
                 f"{directory.path}: {key} was {before[key]!r} and is {now[key]!r} now; give another --out, or set it "

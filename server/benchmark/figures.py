@@ -48,6 +48,7 @@ METRICS = (
     Metric("megabytes", "MB sent", -1, "cost", 1),
     Metric("seconds_federation", "seconds to train and combine", -1, "cost", 0),
     Metric("images", "images shown", 0, "cost", 0),
+    Metric("evaluations", "network evaluations", 0, "cost", 0),
 )
 """In the order of the table; KID comes first, and ranks."""
 
@@ -132,6 +133,8 @@ def _of_cost(
     # Without what the first cells do for all: train the extractor, fill the caches.
     yield "seconds_federation", sum(summary["seconds_by_work"].get(work, 0.0) for work in ("training", "aggregation"))
     yield "images", summary["images"]
+    # Cells of earlier versions counted images alone.
+    yield "evaluations", summary.get("evaluations")
     yield "rounds", summary["rounds"]
     yield "server_megabytes", summary["peak_memory_bytes"]["server"] / 1e6
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from data_partitions.wording import counted
 from server.benchmark.cells import Outcome
 from server.benchmark.figures import METRICS, Metric
-from server.benchmark.plan import BUDGET_TOLERANCE, BenchmarkPlan, trials
+from server.benchmark.plan import BUDGET_TOLERANCE, BUDGET_WORDS, BenchmarkPlan, trials
 from server.benchmark.statistics import COVERAGE, LEAST_PAIRS, Difference, Estimate, Results, by_rank, holm
 
 CellT = TypeVar("CellT")
@@ -208,9 +208,9 @@ class Leaderboard:
         plan = self.plan
         num_cells = len(plan.seeds) * len(plan.partitions) * len(plan.models)
         yield (
-            f"Equal {plan.budget}. Hyper-parameters: {plan.hyperparameters}. {counted(len(plan.seeds), 'seed')}, "
-            f"{counted(len(plan.partitions), 'partition')}, {counted(len(plan.models), 'model')}: "
-            f"{counted(num_cells, 'cell')} for each strategy."
+            f"Equal {BUDGET_WORDS[plan.budget]}. Hyper-parameters: {plan.hyperparameters}. "
+            f"{counted(len(plan.seeds), 'seed')}, {counted(len(plan.partitions), 'partition')}, "
+            f"{counted(len(plan.models), 'model')}: {counted(num_cells, 'cell')} for each strategy."
         )
         if plan.tuning is not None:
             tried = {name: len(list(trials(table))) for name, table in plan.strategies.items() if "tune" in table}
@@ -287,8 +287,12 @@ class Leaderboard:
     def _notes_on_budgets(self) -> Iterator[str]:
         """Say who in the end had another budget than the baseline: hospitals drop out, and rounds are whole."""
         plan = self.plan
-        metric = {"images": "images", "rounds": "rounds", "bytes": "megabytes"}[plan.budget]
-        unit = {"images": "images", "rounds": "rounds", "bytes": "MB"}[plan.budget]
+        metric, unit = {
+            "images": ("images", "images"),
+            "evaluations": ("evaluations", "network evaluations"),
+            "rounds": ("rounds", "rounds"),
+            "bytes": ("megabytes", "MB"),
+        }[plan.budget]
         theirs = self.results.of(metric, plan.baseline)
         for strategy in plan.strategies:
             ours = self.results.of(metric, strategy)

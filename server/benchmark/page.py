@@ -21,7 +21,7 @@ from server.benchmark.leaderboard import (
     some_failed,
     title,
 )
-from server.benchmark.pictures import cost_picture, curve_pictures, rank_picture, win_picture
+from server.benchmark.pictures import cost_picture, curve_pictures, curves_title, rank_picture, win_picture
 
 TEMPLATE = r"""
 <!doctype html>
@@ -86,7 +86,7 @@ thead th.numeric { white-space: normal; vertical-align: bottom; max-width: 6.5re
 {% endif %}
 {% endfor %}
 <section aria-labelledby="curves">
-<h2 id="curves">Over the images shown</h2>
+<h2 id="curves">{{ curves_title }}</h2>
 <div class="grid">
 {% for p in curves %}
 {{ picture(p) }}
@@ -121,6 +121,7 @@ def render_page(board: Leaderboard, facts: list[tuple[str, str]]) -> str:
             for table in (_table(board, *place), *([_class_table(board, *place)] if board.class_metrics else []))
         ],
         pictures=pictures,
+        curves_title=curves_title(board),
         curves=curve_pictures(board),
     )
     return page.lstrip()

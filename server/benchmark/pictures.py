@@ -161,10 +161,11 @@ def cost_picture(board: Leaderboard) -> Picture | None:
 
 
 def curve_pictures(board: Leaderboard) -> list[Picture]:
-    """Draw KID on validation images over the images shown, mean over seeds, for each partition and model."""
+    """Draw KID on validation images over :func:`shown_over`, mean over seeds, for each partition and model."""
     found = []
+    shown = shown_over(board)
     for partition, model in [(p, m) for p in board.plan.partitions for m in board.plan.models]:
-        curves = _curves([o for o in board.outcomes if (o.cell.partition, o.cell.model) == (partition, model)])
+        curves = _curves([o for o in board.outcomes if (o.cell.partition, o.cell.model) == (partition, model)], shown)
         curves = {name: curves[name] for name in board.order if name in curves}
         if not curves:
             continue
@@ -184,7 +185,7 @@ def curve_pictures(board: Leaderboard) -> list[Picture]:
             if all(y > 0 for points in curves.values() for _, y in points):
                 axes.set_yscale("log")
                 plain_decades(axes.yaxis)
-            axes.set_xlabel("images shown in the whole federation")
+            axes.set_xlabel(f"{_SHOWN[shown]} in the whole federation")
             axes.set_ylabel("KID, validation")
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=8, ncols=2)
@@ -200,15 +201,28 @@ def curve_pictures(board: Leaderboard) -> list[Picture]:
     return found
 
 
-def _curves(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[float, float]]]:
-    """Return for each strategy images shown and mean KID, where every seed was evaluated; round 0 is left out."""
+_SHOWN = {"images": "images shown", "evaluations": "network evaluations"}
+
+
+def shown_over(board: Leaderboard) -> str:
+    """Return what curves are drawn over: ``evaluations`` where they are the budget, else ``images``."""
+    return "evaluations" if board.plan.budget == "evaluations" else "images"
+
+
+def curves_title(board: Leaderboard) -> str:
+    """Return the heading of the curves."""
+    return f"Over the {_SHOWN[shown_over(board)]}"
+
+
+def _curves(outcomes: Sequence[Outcome], shown: str) -> Mapping[str, list[tuple[float, float]]]:
+    """Return for each strategy what was shown and mean KID, where every seed was evaluated; round 0 is left out."""
     by_strategy: dict[str, list[dict[int, tuple[float, float]]]] = {}
     for outcome in outcomes:
         if outcome.summary is None:
             continue
         lines = read_lines(outcome.directory.metrics)
         by_strategy.setdefault(outcome.cell.strategy, []).append(
-            {line["round"]: (line["images"], line["kid"]) for line in lines if line["round"] and line.get("kid")}
+            {line["round"]: (line[shown], line["kid"]) for line in lines if line["round"] and line.get("kid")}
         )
     curves = {}
     for strategy, runs in by_strategy.items():

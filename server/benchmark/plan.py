@@ -14,14 +14,22 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from federation.config import Configuration, Layer, flatten, parse_assignments, resolve
+from federation.config import Configuration, Layer, flatten, parse_assignments
 from federation.errors import ConfigurationError
-from federation.strategy_facts import STRATEGY_FACTS
-from server.benchmark.budget import planned_bytes, planned_images
+from server.benchmark.budget import planned_bytes, planned_evaluations, planned_images
+from strategies.catalogue import STRATEGIES
+from strategies.configuration import resolve
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 BUDGET_TOLERANCE = 0.02
 """Part of the baseline's budget by which another strategy's may differ: a matter of rounding."""
+BUDGET_WORDS = {
+    "images": "images",
+    "evaluations": "network evaluations",
+    "rounds": "rounds",
+    "bytes": "bytes",
+}
+"""What is equal, by ``budget``."""
 _SEPARATOR = "--"
 
 # Which table may hold which settings: what is compared must be all that differs between two cells of a place.
@@ -50,8 +58,8 @@ class BenchmarkPlan(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str = Field(pattern=NAME_PATTERN)
-    budget: Literal["images", "rounds", "bytes"]
-    """What is equal for all strategies: images shown, rounds, or bytes sent."""
+    budget: Literal["images", "evaluations", "rounds", "bytes"]
+    """What is equal for all strategies: images shown, passes of an image through a network, rounds, or bytes sent."""
     baseline: str
     """The strategy that the others are compared with."""
     seeds: list[int] = Field(min_length=1)
@@ -174,11 +182,11 @@ def _problems(plan: BenchmarkPlan) -> Iterator[str]:
             yield from (f"[{table}] {key}: {problem}" for problem in _misplaced(key))
     for name, settings in plan.strategies.items():
         own = dict(flatten(_own(settings)))
-        if name not in STRATEGY_FACTS and not {"strategy.name", "strategy.generator"} & own.keys():
-            nearest = difflib.get_close_matches(name, STRATEGY_FACTS, n=1, cutoff=0.4)
+        if name not in STRATEGIES and not {"strategy.name", "strategy.generator"} & own.keys():
+            nearest = difflib.get_close_matches(name, STRATEGIES, n=1, cutoff=0.4)
             meant = f"; did you mean {nearest[0]}?" if nearest else ""
             yield f"[strategies.{name}]: is no strategy's name, and strategy.name is not set there{meant}"
-        elif name in STRATEGY_FACTS and own.get("strategy.name", name) != name:
+        elif name in STRATEGIES and own.get("strategy.name", name) != name:
             yield (
                 f"[strategies.{name}]: is a strategy's name, and strategy.name = {own['strategy.name']!r}; "
                 "give the table another name"
@@ -219,7 +227,9 @@ def _axis_problems(tune: Any, budget: str) -> Iterator[str]:
         if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
             yield f"{key} = {values!r}: is a list of values to try, each of them once"
         yield from (f"{key}: {problem}" for problem in _misplaced(key, "tune"))
-        if key == "rounds" or (budget != "rounds" and _OF_THE_BUDGET.match(key)):
+        counts = key == "rounds" or (budget != "rounds" and _OF_THE_BUDGET.match(key) is not None)
+        # Families differ in how many networks an image passes through.
+        if counts or (budget == "evaluations" and key == "model.name"):
             yield f"{key}: would change the budget, which is equal for all"
 
 
@@ -314,7 +324,7 @@ def _configuration(
         (f"[strategies.{strategy}]", _own(plan.strategies[strategy])),
         ("--set", plan.overrides),
     )
-    name = {"strategy.name": strategy} if strategy in STRATEGY_FACTS else {}
+    name = {"strategy.name": strategy} if strategy in STRATEGIES else {}
     layers = [
         # A cell is a process of its own, and as many of them run side by side as there are cores.
         Layer("benchmark", {"simulation.engine": "in-process", "evaluation.threads": 1, **name}),
@@ -363,19 +373,27 @@ def _budget_problems(plan: BenchmarkPlan, cells: Sequence[Cell]) -> Iterator[str
         base = baselines[cell.place].configuration
         where = f"[strategies.{cell.strategy}] on {cell.partition}, {cell.model}"
         in_epochs = [one.training.local_epochs > 0 for one in (base, cell.configuration)]
-        if plan.budget == "images" and in_epochs[0] != in_epochs[1]:
+        if plan.budget != "rounds" and in_epochs[0] != in_epochs[1]:
             yield f"{where}: has epochs or steps where the baseline has the other; give both training.local-steps"
             continue
-        wanted, found = (
-            one.rounds if plan.budget == "rounds" else planned_images(one) for one in (base, cell.configuration)
-        )
+        wanted, found = (_planned(plan.budget, one) for one in (base, cell.configuration))
         # A step more or less in a round is a matter of rounding.
         if abs(found - wanted) > BUDGET_TOLERANCE * wanted:
-            unit = "epochs" if plan.budget == "images" and in_epochs[0] else plan.budget
+            unit = _IN_EPOCHS.get(plan.budget, plan.budget) if in_epochs[0] else BUDGET_WORDS[plan.budget]
             yield (
                 f"{where}: {found:,.4g} {unit}, and the baseline {plan.baseline} has {wanted:,.4g}; set rounds and "
                 f"training.{'local-epochs' if in_epochs[0] else 'local-steps'} so that they agree, or another budget"
             )
+
+
+_IN_EPOCHS = {"images": "epochs", "evaluations": "network evaluations of each training image"}
+
+
+def _planned(budget: str, configuration: Configuration) -> float:
+    """Return what a run has of a budget; with ``training.local-epochs``, for each image of the federation."""
+    if budget == "rounds":
+        return configuration.rounds
+    return planned_evaluations(configuration) if budget == "evaluations" else planned_images(configuration)
 
 
 def plan_text(plan: BenchmarkPlan) -> str:

@@ -17,13 +17,23 @@ from typing import Any
 import torch
 
 from data_partitions.wording import counted
+from federation.config import with_new_names
 from federation.errors import ConfigurationError, RunDirectoryError
 from federation.run_directory import RunDirectory, check_free, to_json, write_text
 from server.benchmark.cells import CellRunner, Outcome
 from server.benchmark.figures import raw_csv, raw_rows
 from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
 from server.benchmark.page import render_page
-from server.benchmark.plan import BenchmarkPlan, Cell, load_plan, make_cells, make_trials, plan_text, trial_values
+from server.benchmark.plan import (
+    BUDGET_WORDS,
+    BenchmarkPlan,
+    Cell,
+    load_plan,
+    make_cells,
+    make_trials,
+    plan_text,
+    trial_values,
+)
 from server.benchmark.statistics import Results
 from server.environment import describe_environment
 from server.inputs import prepare_inputs
@@ -80,19 +90,13 @@ def run_benchmark(
     """
     plan = load_plan(path, assignments)
     directory = RunDirectory(folder, "--out")
-    if not resume:
-        check_free(folder, directory.option)
-    elif not (folder / PLAN).is_file():
-        raise RunDirectoryError(
-            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
-        )
+    _check_folder(directory, resume=resume)
     trials = make_trials(plan, path)
     chosen = _chosen_before(plan, folder)
     cells = make_cells(plan, path, chosen)
     check_images([*trials, *cells], prepare)
     jobs = jobs or default_jobs(cells)
-    runner = CellRunner(folder / CELLS, jobs, say, show)
-    trial_runner = CellRunner(folder / TRIALS, jobs, say, show)
+    runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
     trial_runner.check(trials)
     if chosen or not trials:
         runner.check(cells)
@@ -101,21 +105,38 @@ def run_benchmark(
     with _locked(directory), _signals_interrupt():
         write_text(folder / PLAN, plan_text(plan))
         started = datetime.now(UTC)
-        say(
-            f"{counted(len(cells), 'cell')} ({len(plan.strategies)} strategies x "
-            f"{counted(len(plan.partitions), 'partition')} x {counted(len(plan.models), 'model')} x "
-            f"{counted(len(plan.seeds), 'seed')}), equal {plan.budget}, {jobs} side by side"
-        )
+        say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")
         if trials and not chosen:
-            say(f"{counted(len(trials), 'trial')} first, on {trials[0].partition} and {trials[0].model}")
-            chosen = choose(plan, trial_runner.run(trials), say)
-            write_text(folder / TUNING, to_json(chosen, indent=2) + "\n")
+            chosen = _tune(plan, trial_runner, trials, folder, say)
             cells = make_cells(plan, path, chosen)
         outcomes = runner.run(cells)
-        command = shlex.join(
-            ["dermafed", "benchmark", path.name, *(part for given in assignments for part in ("--set", given))]
+        return finish(plan, _command(path, assignments), folder, outcomes, started, jobs, chosen)
+
+
+def _check_folder(directory: RunDirectory, *, resume: bool) -> None:
+    """Refuse a folder that is not free for a new benchmark, or holds none to go on with."""
+    folder = directory.path
+    if not resume:
+        check_free(folder, directory.option)
+    elif not (folder / PLAN).is_file():
+        raise RunDirectoryError(
+            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
         )
-        return finish(plan, command, folder, outcomes, started, jobs, chosen)
+
+
+def _describe_cells(plan: BenchmarkPlan, num_cells: int) -> str:
+    return (
+        f"{counted(num_cells, 'cell')} ({len(plan.strategies)} strategies x "
+        f"{counted(len(plan.partitions), 'partition')} x {counted(len(plan.models), 'model')} x "
+        f"{counted(len(plan.seeds), 'seed')})"
+    )
+
+
+def _command(path: Path, assignments: Sequence[str]) -> str:
+    """Return the command that runs the benchmark, for who reads its tables."""
+    return shlex.join(
+        ["dermafed", "benchmark", path.name, *(part for given in assignments for part in ("--set", given))]
+    )
 
 
 def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any]]:
@@ -123,7 +144,8 @@ def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any
     kept = folder / TUNING
     if plan.tuning is None or not kept.is_file():
         return {}
-    chosen: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
+    written: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
+    chosen = {strategy: with_new_names(values) for strategy, values in written.items()}
     for strategy, table in plan.strategies.items():
         tried = trial_values(plan, strategy) if "tune" in table else []
         if (strategy in chosen) != bool(tried) or (tried and chosen[strategy] not in tried):
@@ -187,6 +209,16 @@ def default_jobs(cells: Sequence[Cell]) -> int:
     return 1 if alone else max(1, len(os.sched_getaffinity(0)) // threads)
 
 
+def _tune(
+    plan: BenchmarkPlan, runner: CellRunner, trials: Sequence[Cell], folder: Path, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Run the trials; return, and keep in the folder, what :func:`choose` makes of them."""
+    say(f"{counted(len(trials), 'trial')} first, on {trials[0].partition} and {trials[0].model}")
+    chosen = choose(plan, runner.run(trials), say)
+    write_text(folder / TUNING, to_json(chosen, indent=2) + "\n")
+    return chosen
+
+
 def choose(plan: BenchmarkPlan, outcomes: Sequence[Outcome], say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Return for each strategy that was tuned the values with the least KID on validation images.
 
@@ -242,7 +274,7 @@ def finish(
     write_text(folder / "leaderboard.tex", tex(board))
     shown = [
         ("Date", facts["date"]),
-        ("Budget", f"equal {plan.budget}"),
+        ("Budget", f"equal {BUDGET_WORDS[plan.budget]}"),
         ("Cells", f"{len(outcomes) - len(board.failures())} of {len(outcomes)} done"),
         ("Machine", f"{counted(facts['cores'], 'core')}, {counted(jobs, 'run')} side by side"),
         ("dermafed", str(environment.get("dermafed", ""))),

@@ -12,13 +12,12 @@ from torch import Tensor
 from federation.metrics.feature_cache import features_of_batches
 from federation.metrics.features import LesionCNNExtractor
 from federation.metrics.fidelity import fid_caveat
-from federation.models import GenerativeModel
+from federation.models.drawing import Drawer
 from federation.models.final import FinalGenerator, load_final
-from federation.models.mixture import Mixture
 from federation.run_directory import RunDirectory
 from federation.seeding import torch_stream
-from server.evaluation.discriminators import load_discriminators
 from server.evaluation.judge import Judge
+from server.evaluation.membership import load_attacked
 from server.evaluation.run_extractor import extractor_of
 from server.evaluation.sample_sheet import write_sample_sheet
 from server.evaluation.scores import FIGURES, compare, kid_of_group
@@ -104,7 +103,7 @@ class Evaluator:
         """Say beside the bar, which counts rounds, how far a piece of the judgement is."""
         self.progress.activity(f"{description} {done}/{total}" if total > 1 else description)
 
-    def generate(self, model: GenerativeModel | Mixture, labels: np.ndarray, purpose: str) -> Iterator[np.ndarray]:
+    def generate(self, model: Drawer, labels: np.ndarray, purpose: str) -> Iterator[np.ndarray]:
         """Yield batches of images, one for each label (ignored by an unconditional model); uint8 (n, r, r, 3).
 
         The same latents and noise whenever the purpose is the same, so that rounds are compared on them.
@@ -115,7 +114,7 @@ class Evaluator:
             asked: Tensor | None = torch.from_numpy(batch) if model.num_classes else None
             yield model.generate(asked, len(batch), stream).cpu().numpy()
 
-    def evaluate(self, model: GenerativeModel | Mixture, server_round: int) -> dict[str, Any]:
+    def evaluate(self, model: Drawer, server_round: int) -> dict[str, Any]:
         """Compare as many generated images as real validation images, classes alike.
 
         Returns
@@ -143,7 +142,7 @@ class Evaluator:
             "num_generated": len(generated),
         }
 
-    def write_sample_sheet(self, model: GenerativeModel | Mixture, server_round: int) -> None:
+    def write_sample_sheet(self, model: Drawer, server_round: int) -> None:
         """Write ``samples/round-NNNN.png``: a row per class where the model is told the class."""
         classes = self.inputs.index.classes
         labels = np.repeat(np.arange(len(classes)), _SHEET_COLUMNS)
@@ -179,11 +178,11 @@ class Evaluator:
         self._write_projection(supply)
         found = self.judge.judge(
             supply,
-            discriminators=load_discriminators(self.directory, self.configuration, self.device),
+            attacked=load_attacked(self.directory, self.configuration, self.device),
             members_unknown=self.members_unknown,
             pairs_path=self.directory.closest_pairs if self.may_show_real_images else None,
         )
-        if final.components:
+        if final.is_mixture:
             found["test"]["own_generators"] = self._judge_own_generators(final)
         return found
 
@@ -240,7 +239,8 @@ class Evaluator:
             for name, value in line[groups].items():
                 if value is not None:
                     writer.add_scalar(f"{groups}/{name}", value, line["round"])
-        for name in ("loss_generator", "loss_discriminator", "logit_real", "logit_fake", "augmentation_p"):
+        for loss in self.configuration.anatomy.losses:
+            name = loss.replace("-", "_")
             if line.get(name) is not None:
                 writer.add_scalar(name, line[name], line["round"])
         writer.flush()

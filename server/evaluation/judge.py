@@ -17,11 +17,18 @@ from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
 from federation.models.classifier import Progress
 from federation.models.efficientnet import find_imagenet_weights
 from federation.seeding import numpy_stream
-from server.evaluation.authenticity import RealImages, Upload, draw_closest_pairs, judge_authenticity
-from server.evaluation.discriminators import Discriminators
-from server.evaluation.scores import LEAST_OF_A_GROUP, RealSet, SiteReference, score_supply
+from server.evaluation.authenticity import (
+    ComparedImages,
+    RealImages,
+    TrainedNetworks,
+    Upload,
+    draw_closest_pairs,
+    judge_authenticity,
+)
+from server.evaluation.membership import Attacked
+from server.evaluation.scores import LEAST_OF_A_GROUP, RealSet, Reference, SiteReference, score_supply
 from server.evaluation.supply import ImageSupply
-from server.evaluation.utility import judge_utility
+from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
 from server.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -109,7 +116,7 @@ class Judge:
         self,
         supply: ImageSupply,
         *,
-        discriminators: Discriminators,
+        attacked: Attacked,
         part: str = "test",
         members_unknown: str = "",
         pairs_path: Path | None = None,
@@ -120,7 +127,7 @@ class Judge:
         ----------
         supply
             The images.
-        discriminators
+        attacked
             What can be attacked beside the images themselves.
         part
             The part of the real images that is the reference: ``test``, or ``validation`` while choices are made.
@@ -140,13 +147,15 @@ class Judge:
         scores = score_supply(
             supply,
             self.extractor,
-            real,
-            real_train_features=self.features(self.inputs.choose("train", len(rows))),
-            sites=self.site_reference(rows, real, part, members_unknown=members_unknown),
-            classes=self.inputs.index.classes,
+            Reference(
+                real=real,
+                train_features=self.features(self.inputs.choose("train", len(rows))),
+                sites=self.site_reference(rows, real, part, members_unknown=members_unknown),
+                classes=self.inputs.index.classes,
+                part=part,
+            ),
             num_draws=settings.draws,
             seed=self.configuration.data.split_seed,
-            part=part,
             progress=self.progress,
         )
         scores["resolution"] = int(self.inputs.images.shape[1])
@@ -155,7 +164,7 @@ class Judge:
             "utility": self._utility(supply, part),
             "authenticity": {"not_measured": members_unknown}
             if members_unknown
-            else self._authenticity(supply, discriminators, part, pairs_path),
+            else self._authenticity(supply, attacked, part, pairs_path),
         }
 
     def _utility(self, supply: ImageSupply, part: str) -> dict[str, Any]:
@@ -170,27 +179,25 @@ class Judge:
         train = inputs.choose("train", MOST_TRAIN)
         # What classifiers are tested on must not have chosen their state.
         validation, test = inputs.rows("extractor" if part == "validation" else "validation"), inputs.rows(part)
-        labels = inputs.index.labels
+
+        def labelled(rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+            return inputs.images[rows], inputs.index.labels[rows]
 
         def generate(asked: NDArray[np.int64], purpose: str) -> NDArray[np.uint8]:
             return np.concatenate(list(supply.batches(asked, purpose)))
 
         try:
             return judge_utility(
-                settings=settings,
-                arms=self.configuration.utility_arms,
-                generate=generate,
-                train_images=inputs.images[train],
-                train_labels=labels[train],
-                validation_images=inputs.images[validation],
-                validation_labels=labels[validation],
-                test_images=inputs.images[test],
-                test_labels=labels[test],
-                classes=inputs.index.classes,
-                seed=self.configuration.seed,
-                cache_dir=self.configuration.data.cache_dir,
-                device=self.device,
-                threads=settings.threads,
+                UtilityTerms(
+                    settings=settings,
+                    classes=inputs.index.classes,
+                    seed=self.configuration.seed,
+                    cache_dir=self.configuration.data.cache_dir,
+                    device=self.device,
+                    threads=settings.threads,
+                ),
+                RealParts(train=labelled(train), validation=labelled(validation), test=labelled(test)),
+                generate,
                 progress=self.progress,
             )
         except NotFiniteError as error:
@@ -198,7 +205,7 @@ class Judge:
             return {"not_measured": str(error)}
 
     def _authenticity(
-        self, supply: ImageSupply, discriminators: Discriminators, part: str, pairs_path: Path | None
+        self, supply: ImageSupply, attacked: Attacked, part: str, pairs_path: Path | None
     ) -> dict[str, Any]:
         inputs, settings = self.inputs, self.configuration.evaluation
         if not settings.authenticity:
@@ -213,27 +220,32 @@ class Judge:
         generated = np.concatenate(list(batches))
         self.progress("looking for copies of training images", 0, 1)
         upload = None
-        if discriminators.upload is not None:
-            held = inputs.partition.rows_of(discriminators.upload_site)
+        if attacked.upload is not None:
+            held = inputs.partition.rows_of(attacked.upload_site)
             upload = Upload(
-                site=discriminators.upload_site,
-                scores=discriminators.upload,
+                site=attacked.upload_site,
+                scores=attacked.upload,
                 rows=np.flatnonzero(np.isin(train, held)),
                 by_site=self.configuration.partition.scheme == "natural",
             )
         section, pairs = judge_authenticity(
-            extractor=self.extractor,
+            ComparedImages(
+                generated=generated,
+                train=self._real_images(train),
+                test=self._real_images(test),
+                known_groups=known_groups(inputs),
+            ),
+            self.extractor,
             # Every extractor of ours learns from elsewhere: from other data, or from the extractor part.
             extractor_saw_train=False,
-            generated=generated,
-            train=self._real_images(train),
-            test=self._real_images(test),
-            known_groups=known_groups(inputs),
             seed=self.configuration.data.split_seed,
-            discriminator_scores=discriminators.final,
-            without_discriminator=discriminators.final_reason,
-            upload=upload,
-            without_upload=discriminators.upload_reason,
+            networks=TrainedNetworks(
+                final=attacked.final,
+                without_final=attacked.final_reason,
+                upload=upload,
+                without_upload=attacked.upload_reason,
+                score=attacked.score,
+            ),
             progress=self.progress,
         )
         if pairs_path is not None and len(pairs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from federation.metrics.features import FeatureExtractor
 from federation.metrics.fidelity import LARGEST_SUBSET, fid, fid_caveat, kid
 from federation.metrics.intervals import spread
 from federation.metrics.neighbours import prdc
+from federation.models.classifier import Progress
 from server.evaluation.supply import ImageSupply
 
 if TYPE_CHECKING:
@@ -48,6 +49,22 @@ class SiteReference:
     """By name of the hospital, (n, d) each."""
     say: str
     """Which images they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """All that generated images are compared with."""
+
+    real: RealSet
+    """Real images, which the generator has not learned from."""
+    train_features: NDArray[np.floating]
+    """(m, d), of real training images: what the figures are for real images of other patients."""
+    sites: SiteReference
+    """What stands for each hospital."""
+    classes: Sequence[str]
+    """Names of the labels."""
+    part: str
+    """Name of the part that `real` is."""
 
 
 def compare(real: NDArray[np.floating], generated: NDArray[np.floating], *, seed: int) -> dict[str, float | None]:
@@ -139,15 +156,11 @@ class Draws:
 def score_supply(
     supply: ImageSupply,
     extractor: FeatureExtractor,
-    real: RealSet,
+    reference: Reference,
     *,
-    real_train_features: NDArray[np.floating],
-    sites: SiteReference,
-    classes: Sequence[str],
     num_draws: int,
     seed: int,
-    part: str,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Judge fidelity and diversity over several draws.
 
@@ -157,20 +170,12 @@ def score_supply(
         The images that are judged.
     extractor
         Whose features are compared.
-    real
-        Real images, which the generator has not learned from.
-    real_train_features
-        (m, d), of real training images: what the figures are for real images of other patients.
-    sites
-        What stands for each hospital.
-    classes
-        Names of the labels.
+    reference
+        What they are compared with.
     num_draws
         Draws, at least 1; intervals need 2.
     seed
         ``data.split-seed``.
-    part
-        Name of the part that `real` is.
     progress
         Called with what is being done, how much is done, and of how much.
 
@@ -179,77 +184,137 @@ def score_supply(
     The ``test`` section: figures with intervals over draws, those of real images in the generator's place, by class and
     by hospital.
     """
-    whole, per_class, per_site = Draws(), [Draws() for _ in classes], {name: Draws() for name in sites.features}
-    num_generated, num_of_class = 0, [0] * len(classes)
+    real = reference.real
+    groups = _Groups(reference, seed)
     for draw in range(num_draws):
         if progress is not None:
             progress("judging generated images", draw, num_draws)
         labels, batches = supply.draw(real.labels, f"draw {draw}")
-        generated = features_of_batches(extractor, batches)
-        num_generated = len(generated)
-        figures = compare(real.features, generated, seed=seed) | {"vendi": vendi_score(generated)}
-        if labels is not None:
-            ratios = within_class_spread(real.features, real.labels, generated, labels, num_classes=len(classes))
-            known = []
-            for label, ratio in enumerate(ratios):
-                of_class = generated[labels == label]
-                num_of_class[label] = len(of_class)
-                found = compare_group(real.features[real.labels == label], of_class, seed=seed)
-                if found is not None:
-                    per_class[label].add(found | {"spread": ratio})
-                    known += [] if ratio is None else [ratio]
-            figures["spread"] = float(np.mean(known)) if known else None
-        whole.add(figures)
-        for name, reference in sites.features.items():
-            found = compare_group(reference, generated, seed=seed)
-            if found is not None:
-                per_site[name].add(found)
+        groups.add(features_of_batches(extractor, batches), labels)
 
-    overlap = supply.overlap(num_generated)
-    stand_in = real_train_features[: len(real.features)]
-    section: dict[str, Any] = {
+    overlap = supply.overlap(groups.num_generated)
+    per_site = groups.site_figures(overlap)
+    whole = groups.whole.summary((*FIGURES, "vendi", "spread"), overlap)
+    stand_in = reference.train_features[: len(real.features)]
+    return {
         "extractor": extractor.name,
         "preprocessing": extractor.preprocessing,
-        "num_features": int(real.features.shape[1]),
-        "part": part,
-        "num_real": len(real.features),
+        **_describe_comparison(supply, reference, groups.num_generated, num_draws),
+        **whole,
+        "draws": groups.whole.moved_apart(overlap),
+        "fid_caveat": fid_caveat(len(real.features), groups.num_generated, real.features.shape[1]),
+        "real": compare(real.features, stand_in, seed=seed) | {"vendi": vendi_score(stand_in)},
+        "per_site_say": reference.sites.say,
+        "per_site": per_site,
+        "per_class": groups.class_figures(overlap)
+        if supply.knows_classes
+        else {"not_measured": "the generated images bear no class"},
+        # A federation asks both: one distance to all, and the mean of the distances to each.
+        "fid_all": whole["fid"],
+        **_means_over_sites(per_site),
+    }
+
+
+class _Groups:
+    """Figures of all generated images, and of those of each class and hospital, draw by draw.
+
+    Parameters
+    ----------
+    reference
+        What they are compared with.
+    seed
+        See :func:`compare`.
+    """
+
+    def __init__(self, reference: Reference, seed: int) -> None:
+        self.reference = reference
+        self.seed = seed
+        self.whole = Draws()
+        self.per_class = [Draws() for _ in reference.classes]
+        self.per_site = {name: Draws() for name in reference.sites.features}
+        # Of the last draw; every one has as many.
+        self.num_generated, self.num_of_class = 0, [0] * len(reference.classes)
+
+    def add(self, generated: NDArray[np.floating], labels: NDArray[np.int64] | None) -> None:
+        """Judge one draw: features (n, d), and labels (n,) where they are known."""
+        real = self.reference.real
+        self.num_generated = len(generated)
+        figures = compare(real.features, generated, seed=self.seed) | {"vendi": vendi_score(generated)}
+        if labels is not None:
+            figures["spread"] = self._add_classes(generated, labels)
+        self.whole.add(figures)
+        for name, features in self.reference.sites.features.items():
+            found = compare_group(features, generated, seed=self.seed)
+            if found is not None:
+                self.per_site[name].add(found)
+
+    def _add_classes(self, generated: NDArray[np.floating], labels: NDArray[np.int64]) -> float | None:
+        """Judge each class; return the mean over classes of how varied they are."""
+        real, num_classes = self.reference.real, len(self.reference.classes)
+        ratios = within_class_spread(real.features, real.labels, generated, labels, num_classes=num_classes)
+        known = []
+        for label, ratio in enumerate(ratios):
+            of_class = generated[labels == label]
+            self.num_of_class[label] = len(of_class)
+            found = compare_group(real.features[real.labels == label], of_class, seed=self.seed)
+            if found is not None:
+                self.per_class[label].add(found | {"spread": ratio})
+                known += [] if ratio is None else [ratio]
+        return float(np.mean(known)) if known else None
+
+    def site_figures(self, overlap: float) -> list[dict[str, Any]]:
+        """Return the figures of each hospital."""
+        return [
+            {"name": name, "num_real": len(features), **_of_group(draws, len(features), FIGURES, overlap)}
+            for (name, features), draws in zip(
+                self.reference.sites.features.items(), self.per_site.values(), strict=True
+            )
+        ]
+
+    def class_figures(self, overlap: float) -> list[dict[str, Any]]:
+        """Return the figures of each class."""
+        counts = np.bincount(self.reference.real.labels, minlength=len(self.reference.classes)).tolist()
+        return [
+            {
+                "name": name,
+                "num_real": num_real,
+                "num_generated": num_generated,
+                **_of_group(draws, min(num_real, num_generated), (*FIGURES, "spread"), overlap),
+            }
+            for name, num_real, num_generated, draws in zip(
+                self.reference.classes, counts, self.num_of_class, self.per_class, strict=True
+            )
+        ]
+
+
+def _describe_comparison(
+    supply: ImageSupply, reference: Reference, num_generated: int, num_draws: int
+) -> dict[str, Any]:
+    """Say how many images are compared, and how."""
+    real = reference.real.features
+    return {
+        "num_features": int(real.shape[1]),
+        "part": reference.part,
+        "num_real": len(real),
         "num_generated": num_generated,
         "num_draws": num_draws,
-        "subset_size": min(len(real.features), num_generated, LARGEST_SUBSET),
+        "subset_size": min(len(real), num_generated, LARGEST_SUBSET),
         "nearest_k": {"precision": K_PRECISION, "density": K_DENSITY},
         "intervals_say": (
             f"95 % t intervals of the mean over {num_draws} draws of generated images against the same real ones"
             + ("" if supply.num_images is None else f", from a pool of {supply.num_images:,} (corrected for overlap)")
         ),
-        **whole.summary((*FIGURES, "vendi", "spread"), overlap),
-        "draws": whole.moved_apart(overlap),
-        "fid_caveat": fid_caveat(len(real.features), num_generated, real.features.shape[1]),
-        "real": compare(real.features, stand_in, seed=seed) | {"vendi": vendi_score(stand_in)},
-        "per_site_say": sites.say,
-        "per_site": [
-            {"name": name, "num_real": len(reference), **_of_group(per_site[name], len(reference), FIGURES, overlap)}
-            for name, reference in sites.features.items()
-        ],
-        "per_class": {"not_measured": "the generated images bear no class"},
     }
-    if supply.knows_classes:
-        counts = np.bincount(real.labels, minlength=len(classes)).tolist()
-        section["per_class"] = [
-            {
-                "name": name,
-                "num_real": counts[label],
-                "num_generated": num_of_class[label],
-                **_of_group(per_class[label], min(counts[label], num_of_class[label]), (*FIGURES, "spread"), overlap),
-            }
-            for label, name in enumerate(classes)
-        ]
-    # A federation asks both: one distance to all, and the mean of the distances to each.
-    section["fid_all"] = section["fid"]
+
+
+def _means_over_sites(per_site: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the mean of the distances to each hospital, and of how many hospitals it is."""
+    means: dict[str, Any] = {}
     for figure in ("fid", "kid"):
-        known = [entry[figure] for entry in section["per_site"] if entry.get(figure) is not None]
-        section[f"{figure}_avg"] = float(np.mean(known)) if known else None
-        section[f"num_{figure}_avg_sites"] = len(known)
-    return section
+        known = [entry[figure] for entry in per_site if entry.get(figure) is not None]
+        means[f"{figure}_avg"] = float(np.mean(known)) if known else None
+        means[f"num_{figure}_avg_sites"] = len(known)
+    return means
 
 
 def _of_group(draws: Draws, num_images: int, names: tuple[str, ...], overlap: float) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from server.evaluation.attacks import ATTACKS, read_membership, words_of
+
 
 def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each judgement.
@@ -82,13 +84,16 @@ def _authenticity_lines(authenticity: Mapping[str, Any]) -> Iterator[str]:
         f"authenticity: AuthPct {authenticity['auth_pct']:.1f} (real images {authenticity['auth_pct_control']:.1f}); "
         "membership inference, AUC (0.5 leaks nothing):"
     )
-    for name, attack in authenticity["membership"].items():
-        label = name.replace("_", " ")
+    membership = read_membership(authenticity)
+    labels = {name: name.replace("_", " ") for name in ATTACKS} | {"networks": words_of(membership.get("score")).name}
+    width = max(len(label) for label in labels.values())
+    for name, label in labels.items():
+        attack = membership[name]
         if "not_measured" in attack:
-            yield f"  {label:<13} not measured: {attack['not_measured']}"
+            yield f"  {label:<{width}} not measured: {attack['not_measured']}"
         else:
             low, high = attack["interval"]
-            yield f"  {label:<13} {attack['auc']:.3f} [{low:.3f}, {high:.3f}]"
+            yield f"  {label:<{width}} {attack['auc']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _figure(value: float | None) -> str:

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from sklearn.metrics import recall_score, roc_auc_score
 
-from federation.config import EvaluationSettings
 from federation.metrics.diversity import total_variation
 from federation.metrics.intervals import spread
 from federation.models.classifier import Progress, build_classifier, fit_classifier, predict_probabilities
 from federation.models.efficientnet import find_imagenet_weights
 from federation.seeding import torch_stream
+from federation.settings.evaluation import EvaluationSettings
 from server.evaluation.classifier_cache import fit_once
 
 if TYPE_CHECKING:
@@ -52,23 +52,39 @@ _CALIBRATION_BINS = 15
 _BATCH = 64  # images at once when classifiers are tested: memory only
 
 
+@dataclass(frozen=True, kw_only=True)
+class RealParts:
+    """Real images and their labels; no patient or lesion is in two parts."""
+
+    train: LabelledImages
+    """What classifiers are trained on."""
+    validation: LabelledImages
+    """They choose the state of each classifier that is tested."""
+    test: LabelledImages
+    """What classifiers are tested on, once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilityTerms:
+    """What is alike for all classifiers of a judgement."""
+
+    settings: EvaluationSettings
+    """``evaluation``: the ``utility-…`` settings and ``allow-downloads``."""
+    classes: Sequence[str]
+    """k names of the labels."""
+    seed: int
+    """Seed of the run."""
+    cache_dir: str = ""
+    """``data.cache-dir``: classifiers trained on real images alone are kept there."""
+    device: torch.device | str = "cpu"
+    """Where to train."""
+    threads: int = 1
+    """Classifiers trained side by side on the CPU, one thread each, so that their number does not change the
+    figures. On a GPU there is one at a time."""
+
+
 def judge_utility(
-    *,
-    settings: EvaluationSettings,
-    arms: Sequence[str],
-    generate: Generate | None,
-    train_images: NDArray[np.uint8],
-    train_labels: NDArray[np.int64],
-    validation_images: NDArray[np.uint8],
-    validation_labels: NDArray[np.int64],
-    test_images: NDArray[np.uint8],
-    test_labels: NDArray[np.int64],
-    classes: Sequence[str],
-    seed: int,
-    cache_dir: str = "",
-    device: torch.device | str = "cpu",
-    threads: int = 1,
-    progress: Progress | None = None,
+    terms: UtilityTerms, real: RealParts, generate: Generate | None, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Train classifiers on each kind of images, with each of several seeds; test them once on real images.
 
@@ -77,30 +93,13 @@ def judge_utility(
 
     Parameters
     ----------
-    settings
-        ``evaluation``: the ``utility-…`` settings and ``allow-downloads``.
-    arms
-        Of ``federation.config.UTILITY_ARMS``.
+    terms
+        How classifiers are trained, on which arms and how often.
+    real
+        Real images to train on, to choose by and to test on.
     generate
         Called from worker threads, by one at a time, with labels that are all alike and a purpose that names
         seed and class. None: the generator is not told classes.
-    train_images, train_labels
-        Real ones: uint8 (n, r, r, 3), and (n,).
-    validation_images, validation_labels
-        Real ones of other groups: they choose the state of each classifier that is tested.
-    test_images, test_labels
-        Real ones of yet other groups.
-    classes
-        k names of the labels.
-    seed
-        Seed of the run.
-    cache_dir
-        ``data.cache-dir``: classifiers trained on real images alone are kept there.
-    device
-        Where to train.
-    threads
-        Classifiers trained side by side on the CPU, one thread each, so that their number does not change
-        the figures. On a GPU there is one at a time.
     progress
         Called after each training step of any classifier, by one thread at a time.
 
@@ -125,73 +124,77 @@ def judge_utility(
     if generate is None:
         return {"not_measured": "an unconditional generator gives no labels to train a classifier on"}
     started = time.perf_counter()
-    occurs = np.bincount(train_labels, minlength=len(classes)) > 0
-    if occurs.sum() < 2:
+    if len(np.unique(real.train[1])) < 2:
         return {"not_measured": "training images are of one class, and a classifier needs two to tell apart"}
-    rare = find_rare_classes(train_labels, len(classes))
-    counts = {
-        arm: count_synthetic(arm, train_labels, num_classes=len(classes), ratio=settings.utility_ratio)
-        for arm in dict.fromkeys(arms)
-        if arm != "rare" or len(rare)
-    }
+    counts = _synthetic_of_each_arm(terms, real.train[1])
     if not counts:
         return {"not_measured": _NO_RARE_CLASS}
-
-    trials = _Trials(
-        settings=settings,
-        counts=counts,
-        generate=generate,
-        recognised_labels=np.repeat(np.flatnonzero(occurs), _RECOGNISED_PER_CLASS),
-        train=(train_images, train_labels),
-        validation=(validation_images, validation_labels),
-        test=(test_images, test_labels),
-        classes=classes,
-        seed=seed,
-        cache_dir=cache_dir,
-        device=torch.device(device),
-        progress=progress,
-    )
-    outcomes = _run_trials(trials, 1 if trials.device.type == "cuda" else threads)
-
-    num_test = np.bincount(test_labels, minlength=len(classes))
-    result: dict[str, Any] = {
+    trials = _Trials(terms, real, counts, generate, progress)
+    outcomes = _run_trials(trials, 1 if trials.device.type == "cuda" else terms.threads)
+    arms = {arm: _arm_section(arm, trials, outcomes) for arm in dict.fromkeys(terms.settings.utility_arm_names)}
+    return {
         "classifier": next(iter(outcomes.values()))[0].classifier,
-        "steps": settings.utility_steps,
-        "num_seeds": settings.utility_seeds,
-        "num_test_images": len(test_labels),
-        "num_validation_images": len(validation_labels),
+        "steps": terms.settings.utility_steps,
+        "num_seeds": terms.settings.utility_seeds,
+        "num_test_images": len(real.test[1]),
+        "num_validation_images": len(real.validation[1]),
         "seconds": time.perf_counter() - started,
+        **_classes_section(terms.classes, real),
+        "arms": arms,
+        "recognised": _recognised_section(trials, outcomes, arms),
+    }
+
+
+def _synthetic_of_each_arm(terms: UtilityTerms, train_labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Return the number of synthetic images of each class, by arm; without ``rare`` where no class is rare."""
+    num_classes, ratio = len(terms.classes), terms.settings.utility_ratio
+    any_rare = len(find_rare_classes(train_labels, num_classes)) > 0
+    return {
+        arm: count_synthetic(arm, train_labels, num_classes=num_classes, ratio=ratio)
+        for arm in dict.fromkeys(terms.settings.utility_arm_names)
+        if arm != "rare" or any_rare
+    }
+
+
+def _classes_section(classes: Sequence[str], real: RealParts) -> dict[str, Any]:
+    """Return what the section tells of the classes."""
+    num_train, num_test = (np.bincount(part[1], minlength=len(classes)) for part in (real.train, real.test))
+    return {
         "classes": list(classes),
         "classes_without_test_images": [name for name, count in zip(classes, num_test, strict=True) if count == 0],
-        "classes_without_train_images": [name for name, some in zip(classes, occurs, strict=True) if not some],
-        "rare_classes": [classes[label] for label in rare],
+        "classes_without_train_images": [name for name, count in zip(classes, num_train, strict=True) if count == 0],
+        "rare_classes": [classes[label] for label in find_rare_classes(real.train[1], len(classes))],
         "melanoma_class": find_melanoma_class(classes),
-        "arms": {},
     }
-    for arm in dict.fromkeys(arms):
-        if arm not in counts:
-            result["arms"][arm] = {"not_measured": _NO_RARE_CLASS}
-            continue
-        num_synthetic = int(counts[arm].sum())
-        num_real = 0 if arm == "synthetic" else len(train_labels)
-        result["arms"][arm] = {
-            "description": describe_arm(arm, num_real, counts[arm], classes),
-            "num_train_images": num_real + num_synthetic,
-            "num_synthetic_images": num_synthetic,
-            **_spread_scores([outcome.scores for outcome in outcomes[arm]]),
-        }
+
+
+def _arm_section(arm: str, trials: _Trials, outcomes: Mapping[str, Sequence[_Outcome]]) -> dict[str, Any]:
+    """Return what the section tells of an arm."""
+    if arm not in trials.counts:
+        return {"not_measured": _NO_RARE_CLASS}
+    counts = trials.counts[arm]
+    num_synthetic = int(counts.sum())
+    num_real = 0 if arm == "synthetic" else len(trials.real.train[1])
+    return {
+        "description": describe_arm(arm, num_real, counts, trials.terms.classes),
+        "num_train_images": num_real + num_synthetic,
+        "num_synthetic_images": num_synthetic,
+        **_spread_scores([outcome.scores for outcome in outcomes[arm]]),
+    }
+
+
+def _recognised_section(
+    trials: _Trials, outcomes: Mapping[str, Sequence[_Outcome]], arms: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what classifiers of real images see in the generated ones."""
     if "real" not in outcomes:
-        result["recognised"] = {
+        return {
             "not_measured": "no classifier was trained on real images alone: evaluation.utility-arms leaves out real"
         }
-    else:
-        result["recognised"] = summarise_recognition(
-            trials.recognised_labels,
-            [outcome.recognised for outcome in outcomes["real"]],
-            classes,
-        )
-        result["recognised"]["real_share"] = result["arms"]["real"]["sensitivity"]
-    return result
+    recognised = summarise_recognition(
+        trials.recognised_labels, [outcome.recognised for outcome in outcomes["real"]], trials.terms.classes
+    )
+    return {**recognised, "real_share": arms["real"]["sensitivity"]}
 
 
 def find_rare_classes(labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
@@ -434,36 +437,29 @@ class _Trials:
 
     def __init__(
         self,
-        *,
-        settings: EvaluationSettings,
+        terms: UtilityTerms,
+        real: RealParts,
         counts: dict[str, NDArray[np.int64]],
         generate: Generate,
-        recognised_labels: NDArray[np.int64],
-        train: LabelledImages,
-        validation: LabelledImages,
-        test: LabelledImages,
-        classes: Sequence[str],
-        seed: int,
-        cache_dir: str,
-        device: torch.device,
         progress: Progress | None,
     ) -> None:
-        self.settings = settings
+        self.terms = terms
+        self.real = real
         self.counts = counts
-        self.recognised_labels = recognised_labels
-        self.device = device
+        occurs = np.bincount(real.train[1], minlength=len(terms.classes)) > 0
+        self.recognised_labels = np.repeat(np.flatnonzero(occurs), _RECOGNISED_PER_CLASS)
+        self.device = torch.device(terms.device)
         self.cancelled = threading.Event()
+        self._settings = terms.settings
         self._generate = generate
-        self._train, self._validation, self._test = train, validation, test
-        self._classes = classes
-        self._seed = seed
-        self._cache_dir = cache_dir
         self._progress = progress
         self._lock = threading.Lock()
         self._num_steps_done = 0
         self._weights = None
-        if settings.utility_classifier == "efficientnet-b2":
-            self._weights = find_imagenet_weights(settings.utility_weights, allow_downloads=settings.allow_downloads)
+        if self._settings.utility_classifier == "efficientnet-b2":
+            self._weights = find_imagenet_weights(
+                self._settings.utility_weights, allow_downloads=self._settings.allow_downloads
+            )
 
     def draw(self, number: int) -> _Drawn:
         """Draw the synthetic images of a seed: as many of each class as the arm that wants most."""
@@ -471,7 +467,7 @@ class _Trials:
         by_label = {
             label: self._ask("utility", number, label, int(most[label])) for label in np.flatnonzero(most).tolist()
         }
-        fresh = [self._train[0][:0]]
+        fresh = [self.real.train[0][:0]]
         if "real" in self.counts:
             fresh += [
                 self._ask("recognised", number, label, _RECOGNISED_PER_CLASS)
@@ -480,24 +476,24 @@ class _Trials:
         return _Drawn(by_label, np.concatenate(fresh))
 
     def _ask(self, purpose: str, number: int, label: int, count: int) -> NDArray[np.uint8]:
-        name = self._classes[label]
-        self._report(f"synthetic images, {name}, seed {number + 1} of {self.settings.utility_seeds}", 0)
+        name = self.terms.classes[label]
+        self._report(f"synthetic images, {name}, seed {number + 1} of {self._settings.utility_seeds}", 0)
         return self._generate(np.full(count, label, dtype=np.int64), f"{purpose}, seed {number}, {name}")
 
     def train_and_test(self, arm: str, number: int, drawn: _Drawn) -> _Outcome:
         """Train and test one classifier."""
-        images, labels = compose_arm(arm, self.counts[arm], self._train, drawn.by_label)
+        images, labels = compose_arm(arm, self.counts[arm], self.real.train, drawn.by_label)
         # Every arm of a seed starts from the same weights.
-        stream = torch_stream(self._seed, f"utility classifier {number}")
+        stream = torch_stream(self.terms.seed, f"utility classifier {number}")
         classifier = build_classifier(
-            self.settings.utility_classifier,
+            self._settings.utility_classifier,
             resolution=images.shape[1],
-            num_classes=len(self._classes),
+            num_classes=len(self.terms.classes),
             stream=stream,
             imagenet_weights=self._weights,
         ).to(self.device)
-        steps = self.settings.utility_steps
-        description = f"classifier, {arm} images, seed {number + 1} of {self.settings.utility_seeds}"
+        steps = self._settings.utility_steps
+        description = f"classifier, {arm} images, seed {number + 1} of {self._settings.utility_seeds}"
 
         def fit() -> None:
             fit_classifier(
@@ -506,7 +502,7 @@ class _Trials:
                 labels,
                 steps=steps,
                 stream=stream,
-                validation=self._validation,
+                validation=self.real.validation,
                 progress=lambda description, done, total: self._report(description, 1),
                 description=description,
             )
@@ -516,21 +512,21 @@ class _Trials:
                 classifier,
                 fit,
                 images=(images, labels),
-                validation=self._validation,
+                validation=self.real.validation,
                 steps=steps,
                 stream=stream,
-                cache_dir=self._cache_dir,
+                cache_dir=self.terms.cache_dir,
             )
             if was_stored:
                 self._report(description, steps)
         else:
             fit()
-        test_images, test_labels = self._test
+        test_images, test_labels = self.real.test
         probabilities = predict_probabilities(classifier, test_images, batch=_BATCH)
         shown = drawn.fresh if arm == "real" else drawn.fresh[:0]
         return _Outcome(
             classifier.name,
-            score_predictions(test_labels, probabilities, self._classes),
+            score_predictions(test_labels, probabilities, self.terms.classes),
             predict_probabilities(classifier, shown, batch=_BATCH).argmax(axis=1),
         )
 
@@ -540,7 +536,7 @@ class _Trials:
             raise CancelledError
         if self._progress is None:
             return
-        total = len(self.counts) * self.settings.utility_seeds * self.settings.utility_steps
+        total = len(self.counts) * self._settings.utility_seeds * self._settings.utility_steps
         with self._lock:
             self._num_steps_done += num_steps
             self._progress(description, self._num_steps_done, total)
@@ -552,7 +548,7 @@ def _run_trials(trials: _Trials, workers: int) -> dict[str, list[_Outcome]]:
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     pending: dict[str, list[Future[_Outcome]]] = {arm: [] for arm in trials.counts}
     try:
-        for number in range(trials.settings.utility_seeds):
+        for number in range(trials.terms.settings.utility_seeds):
             # It waits its turn behind the classifiers of the seed before, so that there are the images of two
             # seeds in memory at most, and images are drawn by one thread at a time.
             drawn = pool.submit(trials.draw, number).result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.evaluation.attacks import read_membership, words_of
 from server.report.curves import Estimate, Picture, draw_estimates
 from server.report.numerals import MISSING, between, exact, with_interval
 from server.report.run_record import RunRecord, entries, interval, not_measured, number, section, text
@@ -19,20 +20,27 @@ from server.report.tables import (
     words,
 )
 
-ATTACKS = {
-    "null_control": ("Real test images in the generated ones' place", "the control: what is found here is no copying"),
-    "generator": ("Generated images", "nearness to a generated image"),
-    "discriminator": ("Final discriminator", "its logit"),
-    "upload": ("One hospital's upload", "the logit of the discriminator it sends"),
-}
-"""What an attacker has, and what it looks at."""
+
+def _attacks(score: object) -> dict[str, tuple[str, str]]:
+    """Return what an attacker has, and what it looks at, by attack."""
+    spoken = words_of(score)
+    return {
+        "null_control": (
+            "Real test images in the generated ones' place",
+            "the control: what is found here is no copying",
+        ),
+        "generator": ("Generated images", "nearness to a generated image"),
+        "networks": (spoken.holder.capitalize(), spoken.looks_at),
+        "upload": ("One hospital's upload", spoken.sent),
+    }
 
 
 def membership_table(authenticity: Mapping[str, Any]) -> Table:
     """Lay out the attacks."""
+    membership = read_membership(authenticity)
     rows = []
-    for key, (label, note) in ATTACKS.items():
-        attack = section(authenticity, "membership", key)
+    for key, (label, note) in _attacks(membership.get("score")).items():
+        attack = section(membership, key)
         site = text(attack, "site")
         head = named(label, f"{note}, {site}" if site else note)
         if number(attack, "auc") is None:
@@ -63,12 +71,13 @@ def membership_table(authenticity: Mapping[str, Any]) -> Table:
 
 def membership_picture(authenticity: Mapping[str, Any]) -> Picture | None:
     """Draw the areas of the attacks."""
+    membership = read_membership(authenticity)
     rows = []
-    for key, (label, _) in ATTACKS.items():
-        area = number(authenticity, "membership", key, "auc")
+    for key, (label, _) in _attacks(membership.get("score")).items():
+        area = number(membership, key, "auc")
         if area is not None:
             short = {"null_control": "control (real images)", "generator": "generated images"}.get(key, label.lower())
-            around = interval(authenticity, "membership", key, "interval")
+            around = interval(membership, key, "interval")
             rows.append(Estimate(short, area, around, is_main=key != "null_control"))
     return draw_estimates(
         "membership-picture",
@@ -81,82 +90,6 @@ def membership_picture(authenticity: Mapping[str, Any]) -> Picture | None:
 
 def nearest_table(authenticity: Mapping[str, Any]) -> Table:
     """Lay out distances, AuthPct and near-duplicates beside their controls."""
-    nearest, near = section(authenticity, "nearest"), section(authenticity, "near_duplicates")
-    extractor = text(authenticity, "extractor")
-    num_train, num_test = number(nearest, "num_train"), number(nearest, "num_test")
-    as_many = f"of {num_train:,} training and {num_test:,} held-out images" if num_train and num_test else ""
-
-    def row(label: str, note: str, amount: float | None, control: float | None, of: str, style: str) -> list[Cell]:
-        return [named(label, note), value(amount, style), value(control, style), words(of)]
-
-    rows = [
-        row(
-            "Median distance to the nearest training image",
-            as_many,
-            number(nearest, "median_to_train"),
-            None,
-            f"in the features of {extractor}",
-            "figure",
-        ),
-        row(
-            "Median distance to the nearest held-out image",
-            as_many,
-            number(nearest, "median_to_test"),
-            None,
-            f"in the features of {extractor}",
-            "figure",
-        ),
-        [
-            named("Share nearer to training images", as_many),
-            Cell(
-                content=with_interval(number(nearest, "share_nearer_to_train"), interval(nearest, "interval")),
-                is_numeric=True,
-            ),
-            value(number(nearest, "control_share")),
-            words("half of the held-out images against the other half"),
-        ],
-    ]
-    if number(nearest, "share_unusually_close") is not None:
-        rows.append(
-            row(
-                "Share unusually close to a training image",
-                "closer than 99 % of held-out images are",
-                number(nearest, "share_unusually_close"),
-                None,
-                "0.01 if nothing was copied",
-                "share",
-            )
-        )
-    rows.append(
-        row(
-            "AuthPct",
-            "per cent of images farther from their nearest training image than that is from its own",
-            number(authenticity, "auth_pct"),
-            number(authenticity, "auth_pct_control"),
-            "held-out images",
-            "figure",
-        )
-    )
-    bits = number(near, "threshold_bits")
-    within = f"perceptual hashes within {bits} bits, in any orientation" if bits is not None else ""
-    rows += [
-        row(
-            "Near-duplicates of training images",
-            _compared(within, number(near, "num_train_compared")),
-            number(near, "to_train"),
-            number(near, "of_real_test_to_train"),
-            "held-out images beside the same training images",
-            "percent",
-        ),
-        row(
-            "Near-duplicates of held-out images",
-            _compared(within, number(near, "num_test_compared")),
-            number(near, "to_test"),
-            None,
-            "of fewer images, and so rarer by chance alone",
-            "percent",
-        ),
-    ]
     return Table(
         name="nearest",
         caption="How near generated images are to training images, beside the control",
@@ -166,8 +99,102 @@ def nearest_table(authenticity: Mapping[str, Any]) -> Table:
             Column("Control"),
             Column("The control is", is_numeric=False),
         ),
-        bodies=[Body(rows)],
+        bodies=[
+            Body(
+                [
+                    *_distance_rows(authenticity),
+                    *_closeness_rows(authenticity),
+                    *_near_duplicate_rows(section(authenticity, "near_duplicates")),
+                ]
+            )
+        ],
     )
+
+
+def _row_beside_control(
+    label: str, note: str, amount: float | None, control: float | None, of: str, style: str
+) -> list[Cell]:
+    return [named(label, note), value(amount, style), value(control, style), words(of)]
+
+
+def _distance_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
+    """Lay out how far generated images are from training and from held-out ones."""
+    nearest = section(authenticity, "nearest")
+    num_train, num_test = number(nearest, "num_train"), number(nearest, "num_test")
+    as_many = f"of {num_train:,} training and {num_test:,} held-out images" if num_train and num_test else ""
+    medians = [
+        _row_beside_control(
+            f"Median distance to the nearest {part} image",
+            as_many,
+            number(nearest, key),
+            None,
+            f"in the features of {text(authenticity, 'extractor')}",
+            "figure",
+        )
+        for part, key in (("training", "median_to_train"), ("held-out", "median_to_test"))
+    ]
+    share_nearer = [
+        named("Share nearer to training images", as_many),
+        Cell(
+            content=with_interval(number(nearest, "share_nearer_to_train"), interval(nearest, "interval")),
+            is_numeric=True,
+        ),
+        value(number(nearest, "control_share")),
+        words("half of the held-out images against the other half"),
+    ]
+    return [*medians, share_nearer]
+
+
+def _closeness_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
+    """Lay out how many generated images are closer to a training image than real ones would be."""
+    rows = []
+    unusually_close = number(authenticity, "nearest", "share_unusually_close")
+    if unusually_close is not None:
+        rows.append(
+            _row_beside_control(
+                "Share unusually close to a training image",
+                "closer than 99 % of held-out images are",
+                unusually_close,
+                None,
+                "0.01 if nothing was copied",
+                "share",
+            )
+        )
+    rows.append(
+        _row_beside_control(
+            "AuthPct",
+            "per cent of images farther from their nearest training image than that is from its own",
+            number(authenticity, "auth_pct"),
+            number(authenticity, "auth_pct_control"),
+            "held-out images",
+            "figure",
+        )
+    )
+    return rows
+
+
+def _near_duplicate_rows(near: Mapping[str, Any]) -> list[list[Cell]]:
+    """Lay out how many generated images look like a real one to a perceptual hash."""
+    bits = number(near, "threshold_bits")
+    within = f"perceptual hashes within {bits} bits, in any orientation" if bits is not None else ""
+    return [
+        _row_beside_control(
+            "Near-duplicates of training images",
+            _compared(within, number(near, "num_train_compared")),
+            number(near, "to_train"),
+            number(near, "of_real_test_to_train"),
+            "held-out images beside the same training images",
+            "percent",
+        ),
+        _row_beside_control(
+            "Near-duplicates of held-out images",
+            _compared(within, number(near, "num_test_compared")),
+            number(near, "to_test"),
+            None,
+            "of fewer images, and so rarer by chance alone",
+            "percent",
+        ),
+    ]
 
 
 def _compared(within: str, compared: float | None) -> str:

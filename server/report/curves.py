@@ -37,6 +37,8 @@ _MOST_MARKED = 40
 
 Points = Sequence[tuple[int, float | None]]
 """Round and value; None where it was not measured."""
+KnownPoints = Sequence[tuple[int, float]]
+"""Round and value of what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,63 +96,73 @@ def draw_curves(
     if not known:
         return None
     across = dict(lines or {})
-    clipped = False
     with drawing(4.5, 3.0 + 0.17 * ((len(known) if len(known) > 1 else 0) + len(across)) / 2) as (canvas, axes):
-        floor = None
-        if is_logarithmic:
-            positive = [y for points in known.values() for _, y in points if y > 0]
-            positive += [y for y in across.values() if y > 0]
-            axes.set_yscale("log")
-            if positive:
-                low, high = min(positive), max(positive)
-                floor = low / (high / low) ** 0.06 / 1.15
-                axes.set_ylim(floor, high * (high / low) ** 0.06 * 1.15)
-                plain_decades(axes.yaxis)
-        for index, (label, points) in enumerate(known.items()):
-            colour = SERIES[index % len(SERIES)]
-            xs = [x for x, _ in points]
-            ys = [y if floor is None else max(y, floor) for _, y in points]
-            marked = len(points) <= _MOST_MARKED
-            axes.plot(
-                xs,
-                ys,
-                color=colour,
-                linestyle=_LINES[index // len(MARKERS) % len(_LINES)] if len(known) > 8 else _LINES[index % 3],
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=4 if marked else 0,
-                linewidth=1.6,
-                label=label,
-            )
-            if floor is not None and any(y <= 0 for _, y in points):
-                clipped = True
-                below = [x for x, y in points if y <= 0]
-                axes.plot(
-                    below, [floor] * len(below), color=colour, marker="v", markersize=8, linestyle="", clip_on=False,
-                    markerfacecolor=SURFACE,
-                )  # fmt: skip
-        for index, (label, y) in enumerate(across.items()):
-            if floor is not None and y <= 0:
-                continue
-            axes.axhline(
-                y,
-                color=MUTED,
-                linewidth=1.1,
-                linestyle=_YARDSTICK_LINES[index % len(_YARDSTICK_LINES)],
-                label=f"{label} ({figure(y)})",
-            )
+        floor = _set_logarithmic_rounds(axes, known, across) if is_logarithmic else None
+        _plot_series(axes, known, floor)
+        _plot_yardsticks(axes, across, floor)
         _style_rounds(axes, [x for points in known.values() for x, _ in points])
         if len(known) > 1 or across:
             canvas.legend(
                 loc="outside lower left", ncols=2, frameon=False, fontsize=10, labelcolor=INK, handlelength=3.2
             )
         svg = to_svg(canvas, name, title)
-    hidden = [f"{label} ({figure(y)})" for label, y in across.items() if is_logarithmic and y <= 0]
     notes = [caption] if caption else []
+    hidden = [f"{label} ({figure(y)})" for label, y in across.items() if is_logarithmic and y <= 0]
     if hidden:
         notes.append(f"Not above zero, and so below this axis: {', '.join(hidden)}.")
-    if clipped:
+    if floor is not None and any(y <= 0 for points in known.values() for _, y in points):
         notes.append("Triangles at the lower edge: values that are not above zero.")
     return Picture(name=name, title=title, svg=svg, text=_describe(known, across), caption=" ".join(notes))
+
+
+def _set_logarithmic_rounds(axes: Axes, series: Mapping[str, KnownPoints], lines: Mapping[str, float]) -> float | None:
+    """Make the upright axis logarithmic; return its lower end, or None where nothing is above zero."""
+    axes.set_yscale("log")
+    positive = [y for points in series.values() for _, y in points if y > 0]
+    positive += [y for y in lines.values() if y > 0]
+    if not positive:
+        return None
+    low, high = min(positive), max(positive)
+    floor = low / (high / low) ** 0.06 / 1.15
+    axes.set_ylim(floor, high * (high / low) ** 0.06 * 1.15)
+    plain_decades(axes.yaxis)
+    return floor
+
+
+def _plot_series(axes: Axes, series: Mapping[str, KnownPoints], floor: float | None) -> None:
+    """Plot each series; on a logarithmic axis with its lower end `floor`, what is not positive as a triangle there."""
+    for index, (label, points) in enumerate(series.items()):
+        colour = SERIES[index % len(SERIES)]
+        axes.plot(
+            [x for x, _ in points],
+            [y if floor is None else max(y, floor) for _, y in points],
+            color=colour,
+            linestyle=_LINES[index // len(MARKERS) % len(_LINES)] if len(series) > 8 else _LINES[index % 3],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4 if len(points) <= _MOST_MARKED else 0,
+            linewidth=1.6,
+            label=label,
+        )
+        below = [x for x, y in points if y <= 0]
+        if floor is not None and below:
+            axes.plot(
+                below, [floor] * len(below), color=colour, marker="v", markersize=8, linestyle="", clip_on=False,
+                markerfacecolor=SURFACE,
+            )  # fmt: skip
+
+
+def _plot_yardsticks(axes: Axes, lines: Mapping[str, float], floor: float | None) -> None:
+    """Plot lines across; on a logarithmic axis with its lower end `floor`, only what is positive has a place."""
+    for index, (label, y) in enumerate(lines.items()):
+        if floor is not None and y <= 0:
+            continue
+        axes.axhline(
+            y,
+            color=MUTED,
+            linewidth=1.1,
+            linestyle=_YARDSTICK_LINES[index % len(_YARDSTICK_LINES)],
+            label=f"{label} ({figure(y)})",
+        )
 
 
 def draw_estimates(
@@ -180,46 +192,11 @@ def draw_estimates(
     """
     if not rows:
         return None
-    clipped = False
     with drawing(4.9, 0.85 + 0.31 * len(rows) + (0.2 if reference else 0)) as (canvas, axes):
-        floor = None
-        if is_logarithmic:
-            positive = [row.value for row in rows if row.value > 0]
-            if positive:
-                axes.set_xscale("log")
-                low, high = min(positive), max(positive)
-                pad = max(1.6, (high / low) ** 0.08)
-                floor = low / pad
-                axes.set_xlim(floor, high * pad)
-                plain_decades(axes.xaxis)
+        floor = _set_logarithmic_estimates(axes, rows) if is_logarithmic else None
         for place, row in enumerate(rows):
-            colour = SERIES[0] if row.is_main else MUTED
-            at = row.value
-            if floor is not None and at <= 0:
-                clipped, at = True, floor
-            if row.interval is not None:
-                low, high = (end if floor is None else max(end, floor) for end in row.interval)
-                axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
-            axes.plot(
-                [at],
-                [place],
-                marker="<" if clipped and at == floor else "D" if row.is_main else "o",
-                markersize=6.5,
-                color=colour,
-                markerfacecolor=colour if row.is_main else SURFACE,
-                linestyle="",
-                clip_on=False,
-            )
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-            if row.is_main:
-                tick.set_fontweight("bold")
-        # The numbers stand at the right, in a column of their own.
-        right = axes.secondary_yaxis("right")
-        right.set_yticks(range(len(rows)), [figure(row.value) for row in rows])
-        right.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
-        right.spines["right"].set_visible(False)
+            _plot_estimate(axes, place, row, floor)
+        _label_rows(axes, rows)
         if reference is not None:
             axes.axvline(reference[1], color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
             axes.set_title(f"- - {reference[0]}", fontsize=9.5, color=MUTED, loc="left", pad=5)
@@ -228,20 +205,74 @@ def draw_estimates(
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         svg = to_svg(canvas, name, title)
+    clipped = floor is not None and any(row.value <= 0 for row in rows)
+    note = "An arrow at the left edge: a value that is not above zero." if clipped else ""
+    return Picture(
+        name=name,
+        title=title,
+        svg=svg,
+        text=_describe_estimates(rows, axis, reference),
+        caption=" ".join(part for part in (caption, note) if part),
+    )
+
+
+def _set_logarithmic_estimates(axes: Axes, rows: Sequence[Estimate]) -> float | None:
+    """Make the level axis logarithmic; return its lower end, or None, and the axis as it was, if none is above zero."""
+    positive = [row.value for row in rows if row.value > 0]
+    if not positive:
+        return None
+    axes.set_xscale("log")
+    low, high = min(positive), max(positive)
+    pad = max(1.6, (high / low) ** 0.08)
+    floor = low / pad
+    axes.set_xlim(floor, high * pad)
+    plain_decades(axes.xaxis)
+    return floor
+
+
+def _plot_estimate(axes: Axes, place: int, row: Estimate, floor: float | None) -> None:
+    """Plot a row; on a logarithmic axis with its lower end `floor`, a value that is not positive as an arrow there."""
+    colour = SERIES[0] if row.is_main else MUTED
+    at, marker = row.value, "D" if row.is_main else "o"
+    if floor is not None and at <= 0:
+        at, marker = floor, "<"
+    if row.interval is not None:
+        low, high = (end if floor is None else max(end, floor) for end in row.interval)
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
+    axes.plot(
+        [at],
+        [place],
+        marker=marker,
+        markersize=6.5,
+        color=colour,
+        markerfacecolor=colour if row.is_main else SURFACE,
+        linestyle="",
+        clip_on=False,
+    )
+
+
+def _label_rows(axes: Axes, rows: Sequence[Estimate]) -> None:
+    """Write each row's label at the left and its number at the right."""
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        if row.is_main:
+            tick.set_fontweight("bold")
+    # The numbers stand at the right, in a column of their own.
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(rows)), [figure(row.value) for row in rows])
+    right.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
+    right.spines["right"].set_visible(False)
+
+
+def _describe_estimates(rows: Sequence[Estimate], axis: str, reference: tuple[str, float] | None) -> str:
     spoken = [
         f"{row.label} {figure(row.value)}"
         + ("" if row.interval is None else f" ({figure(row.interval[0])} to {figure(row.interval[1])})")
         for row in rows
     ]
     beside = "" if reference is None else f" The line is {reference[0]}, {figure(reference[1])}."
-    note = "An arrow at the left edge: a value that is not above zero." if clipped else ""
-    return Picture(
-        name=name,
-        title=title,
-        svg=svg,
-        text=f"{axis}: {'; '.join(spoken)}.{beside}",
-        caption=" ".join(part for part in (caption, note) if part),
-    )
+    return f"{axis}: {'; '.join(spoken)}.{beside}"
 
 
 def _style_rounds(axes: Axes, rounds: Sequence[int]) -> None:
@@ -324,7 +355,7 @@ def to_svg(canvas: Figure, name: str, title: str) -> Markup:
     return Markup(opening + body)
 
 
-def _describe(series: Mapping[str, Sequence[tuple[int, float]]], lines: Mapping[str, float]) -> str:
+def _describe(series: Mapping[str, KnownPoints], lines: Mapping[str, float]) -> str:
     sentences = []
     for label, points in series.items():
         (first, start), (last, end) = points[0], points[-1]

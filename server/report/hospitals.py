@@ -11,6 +11,7 @@ from markupsafe import Markup
 from server.report.judgements import (
     shorten,
 )
+from server.report.losses import losses_of
 from server.report.numerals import MISSING, count, duration
 from server.report.run_record import RunRecord, number, section, text
 from server.report.tables import (
@@ -91,6 +92,7 @@ def hospitals_table(record: RunRecord) -> Table | None:
         by_site.setdefault(text(line, "site"), []).append(line)
     if not by_site:
         return None
+    losses = losses_of(record)
     rounds = sorted({int(number(line, "round") or 0) for line in record.hospitals})
     with_strip = len(rounds) <= _MOST_STRIP_ROUNDS
     # Those with troubles first, where not all can be shown.
@@ -112,8 +114,7 @@ def hospitals_table(record: RunRecord) -> Table | None:
                 *(derived(statuses.count(status), count(statuses.count(status))) for status in _TROUBLES),
                 value(number(last, "num_training_images"), "count"),
                 derived(mean, duration(mean)),
-                value(number(last, "loss_generator")),
-                value(number(last, "loss_discriminator")),
+                *(value(number(last, key)) for key in losses),
             ]
         )
     return Table(
@@ -126,8 +127,7 @@ def hospitals_table(record: RunRecord) -> Table | None:
             *(Column(status.capitalize()) for status in _TROUBLES),
             Column("Images held"),
             Column("Time of a round", "mean"),
-            Column("Loss G", "last"),
-            Column("Loss D", "last"),
+            *(Column(label, "last") for label in losses.values()),
         ),
         bodies=[Body(rows)],
         is_sortable=True,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from federation.metrics.intervals import wilson_interval
+from server.evaluation.attacks import read_membership, words_of
 from server.report.numerals import duration, figure, percent
 from server.report.run_record import RunRecord, entries, interval, number, section, text
 
@@ -236,7 +237,7 @@ def predictive_sentence(utility: Mapping[str, Any]) -> str:
 
 
 def authenticity_sentence(authenticity: Mapping[str, Any]) -> str:
-    """Say whether generated images look like copies of training images, and what a discriminator gives away."""
+    """Say whether generated images look like copies of training images, and what trained networks give away."""
     groups = text(authenticity, "known_groups")
     known = f" Note: {groups.rstrip('.')}." if groups else ""
     if authenticity.get("valid") is not True:
@@ -247,11 +248,10 @@ def authenticity_sentence(authenticity: Mapping[str, Any]) -> str:
         sentences = [f"Signs of copying: {_listed(signs)}."]
     else:
         sentences = ["These tests found no sign of copying, which does not prove that there is none."]
-    for key, words in (("discriminator", "The final discriminator"), ("upload", "What one hospital sends")):
-        area, around = (
-            number(authenticity, "membership", key, "auc"),
-            interval(authenticity, "membership", key, "interval"),
-        )
+    membership = read_membership(authenticity)
+    subject = words_of(membership.get("score")).subject
+    for key, words in (("networks", f"{subject[:1].upper()}{subject[1:]}"), ("upload", "What one hospital sends")):
+        area, around = number(membership, key, "auc"), interval(membership, key, "interval")
         if area is None or around is None:
             continue
         if around[0] > 0.5:
@@ -270,11 +270,12 @@ def _signs_of_copying(authenticity: Mapping[str, Any]) -> Iterator[str]:
     )
     if share is not None and around is not None and around[0] > 0.5:
         yield f"{percent(share)} of generated images lie nearer to training images than to as many held-out ones"
+    membership = read_membership(authenticity)
     area, around = (
-        number(authenticity, "membership", "generator", "auc"),
-        interval(authenticity, "membership", "generator", "interval"),
+        number(membership, "generator", "auc"),
+        interval(membership, "generator", "interval"),
     )
-    control = number(authenticity, "membership", "null_control", "auc") or 0.5
+    control = number(membership, "null_control", "auc") or 0.5
     if area is not None and around is not None and around[0] > max(0.5, control):
         yield f"generated images tell who was trained on (area {_area(area, around)})"
     near, usual = (number(authenticity, "near_duplicates", key) for key in ("to_train", "of_real_test_to_train"))

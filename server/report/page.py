@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from federation.errors import RunError
 from federation.run_directory import RunDirectory, write_text
+from server.evaluation.attacks import read_membership, words_of
 from server.report.authenticity import membership_picture, membership_table, nearest_table, pairs_table
 from server.report.groups import groups_table, sites_summary
 from server.report.hospitals import failures_table, hospitals_table, partition_table
@@ -73,16 +74,19 @@ def render_report(record: RunRecord) -> str:
 
 
 def _content(record: RunRecord) -> dict[str, Any]:
-    from jinja2.utils import htmlsafe_json_dumps
+    """Return what the template shows, by the names it uses."""
+    return {
+        **_content_of_head(record),
+        **_content_of_rounds(record),
+        **_content_of_samples(record),
+        **_content_of_test(record),
+        **_content_of_authenticity(record),
+        **_content_of_federation(record),
+        **_content_of_settings(record),
+    }
 
-    summary = record.summary
-    test, utility = section(summary, "test"), section(summary, "utility")
-    authenticity = section(summary, "authenticity")
-    rows = list(record.classes) if record.is_conditional else []
-    if rows and record.may_show_real_images:
-        rows.append("real")
-    samples = read_samples(record.sheets, rows)
-    changed, settings = settings_tables(record)
+
+def _content_of_head(record: RunRecord) -> dict[str, Any]:
     return {
         "name": str(record.setting("name")),
         "status": record.status,
@@ -92,16 +96,39 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "rules": RULES,
         "ruler": ruler(record),
         "verdict": verdict_table(record),
-        "test_sentence": _test_sentence(test),
+        "test_sentence": _test_sentence(section(record.summary, "test")),
+    }
+
+
+def _content_of_rounds(record: RunRecord) -> dict[str, Any]:
+    return {
         "curves": curves(record),
         "no_curves": _why_no_curves(record),
         "other_extractors": len(record.metrics) - len(record.scores),
         "rounds": rounds_table(record),
+    }
+
+
+def _content_of_samples(record: RunRecord) -> dict[str, Any]:
+    from jinja2.utils import htmlsafe_json_dumps
+
+    rows = list(record.classes) if record.is_conditional else []
+    if rows and record.may_show_real_images:
+        rows.append("real")
+    samples = read_samples(record.sheets, rows)
+    return {
         "samples": samples,
         "sheets_json": htmlsafe_json_dumps(_sheets(record, samples)),
         "most_rounds": MOST_ROUNDS,
         "is_conditional": record.is_conditional,
         "may_show_real_images": record.may_show_real_images,
+    }
+
+
+def _content_of_test(record: RunRecord) -> dict[str, Any]:
+    """Return what the final test says by class and by hospital, and how useful the images are."""
+    utility = section(record.summary, "utility")
+    return {
         "per_class": groups_table(record, "per_class", "Class"),
         "per_site": groups_table(record, "per_site", "Hospital"),
         "sites_summary": sites_summary(record),
@@ -111,6 +138,12 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "arms_picture": arms_picture(utility),
         "sensitivity": sensitivity_table(utility),
         "confusion": confusion_table(utility),
+    }
+
+
+def _content_of_authenticity(record: RunRecord) -> dict[str, Any]:
+    authenticity = section(record.summary, "authenticity")
+    return {
         "no_authenticity": record.why_missing("authenticity"),
         "authenticity": authenticity,
         "nearest": nearest_table(authenticity),
@@ -118,8 +151,15 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "membership_picture": membership_picture(authenticity),
         "pairs": pairs_table(record),
         "pairs_picture": _pairs_picture(record),
+        "attacked_in_general": words_of(_score(record)).in_general,
         "has_pairs_file": record.closest_pairs is not None,
         "projection": not_measured(authenticity.get("projection")),
+    }
+
+
+def _content_of_federation(record: RunRecord) -> dict[str, Any]:
+    """Return how fast training was, and who trained on what."""
+    return {
         "no_speed": record.why_missing("speed"),
         "shares": shares(record),
         "time_to_kid": speed_table(record),
@@ -129,6 +169,12 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "digest": text(record.partition, "digest") or "not recorded",
         "hospitals": hospitals_table(record),
         "failures": failures_table(record),
+    }
+
+
+def _content_of_settings(record: RunRecord) -> dict[str, Any]:
+    changed, settings = settings_tables(record)
+    return {
         "changed": changed,
         "settings": settings,
         "commands": commands(record),
@@ -160,6 +206,12 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
     if version or commit:
         facts.append(("dermafed", f"{version}{f' ({commit[:10]})' if commit else ''}".strip()))
     return facts
+
+
+def _score(record: RunRecord) -> object:
+    """Return by what networks score an image; where nothing was attacked, by what those of the family do."""
+    stated = read_membership(section(record.summary, "authenticity")).get("score")
+    return stated or (record.anatomy.membership if record.anatomy is not None else "")
 
 
 def _test_sentence(test: dict[str, Any]) -> list[str]:

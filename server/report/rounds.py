@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from server.report.curves import Picture, draw_curves
+from server.report.curves import Picture, Points, draw_curves
 from server.report.judgements import (
     SHORT_YARDSTICKS,
 )
+from server.report.losses import loss_words, losses_of
 from server.report.numerals import exact
 from server.report.run_record import RunRecord, number, section, text
 from server.report.scores import SCORES, yardsticks_of
@@ -21,56 +22,84 @@ from server.report.tables import (
 
 def curves(record: RunRecord) -> list[Picture]:
     """Draw what changed over rounds."""
-    scores = record.scores
-    extractor = record.extractor
+    drawn = [*_curves_of_scores(record), *_curves_of_training(record), *_curves_by_group(record)]
+    if record.setting("stylegan2.augmentation.name") == "ada":
+        drawn.append(
+            draw_curves(
+                "augmentation",
+                "Probability of augmentation",
+                {"p": _points(record, "augmentation_p")},
+                caption="Raised while the discriminator overfits; mean over hospitals.",
+            )
+        )
+    return [picture for picture in drawn if picture is not None]
 
-    def points(key: str) -> list[tuple[int, float | None]]:
-        return [(int(number(line, "round") or 0), number(line, key)) for line in scores]
 
-    def by_group(key: str) -> dict[str, list[tuple[int, float | None]]]:
-        names = list(dict.fromkeys(str(name) for line in scores for name in section(line, key)))
-        return {
-            name: [(int(number(line, "round") or 0), number(line, key, name)) for line in scores]
-            for name in names[:MOST_HOSPITALS]
-        }
+def _points(record: RunRecord, *keys: str) -> Points:
+    """Return a figure by round; the keys lead to it in a line."""
+    return [(int(number(line, "round") or 0), number(line, *keys)) for line in record.scores]
 
-    yardsticks = yardsticks_of(record, extractor, SHORT_YARDSTICKS)
-    of = f"Against validation images; {extractor}."
+
+def _against(record: RunRecord) -> str:
+    return f"Against validation images; {record.extractor}."
+
+
+def _curves_of_scores(record: RunRecord) -> list[Picture | None]:
+    """Draw how good the images were."""
+    of = _against(record)
     caveat = text(record.summary, "test", "fid_caveat")
-    drawn = [
+    return [
         draw_curves(
             "kid",
             "KID",
-            {"KID": points("kid")},
+            {"KID": _points(record, "kid")},
             is_logarithmic=True,
-            lines=yardsticks,
+            lines=yardsticks_of(record, record.extractor, SHORT_YARDSTICKS),
             caption=f"Lower is better. {of}",
         ),
         draw_curves(
             "fid",
             "FID",
-            {"FID": points("fid")},
+            {"FID": _points(record, "fid")},
             is_logarithmic=True,
             caption=" ".join(part for part in (f"Lower is better. {of}", f"{caveat}." if caveat else "") if part),
         ),
         draw_curves(
             "prdc",
             "Precision, density, recall, coverage",
-            {SCORES[name][0]: points(name) for name in ("precision", "density", "recall", "coverage")},
+            {SCORES[name][0]: _points(record, name) for name in ("precision", "density", "recall", "coverage")},
             caption=f"Precision and density: fidelity. Recall and coverage: diversity. {of}",
         ),
+    ]
+
+
+def _curves_of_training(record: RunRecord) -> list[Picture | None]:
+    """Draw what the hospitals told of their training."""
+    return [
         draw_curves(
             "losses",
             "Losses",
-            {"generator": points("loss_generator"), "discriminator": points("loss_discriminator")},
+            {loss_words(key): _points(record, key) for key in losses_of(record)},
             caption="Mean over hospitals, weighted by images. They say how training goes, not how good images are.",
         ),
         draw_curves(
             "logits",
             "Logits of the discriminator",
-            {"real images": points("logit_real"), "generated images": points("logit_fake")},
+            {"real images": _points(record, "logit_real"), "generated images": _points(record, "logit_fake")},
             caption="Means at the hospitals' training images. Far apart: the discriminator has the upper hand.",
         ),
+    ]
+
+
+def _curves_by_group(record: RunRecord) -> list[Picture | None]:
+    """Draw how good the images of each class and of each hospital were."""
+    of = _against(record)
+
+    def by_group(key: str) -> dict[str, Points]:
+        names = list(dict.fromkeys(str(name) for line in record.scores for name in section(line, key)))
+        return {name: _points(record, key, name) for name in names[:MOST_HOSPITALS]}
+
+    return [
         draw_curves(
             "kid-by-class",
             "KID by class",
@@ -86,22 +115,13 @@ def curves(record: RunRecord) -> list[Picture]:
             caption=f"Lower is better. {of}",
         ),
     ]
-    if record.setting("augmentation.name") == "ada":
-        drawn.append(
-            draw_curves(
-                "augmentation",
-                "Probability of augmentation",
-                {"p": points("augmentation_p")},
-                caption="Raised while the discriminator overfits; mean over hospitals.",
-            )
-        )
-    return [picture for picture in drawn if picture is not None]
 
 
 def rounds_table(record: RunRecord) -> Table | None:
     """Lay out the numbers behind the curves."""
     keys = (
         ("images", "Images shown", "count"),
+        ("evaluations", "Network evaluations", "count"),
         ("kid", "KID", "figure"),
         ("kid_sd", "KID sd", "figure"),
         ("fid", "FID", "figure"),
@@ -109,8 +129,7 @@ def rounds_table(record: RunRecord) -> Table | None:
         ("density", "Density", "figure"),
         ("recall", "Recall", "figure"),
         ("coverage", "Coverage", "figure"),
-        ("loss_generator", "Loss G", "figure"),
-        ("loss_discriminator", "Loss D", "figure"),
+        *((key, label, "figure") for key, label in losses_of(record).items()),
         ("augmentation_p", "p", "figure"),
         ("seconds", "Time", "seconds"),
     )

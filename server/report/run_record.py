@@ -7,12 +7,16 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from federation.config import Configuration, split_names
-from federation.errors import RunDirectoryError
+from federation.config import Configuration, Layer, fields_by_key, flatten, resolve, schema, with_new_names
+from federation.errors import ConfigurationError, RunDirectoryError
+from federation.models.anatomy import Anatomy
+from federation.models.families import FAMILIES
 from federation.run_directory import RunDirectory
+from federation.settings.section import split_names
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class RunRecord:
 
     path: Path
     """The directory."""
-    settings: dict[str, Any]
-    """Every key of ``config.toml``, dotted."""
+    written: dict[str, Any]
+    """Every key of ``config.toml``, dotted, as it stands there."""
     environment: dict[str, Any]
     """``environment.json``; empty where there is none."""
     partition: dict[str, Any]
@@ -37,6 +41,29 @@ class RunRecord:
     """Sample sheets by round, ascending."""
     closest_pairs: Path | None
     """The picture of generated images beside training images, where there is one."""
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings by the names that this version has for them, without the tables of families not in use.
+
+        In the order of this version; those that it does not know come last.
+        """
+        found = with_new_names(self.written)
+        others = FAMILIES.keys() - {str(found.get("model.name", defaults()["model.name"]))}
+        keys = [*(key for key in defaults() if key in found), *(key for key in found if key not in defaults())]
+        return {key: found[key] for key in keys if key.partition(".")[0] not in others}
+
+    @cached_property
+    def anatomy(self) -> Anatomy | None:
+        """What the model is made of; None where this version does not know its family."""
+        known = {key: value for key, value in self.settings.items() if key in fields_by_key()}
+        # Settings of another version may be refused now: then that of the family's defaults.
+        for settings in (known, {"model.name": self.setting("model.name")}):
+            try:
+                return resolve([Layer("config.toml", settings)]).anatomy
+            except ConfigurationError:
+                continue
+        return None
 
     @property
     def status(self) -> str:
@@ -71,7 +98,7 @@ class RunRecord:
 
     def setting(self, key: str) -> Any:
         """Return a setting, or its default where an earlier version did not know it."""
-        return self.settings.get(key, Configuration().to_flat().get(key))
+        return self.settings.get(key, defaults().get(key))
 
     def rounds_done(self) -> int:
         """Return the last completed round, as far as the files tell."""
@@ -95,6 +122,16 @@ class RunRecord:
         if isinstance(entry, Mapping) and entry:
             return f"The section {name} of summary.json is that of another version of dermafed."
         return f"summary.json has no section {name}: an earlier version of dermafed wrote it."
+
+
+def defaults() -> dict[str, Any]:
+    """Return every key of this version with its default."""
+    return _defaults_of(schema())
+
+
+@lru_cache(maxsize=8)
+def _defaults_of(kind: type[Configuration]) -> dict[str, Any]:
+    return dict(kind().to_flat())
 
 
 # By what the sections of this version are known.
@@ -126,7 +163,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
     problems: list[str] = []
     record = RunRecord(
         path=path,
-        settings=_read_toml(directory.config, problems),
+        written=_read_toml(directory.config, problems),
         environment=_read_json(directory.environment, problems),
         partition=_read_json(directory.partition, problems),
         metrics=sorted(_read_lines(directory.metrics, problems), key=lambda line: number(line, "round") or 0),
@@ -161,18 +198,10 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        return dict(_flatten(tomllib.loads(text)))
+        return dict(flatten(tomllib.loads(text)))
     except tomllib.TOMLDecodeError as error:
         problems.append(f"{path}: is not valid toml ({error}); restore it from a copy")
         return {}
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from federation.config import Configuration, fields_by_key
-from server.report.run_record import RunRecord, section, text
+from federation.config import RENAMED_KEYS, fields_by_key
+from server.report.run_record import RunRecord, defaults, section, text
 from server.report.tables import (
     Body,
     Column,
@@ -21,14 +21,13 @@ from server.report.tables import (
 
 def settings_tables(record: RunRecord) -> tuple[Table | None, Table]:
     """Lay out the settings that differ from their defaults, and all of them."""
-    defaults = Configuration().to_flat()
-    fields = fields_by_key()
+    fields, known = fields_by_key(), defaults()
     rows, changed = [], []
     for key, held in record.settings.items():
         field = fields.get(key)
         description = " ".join((field.description or "").replace("``", "").split()) if field is not None else ""
-        is_changed = key not in defaults or defaults[key] != held
-        before = _setting(defaults[key]) if key in defaults else "unknown to this version"
+        is_changed = _is_changed(key, held)
+        before = _setting(known[key]) if key in known else "unknown to this version"
         mark = Markup('<strong class="changed">changed</strong>') if is_changed else ""
         rows.append([named(key, description), words(_setting(held)), words(before), words(mark)])
         if is_changed and key not in _NOT_SET:
@@ -59,6 +58,11 @@ def settings_tables(record: RunRecord) -> tuple[Table | None, Table]:
 _NOT_SET = ("run-dir", "resume")
 
 
+def _is_changed(key: str, held: Any) -> bool:
+    known = defaults()
+    return key not in known or known[key] != held
+
+
 def _setting(held: Any) -> str:
     if isinstance(held, bool):
         return "true" if held else "false"
@@ -66,12 +70,16 @@ def _setting(held: Any) -> str:
 
 
 def changed_settings(record: RunRecord) -> dict[str, Any]:
-    """Return the settings that a new run of the same result needs to be told."""
-    defaults = Configuration().to_flat()
+    """Return the settings that a new run of the same result needs to be told.
+
+    By the names that config.toml has for them: it is the same code that does the run again.
+    """
     changed = {
         key: held
-        for key, held in record.settings.items()
-        if key not in _NOT_SET and (key not in defaults or defaults[key] != held)
+        for key, held in record.written.items()
+        if key not in _NOT_SET
+        and (now := RENAMED_KEYS.get(key, key)) in record.settings
+        and _is_changed(now, record.settings[now])
     }
     # Given epochs, steps are set to 0 by themselves.
     if record.settings.get("training.local-epochs"):

@@ -26,24 +26,33 @@ SHARES = {
 def shares(record: RunRecord) -> list[tuple[str, str, float]]:
     """Return name, words and share of each kind of work."""
     found = section(record.summary, "speed", "shares")
-    return [
+    known = [
         (name, say, share) for name, say in SHARES.items() if (share := number(found, name)) is not None and share >= 0
     ]
+    # Real sites need not tell how long they computed: then the two are one time between sending and the last reply.
+    if known and number(found, "training") is None and number(found, "transport") is None:
+        together = max(0.0, 1 - sum(share for _, _, share in known))
+        known.insert(0, ("training and transport", "not every hospital told how long it trained", together))
+    return known
 
 
 def speed_table(record: RunRecord) -> Table:
     """Lay out the time to each yardstick's KID."""
     rows = []
-    for entry in entries(record.summary, "speed", "time_to_kid"):
+    found = entries(record.summary, "speed", "time_to_kid")
+    # An earlier version counted images alone.
+    counts_evaluations = any(number(entry, "evaluations") is not None for entry in found)
+    for entry in found:
         head = [named(text(entry, "yardstick")), value(number(entry, "kid"))]
         if entry.get("not_reached") is True:
-            rows.append([*head, missing("not reached", span=3)])
+            rows.append([*head, missing("not reached", span=3 + counts_evaluations)])
         else:
             rows.append(
                 [
                     *head,
                     value(number(entry, "round"), "count"),
                     value(number(entry, "images"), "count"),
+                    *([value(number(entry, "evaluations"), "count")] if counts_evaluations else []),
                     value(number(entry, "seconds"), "seconds"),
                 ]
             )
@@ -55,6 +64,7 @@ def speed_table(record: RunRecord) -> Table:
             Column("Its KID"),
             Column("Round"),
             Column("Images shown"),
+            *([Column("Evaluations", "of a network, image by image")] if counts_evaluations else []),
             Column("Time"),
         ),
         bodies=[Body(rows)],

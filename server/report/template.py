@@ -332,7 +332,7 @@ images there are in effect.
 its own nearest. <a href="https://arxiv.org/abs/2102.08921" rel="noreferrer">Alaa et al. 2022</a></dd></div>
 <div><dt>Membership inference</dt><dd>Whether a score tells training images from held-out ones, as an area under the
 ROC curve: from generated images alone
-(<a href="https://arxiv.org/abs/1909.03935" rel="noreferrer">Chen et al. 2020</a>) or from a discriminator
+(<a href="https://arxiv.org/abs/1909.03935" rel="noreferrer">Chen et al. 2020</a>) or from {{ attacked_in_general }}
 (<a href="https://arxiv.org/abs/1705.07663" rel="noreferrer">Hayes et al. 2019</a>).</dd></div>
 </dl>
 </section>

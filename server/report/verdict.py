@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from server.evaluation.attacks import read_membership, words_of
 from server.report.curves import Estimate, Picture, draw_estimates
 from server.report.judgements import (
     SHORT_YARDSTICKS,
@@ -308,26 +309,7 @@ def _authenticity_body(record: RunRecord) -> Body:
             note="per cent of images farther from their nearest training image than that is from its own",
         ),
     ]
-    control = number(authenticity, "membership", "null_control", "auc")
-    for key, label in (
-        ("generator", "Membership guessed from generated images"),
-        ("discriminator", "Membership guessed from the discriminator"),
-        ("upload", "Membership guessed from one hospital's upload"),
-    ):
-        attack = section(authenticity, "membership", key)
-        if number(attack, "auc") is None:
-            rows.append([named(label), missing(not_measured(attack) or "Not recorded.", span=4)])
-            continue
-        rows.append(
-            _verdict_row(
-                label,
-                number(attack, "auc"),
-                interval(attack, "interval"),
-                control if key == "generator" else None,
-                "0.5 gives nothing away",
-                note="area under the ROC curve",
-            )
-        )
+    rows += _membership_rows(authenticity)
     bits = number(near, "threshold_bits")
     rows.append(
         _verdict_row(
@@ -344,6 +326,32 @@ def _authenticity_body(record: RunRecord) -> Body:
     if authenticity.get("valid") is not True:
         note = f"cannot be read as evidence, see the sentence above; {note}"
     return Body(rows, heading, note)
+
+
+def _membership_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
+    membership = read_membership(authenticity)
+    control = number(membership, "null_control", "auc")
+    rows = []
+    for key, label in (
+        ("generator", "Membership guessed from generated images"),
+        ("networks", f"Membership guessed from the {words_of(membership.get('score')).name}"),
+        ("upload", "Membership guessed from one hospital's upload"),
+    ):
+        attack = section(membership, key)
+        if number(attack, "auc") is None:
+            rows.append([named(label), missing(not_measured(attack) or "Not recorded.", span=4)])
+            continue
+        rows.append(
+            _verdict_row(
+                label,
+                number(attack, "auc"),
+                interval(attack, "interval"),
+                control if key == "generator" else None,
+                "0.5 gives nothing away",
+                note="area under the ROC curve",
+            )
+        )
+    return rows
 
 
 def ruler(record: RunRecord) -> Picture | None:

@@ -10,25 +10,20 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 from PIL import Image
 
-from clients.app import _load_hospital
 from clients.app import app as client_app
 from clients.attack import falsify_update, is_attacker, poison_images
 from clients.hospital import Identity
+from clients.questions import load_cached_hospital
 from data_partitions.dataset import ImageDataset
-from federation.config import AttackSettings, Configuration, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.engine.in_process import InProcessGrid
-from federation.exchange import (
-    ARRAYS,
-    CONFIG,
-    SERVER_ROUND,
-    SharingPolicy,
-    pack_arrays,
-    shared_tensors,
-    unpack_arrays,
-)
-from federation.models import build_model
+from federation.exchange import ARRAYS, CONFIG, SERVER_ROUND, pack_arrays, unpack_arrays
+from federation.models import GenerativeModel, build_model
 from federation.seeding import torch_stream
-from strategies import build_local_rule
+from federation.settings.participation import AttackSettings
+from federation.sharing import SharingPolicy, shared_tensors
+from strategies.building import build_local_rule
+from strategies.configuration import resolve
 
 
 def configured(*assignments: str) -> Configuration:
@@ -219,15 +214,20 @@ def of_folder(folder: Path, tmp_path: Path, cache_dir: str, *assignments: str) -
     return configured(
         "data.source=folder", f"data.root={folder}", "data.group-column=patient", "data.classes=mel,nv",
         f"data.cache-dir={cache_dir}", f"run-dir={tmp_path / 'run'}", "partition.hospitals=1", "partition.min-images=1",
-        "model.channel-max=8", "model.latent-size=8", "training.local-steps=2", "training.batch-size=4",
+        "stylegan2.channel-max=8", "stylegan2.latent-size=8", "training.local-steps=2", "training.batch-size=4",
         "training.precision=fp32", *assignments,
     )  # fmt: skip
+
+
+def everything(model: GenerativeModel) -> dict[str, torch.Tensor]:
+    """What is shared where nothing is private."""
+    return shared_tensors(model.networks, SharingPolicy(model.anatomy))
 
 
 def trained(configuration: Configuration, node: dict[str, int | str]) -> dict[str, np.ndarray]:
     """What a node sends after the first round."""
     grid = InProcessGrid(client_app, {2: node})  # type: ignore[dict-item]
-    arrays = pack_arrays(shared_tensors(build_model(configuration).networks, SharingPolicy()))
+    arrays = pack_arrays(everything(build_model(configuration)))
     settings = ConfigRecord({**configuration.to_flat(), SERVER_ROUND: 1})
     message = grid.create_message(RecordDict({ARRAYS: arrays, CONFIG: settings}), "train", 2, "1")
     (reply,) = grid.send_and_receive([message])
@@ -256,7 +256,7 @@ def test_a_sign_flipping_hospital_sends_the_update_of_an_honest_one_turned_round
 ) -> None:
     honest = of_folder(folder, tmp_path / "honest", cache_dir)
     hostile = of_folder(folder, tmp_path / "hostile", cache_dir, "attack.name=sign-flipped", "attack.scale=2.0")
-    start = shared_tensors(build_model(honest).networks, SharingPolicy())
+    start = everything(build_model(honest))
     update = trained(honest, dict(SIMULATED))
     for name, sent in trained(hostile, dict(SIMULATED)).items():
         before = start[name].detach().numpy()
@@ -272,9 +272,7 @@ def test_a_sign_flipping_hospital_sends_the_update_of_an_honest_one_turned_round
 def scaffolded(configuration: Configuration, control: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What a hospital under SCAFFOLD is sent, its control variate being `control`, and what it sends back."""
     model = build_model(configuration)
-    down = build_local_rule(configuration.strategy).down(
-        shared_tensors(model.networks, SharingPolicy()), model.networks
-    )
+    down = build_local_rule(configuration).down(everything(model), model.networks)
     arrays = {name: value.detach().numpy().copy() for name, value in down.items()}
     for name in arrays:
         if name.startswith("control."):
@@ -308,14 +306,14 @@ def test_a_change_of_a_control_variate_is_falsified_as_the_change_that_it_is(
 
 def test_images_of_a_deployed_site_are_not_poisoned(folder: Path, tmp_path: Path, cache_dir: str) -> None:
     site = Identity.from_node_config(deployed(folder, tmp_path))
-    clean = _load_hospital(of_folder(folder, tmp_path, cache_dir), Identity(0, 1)).dataset
+    clean = load_cached_hospital(of_folder(folder, tmp_path, cache_dir), Identity(0, 1), "").dataset
     noisy = of_folder(folder, tmp_path, cache_dir, "attack.name=noisy-camera", "attack.scale=0.2")
-    assert torch.equal(_load_hospital(noisy, site).dataset.images, clean.images)
-    assert not torch.equal(_load_hospital(noisy, Identity(0, 1)).dataset.images, clean.images)
+    assert torch.equal(load_cached_hospital(noisy, site, "").dataset.images, clean.images)
+    assert not torch.equal(load_cached_hospital(noisy, Identity(0, 1), "").dataset.images, clean.images)
     flipped = of_folder(folder, tmp_path, cache_dir, "attack.name=flipped-labels")
-    assert torch.equal(_load_hospital(flipped, site).dataset.labels, clean.labels)
-    assert torch.equal(_load_hospital(flipped, Identity(0, 1)).dataset.labels, 1 - clean.labels)
+    assert torch.equal(load_cached_hospital(flipped, site, "").dataset.labels, clean.labels)
+    assert torch.equal(load_cached_hospital(flipped, Identity(0, 1), "").dataset.labels, 1 - clean.labels)
     # The cache of decoded images, which others read, is as it was.
     assert torch.equal(
-        _load_hospital.__wrapped__(of_folder(folder, tmp_path, cache_dir), site).dataset.images, clean.images
+        load_cached_hospital.__wrapped__(of_folder(folder, tmp_path, cache_dir), site, "").dataset.images, clean.images
     )

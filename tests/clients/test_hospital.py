@@ -10,9 +10,12 @@ import torch
 from clients.hospital import Identity, PrivateState, folder_name, load_hospital
 from clients.local_training import train_locally
 from data_partitions.dataset import ImageDataset
-from federation.config import Configuration, TrainingSettings, parse_assignments, resolve
+from federation.batch import Batch
+from federation.config import Configuration, parse_assignments
 from federation.errors import ConfigurationError, DataError, NotFiniteError
 from federation.seeding import torch_stream
+from federation.settings.training import TrainingSettings
+from strategies.configuration import resolve
 
 
 def configuration(cache_dir: str, tmp_path: Path, *assignments: str) -> Configuration:
@@ -52,6 +55,12 @@ def test_simulated_hospitals_hold_disjoint_images(cache_dir: str, tmp_path: Path
     ]
     images = [bytes(image.numpy().tobytes()) for hospital in hospitals for image in hospital.dataset.images]
     assert len(set(images)) == len(images)
+    # All count sites, and whatever else has a name, alike; each knows of its own images where they come from.
+    vocabularies = [hospital.dataset.vocabularies for hospital in hospitals]
+    assert vocabularies == [vocabularies[0]] * 4
+    for hospital in hospitals:
+        sites = {vocabularies[0]["site"][code] for code in hospital.dataset.attributes["site"].tolist()}
+        assert sites == {hospital.site}
 
 
 def test_a_site_holds_the_training_images_of_its_own_folder(cache_dir: str, tmp_path: Path, ham10000: Path) -> None:
@@ -138,12 +147,12 @@ def test_steps_of_a_round() -> None:
 class FailingModel:
     """Gives a loss that is not finite at one step."""
 
+    anatomy = resolve([]).anatomy
+
     def __init__(self, step: int) -> None:
         self.remaining = step
 
-    def train_step(
-        self, images: torch.Tensor, labels: torch.Tensor, stream: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def train_step(self, batch: Batch, stream: torch.Generator) -> dict[str, torch.Tensor]:
         self.remaining -= 1
         return {"loss-generator": torch.tensor(1.0), "penalty-real": torch.tensor(1.0 if self.remaining else torch.inf)}
 
@@ -151,11 +160,10 @@ class FailingModel:
 class SpoiledModel:
     """A regulariser's term is infinite at step 2; from step 3 on everything is."""
 
+    anatomy = resolve([]).anatomy
     step = 0
 
-    def train_step(
-        self, images: torch.Tensor, labels: torch.Tensor, stream: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def train_step(self, batch: Batch, stream: torch.Generator) -> dict[str, torch.Tensor]:
         self.step += 1
         terms = {"loss-generator": torch.tensor(1.0 if self.step < 3 else torch.nan)}
         return terms | ({"penalty-path-length": torch.tensor(torch.inf)} if self.step == 2 else {})
@@ -171,5 +179,9 @@ def test_the_first_term_that_is_not_finite_is_the_one_that_is_named() -> None:
 def test_a_loss_that_is_not_finite_is_named_with_its_step() -> None:
     images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8).numpy()
     data = ImageDataset(images, torch.zeros(4, dtype=torch.int64).numpy(), torch.arange(4).numpy())
-    with pytest.raises(NotFiniteError, match="penalty-real is inf at local step 3 of 20"):
+    with pytest.raises(NotFiniteError) as caught:
         train_locally(FailingModel(3), data, TrainingSettings(local_steps=20), torch_stream(0, "test"))  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "penalty-real is inf at local step 3 of 20; lower training.learning-rate, raise stylegan2.gamma, or set "
+        "training.precision=fp32"
+    )

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands.main import _exit_code, _script
-from federation.config import Configuration
+from commands.main import _exit_code, _script, cli
+from federation.config import parse_assignments, schema
+from federation.models import build_model
+from federation.models.drawing import drawer_of
+from federation.models.final import save_final
+from strategies.configuration import resolve
 
 
 def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -105,7 +109,7 @@ def test_more_hospitals_than_groups(folder: Path, capsys: pytest.CaptureFixture[
 
 
 def test_existing_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.toml").write_text(Configuration().to_toml())
+    (tmp_path / "config.toml").write_text(schema()().to_toml())
     code, errors = run("--run-dir", str(tmp_path), capsys=capsys)
     assert (code, errors) == (
         2,
@@ -130,3 +134,102 @@ def test_resume_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_wrong_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--rounds", "3", capsys=capsys)[0] == 2
+
+
+# ---------------------------------------------------------------- families of models
+
+
+def test_a_strategy_that_a_family_cannot_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    code, errors = run(
+        "--set", "model.name=vae", "--set", "strategy.name=md-gan", "--run-dir", str(run_dir), capsys=capsys
+    )  # fmt: skip
+    assert (code, errors) == (
+        2,
+        "error: strategy.name = 'md-gan': hospitals train a discriminator and the server the generator, and "
+        "model.name = vae has no such pair; choose another strategy.name, or model.name=stylegan2\n",
+    )
+    assert not run_dir.exists()
+
+
+def test_an_option_of_another_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    code, errors = run("--set", "vae.beta=2.5", "--run-dir", str(run_dir), capsys=capsys)
+    assert (code, errors) == (
+        2,
+        "error: vae.beta = 2.5: is an option of model.name = vae, and here model.name = stylegan2; leave it out, or "
+        "set model.name=vae\n",
+    )
+    assert not run_dir.exists()
+
+
+def test_a_family_that_there_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    code, errors = run("--set", "model.name=diffusion", "--run-dir", str(run_dir), capsys=capsys)
+    assert (code, errors) == (2, "error: model.name = 'diffusion': allowed is one of stylegan2, vae\n")
+    assert not run_dir.exists()
+
+
+def test_a_private_part_that_a_family_has_not(
+    tmp_path: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    code, errors = run(
+        "--set", "model.name=vae", "--set", "strategy.private=generator", "--set", "data.phantom-images=400",
+        "--set", "partition.min-images=1", "--set", "simulation.engine=in-process",
+        "--set", f"data.cache-dir={cache_dir}", "--run-dir", str(run_dir), capsys=capsys,
+    )  # fmt: skip
+    assert (code, errors) == (
+        2,
+        "error: strategy.private = 'generator': no network or layer has this name; give a network (decoder, "
+        "decoder_ema, encoder, encoder_ema) or the beginning of a parameter's name\n",
+    )
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("channels", ["", "stylegan2.channel-max=8"], ids=["defaults", "options of its own"])
+def test_resume_with_another_family(channels: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = resolve([parse_assignments([channels] if channels else [])]).to_toml()
+    (tmp_path / "config.toml").write_text(text)
+    code, errors = run("--resume", "--run-dir", str(tmp_path), "--set", "model.name=vae", capsys=capsys)
+    assert (code, errors) == (
+        2,
+        "error: model.name: the run was started with 'stylegan2' and cannot go on with 'vae'; set model.name back\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+    assert (tmp_path / "config.toml").read_text() == text
+
+
+def test_a_key_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset, run_dir = tmp_path / "mine.toml", tmp_path / "run"
+    preset.write_text("[model]\nchannel-max = 16\n")
+    code, errors = run("--config", str(preset), "--run-dir", str(run_dir), capsys=capsys)
+    assert (code, errors) == (
+        2,
+        f"error: model.channel-max ({preset}): is called stylegan2.channel-max now; write that in its place\n",
+    )
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(("family", "other"), [("stylegan2", "vae"), ("vae", "stylegan2")])
+def test_a_final_folder_whose_description_is_of_another_family(
+    family: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (family, other):
+        fixed = ["data.classes=nv,mel,bcc", f"model.name={name}", f"{name}.channel-max=8", f"{name}.latent-size=8"]
+        configuration = resolve([parse_assignments(fixed)])
+        save_final(tmp_path / name, drawer_of(build_model(configuration)), configuration)
+    final, out = tmp_path / family, tmp_path / "out"
+    (final / "model.json").write_text((tmp_path / other / "model.json").read_text())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for arguments in (
+        ("generate", str(final), "--count=1", f"--out={out}"),
+        ("evaluate", str(final), "--data=phantom", f"--out={out}"),
+    ):
+        assert _exit_code(lambda arguments=arguments: cli(list(arguments))) == 2
+        errors = capsys.readouterr().err
+        assert errors.splitlines()[-1] == (
+            f"error: {final}: its files do not belong together or are damaged; copy all of them from one finished run"
+        )
+        assert "Traceback" not in errors
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

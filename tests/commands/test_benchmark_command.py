@@ -9,18 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import ForkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "commands.main", "benchmark"]
 
 
-def benchmark(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ, timeout=600
-    )
+Benchmark = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def benchmark(fork_server: ForkServer) -> Benchmark:
+    """Run ``dermafed benchmark`` in a process that need not import anything."""
+    return lambda *arguments: fork_server.run("dermafed", "benchmark", *arguments)
 
 
 def figures(out: Path) -> dict[tuple[str, ...], float]:
@@ -37,7 +42,18 @@ def figures(out: Path) -> dict[tuple[str, ...], float]:
 def smoke(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("benchmark") / "smoke"
     cache = f"data.cache-dir={cache_dir}"
-    return out, benchmark("conf/benchmark-smoke.toml", "--out", out, "--set", cache)
+    arguments = ["conf/benchmark-smoke.toml", "--out", str(out), "--set", cache]
+    for smaller in (
+        "stylegan2.channel-max=8",
+        "stylegan2.latent-size=8",
+        "evaluation.images=40",
+        "evaluation.threads=1",
+        "evaluation.utility-steps=10",
+    ):
+        arguments += ["--set", smaller]
+    return out, subprocess.run(
+        [*COMMAND, *arguments], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ, timeout=600
+    )
 
 
 def test_the_smoke_benchmark_ends_with_its_tables(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -76,9 +92,9 @@ hyperparameters = "untuned"
 rounds = 2
 data.phantom-images = 400
 partition = { scheme = "iid", hospitals = 3, min-images = 1 }
-model = { channel-max = 8, channel-base = 32, latent-size = 8 }
+stylegan2 = { channel-max = 8, channel-base = 32, latent-size = 8 }
 training = { local-steps = 1, batch-size = 2 }
-evaluation = { every = 2, images = 16, draws = 1, utility = false, authenticity = false }
+evaluation = { every = 2, images = 16, draws = 1, threads = 1, utility = false, authenticity = false }
 [strategies.fedgan]
 [strategies.fedmedian]
 [strategies.unlucky]
@@ -89,7 +105,9 @@ participation = { min-replies = 3, retries = 0 }
 """
 
 
-def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(tmp_path: Path, cache_dir: str) -> None:
+def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(
+    benchmark: Benchmark, tmp_path: Path, cache_dir: str
+) -> None:
     path, out, cache = tmp_path / "tiny.toml", tmp_path / "out", f"data.cache-dir={cache_dir}"
     path.write_text(TINY)
     done = benchmark(path, "--out", out, "--set", cache)
@@ -121,14 +139,14 @@ def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(tmp_pa
     assert untouched.stat().st_mtime_ns == modified
 
 
-def test_being_ended_ends_the_runs_and_nothing_is_lost(tmp_path: Path, cache_dir: str) -> None:
+def test_being_ended_ends_the_runs_and_nothing_is_lost(
+    fork_server: ForkServer, benchmark: Benchmark, tmp_path: Path, cache_dir: str
+) -> None:
     """By SIGTERM, as a cluster ends a job: it takes the way of Ctrl-C."""
     path, out = tmp_path / "tiny.toml", tmp_path / "out"
     path.write_text(TINY.replace("rounds = 2", "rounds = 2000"))
-    arguments = [path, "--out", out, "--set", f"data.cache-dir={cache_dir}"]
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    arguments = [path, "--out", out, "--jobs", "1", "--set", f"data.cache-dir={cache_dir}"]
+    process = fork_server.start("dermafed", "benchmark", *arguments)
     lines = out / "cells" / "fedgan--iid--model--seed-0" / "hospitals.jsonl"
     deadline = time.monotonic() + 120
     while not lines.exists() and time.monotonic() < deadline:
@@ -154,7 +172,9 @@ def test_being_ended_ends_the_runs_and_nothing_is_lost(tmp_path: Path, cache_dir
         (["conf/benchmark-smoke.toml", "--resume"], "holds no benchmark to go on with"),
     ],
 )
-def test_wrong_input_ends_before_anything_is_written(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_wrong_input_ends_before_anything_is_written(
+    benchmark: Benchmark, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     out = tmp_path / "out"
     done = benchmark(*arguments, "--out", out)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import Forked, ForkServer
+from ray._raylet import GcsClient
 
 from federation.run_directory import RunDirectory, read_lines
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 TINY = [
     "--set=rounds=5",
@@ -28,8 +28,8 @@ TINY = [
     "--set=partition.hospitals=4",
     "--set=partition.scheme=iid",
     "--set=participation.fraction=0.75",
-    "--set=model.channel-max=16",
-    "--set=model.latent-size=16",
+    "--set=stylegan2.channel-max=16",
+    "--set=stylegan2.latent-size=16",
     "--set=training.local-steps=2",
     "--set=training.batch-size=4",
     "--set=evaluation.every=2",
@@ -37,23 +37,42 @@ TINY = [
     "--set=evaluation.utility=false",
     "--set=evaluation.authenticity=false",
     "--set=evaluation.draws=1",
+    "--set=evaluation.threads=1",
     "--set=checkpoint.every=1",
 ]
 IN_PROCESS = "--set=simulation.engine=in-process"
 
 
-def start(*arguments: str, run_dir: Path, cache_dir: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "run_simulation.py", f"--set=data.cache-dir={cache_dir}", f"--run-dir={run_dir}"]
-    return subprocess.Popen(
-        [*command, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+class Runs:
+    """Starts ``run_simulation.py``, in processes that need not import anything.
+
+    Parameters
+    ----------
+    fork_server
+        Starts them.
+    cache_dir
+        Of all of them.
+    """
+
+    def __init__(self, fork_server: ForkServer, cache_dir: str) -> None:
+        self._fork_server, self._cache_dir = fork_server, cache_dir
+
+    def start(self, *arguments: str, run_dir: Path) -> Forked:
+        """Start a run, which may be killed."""
+        cache = f"--set=data.cache-dir={self._cache_dir}"
+        return self._fork_server.start("run_simulation.py", cache, f"--run-dir={run_dir}", *arguments)
+
+    def finish(self, *arguments: str, run_dir: Path) -> str:
+        """Let a run come to its end; return what it printed."""
+        process = self.start(*arguments, run_dir=run_dir)
+        printed, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        return printed
 
 
-def finish(*arguments: str, run_dir: Path, cache_dir: str) -> str:
-    process = start(*arguments, run_dir=run_dir, cache_dir=cache_dir)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return printed
+@pytest.fixture(scope="module")
+def runs(fork_server: ForkServer, cache_dir: str) -> Runs:
+    return Runs(fork_server, cache_dir)
 
 
 def what_a_run_computed(run_dir: Path) -> dict[str, object]:
@@ -74,13 +93,13 @@ def what_a_run_computed(run_dir: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> Path:
+def straight(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "straight"
-    finish(*TINY, IN_PROCESS, run_dir=run_dir, cache_dir=cache_dir)
+    runs.finish(*TINY, IN_PROCESS, run_dir=run_dir)
     return run_dir
 
 
-def wait_until(process: subprocess.Popen[str], condition: object, seconds: float = 200) -> None:
+def wait_until(process: Forked, condition: object, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert process.poll() is None, process.communicate()
@@ -90,7 +109,7 @@ def wait_until(process: subprocess.Popen[str], condition: object, seconds: float
 
 @pytest.mark.parametrize("engine", ["in-process", "ray"])
 def test_killed_at_random_moments_and_resumed_ends_like_one_that_was_not(
-    engine: str, straight: Path, tmp_path: Path, cache_dir: str
+    engine: str, runs: Runs, straight: Path, tmp_path: Path
 ) -> None:
     """kill -9: while it starts, within rounds, while it saves, while it judges; each time it goes on."""
     run_dir = tmp_path / "killed"
@@ -98,12 +117,12 @@ def test_killed_at_random_moments_and_resumed_ends_like_one_that_was_not(
     kills = 5 if engine == "in-process" else 2
     hospitals = run_dir / "hospitals.jsonl"
     for number in range(kills):
-        process = start(
+        process = runs.start(
             "--resume",
             *([] if (run_dir / "config.toml").exists() else TINY),
             f"--set=simulation.engine={engine}",
+            "--set=simulation.workers=1",  # a second one takes seconds to start; the last run has as many as fit
             run_dir=run_dir,
-            cache_dir=cache_dir,
         )
         # From a moment in which it has got further, a random while: a round takes about a tenth of a second.
         before = hospitals.stat().st_size if hospitals.exists() else 0
@@ -117,22 +136,22 @@ def test_killed_at_random_moments_and_resumed_ends_like_one_that_was_not(
         time.sleep(stream.uniform(0, 0.4))
         process.kill()
         process.communicate()
-    printed = finish(
+    printed = runs.finish(
         "--resume",
         *([] if (run_dir / "config.toml").exists() else TINY),
         f"--set=simulation.engine={engine}",
+        "--set=simulation.workers=0",
         run_dir=run_dir,
-        cache_dir=cache_dir,
     )
     assert "resumed after round" in printed
     assert what_a_run_computed(run_dir) == what_a_run_computed(straight)
 
 
-def test_a_run_killed_before_it_saved_anything_starts_anew(straight: Path, tmp_path: Path, cache_dir: str) -> None:
+def test_a_run_killed_before_it_saved_anything_starts_anew(runs: Runs, straight: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / ".config.toml.4711.toml").write_text("seed =")  # what a process leaves that was killed while it wrote
-    process = start("--resume", *TINY, IN_PROCESS, "--set=rounds=1", run_dir=run_dir, cache_dir=cache_dir)
+    process = runs.start("--resume", *TINY, IN_PROCESS, "--set=rounds=1", run_dir=run_dir)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "starting anew" in errors
@@ -154,10 +173,10 @@ def children(process_id: int, name: str) -> list[int]:
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_ray_dying_ends_with_a_message_and_a_run_that_can_go_on(
-    name: str, straight: Path, tmp_path: Path, cache_dir: str
+    name: str, runs: Runs, straight: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    process = start(*TINY, "--set=rounds=400", run_dir=run_dir, cache_dir=cache_dir)
+    process = runs.start(*TINY, "--set=rounds=400", "--set=simulation.workers=1", run_dir=run_dir)
     wait_until(process, lambda: RunDirectory(run_dir).checkpoint_rounds()[-1:] >= [2])
     (victim,) = children(process.pid, name)
     os.kill(victim, signal.SIGKILL)
@@ -167,8 +186,17 @@ def test_ray_dying_ends_with_a_message_and_a_run_that_can_go_on(
     assert "Traceback" not in errors
     assert f"go on with --resume --run-dir {run_dir}" in printed
     done = RunDirectory(run_dir).checkpoint_rounds()[-1]
-    resumed = finish("--resume", IN_PROCESS, f"--set=rounds={done + 1}", run_dir=run_dir, cache_dir=cache_dir)
+    resumed = runs.finish("--resume", IN_PROCESS, f"--set=rounds={done + 1}", run_dir=run_dir)
     assert f"resumed after round {done}" in resumed
+
+
+def count_nodes(port: int) -> int:
+    """Return how many machines have joined the Ray cluster whose head listens at the port."""
+    with socket.socket() as attempt:
+        if attempt.connect_ex(("127.0.0.1", port)):
+            return 0
+    # As ray.nodes() does it, which would have to join the cluster first.
+    return len(GcsClient(address=f"127.0.0.1:{port}").get_all_node_info())
 
 
 @pytest.fixture
@@ -186,13 +214,16 @@ def cluster() -> Iterator[str]:
         [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", *common],
         [ray, "start", f"--address=127.0.0.1:{port}", *common],
     ]
-    nodes = []
+    nodes: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
             nodes.append(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             )
-            time.sleep(6)
+            deadline = time.monotonic() + 100
+            while count_nodes(port) < len(nodes):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
         yield f"127.0.0.1:{port}"
     finally:
         for node in nodes:
@@ -203,18 +234,18 @@ def cluster() -> Iterator[str]:
 
 
 def test_a_ray_cluster_of_two_machines_computes_the_same(
-    cluster: str, straight: Path, tmp_path: Path, cache_dir: str
+    cluster: str, runs: Runs, straight: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "cluster"
-    printed = finish(*TINY, f"--set=simulation.address={cluster}", run_dir=run_dir, cache_dir=cache_dir)
+    printed = runs.finish(*TINY, f"--set=simulation.address={cluster}", run_dir=run_dir)
     assert what_a_run_computed(run_dir) == what_a_run_computed(straight)
     # One core at each node: two workers can only be at two nodes.
     assert len({line["worker_pid"] for line in read_lines(run_dir / "hospitals.jsonl")}) == 2
     assert "2 workers side by side" in printed
 
 
-def test_an_address_without_a_cluster_is_refused(tmp_path: Path, cache_dir: str) -> None:
-    process = start(*TINY, "--set=simulation.address=127.0.0.1:9", run_dir=tmp_path / "run", cache_dir=cache_dir)
+def test_an_address_without_a_cluster_is_refused(runs: Runs, tmp_path: Path) -> None:
+    process = runs.start(*TINY, "--set=simulation.address=127.0.0.1:9", run_dir=tmp_path / "run")
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 2, errors
     assert "simulation.address = '127.0.0.1:9': no Ray cluster answers there" in errors

@@ -13,11 +13,18 @@ from PIL import Image
 
 from commands.main import _exit_code, cli
 from commands.simulate import run
-from federation.config import parse_assignments, resolve
+from federation.config import parse_assignments
 from federation.run_directory import read_lines
+from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FEW = ["evaluation.images=64", "evaluation.draws=2", "evaluation.utility-seeds=1", "evaluation.utility-steps=10"]
+FEW = [
+    "evaluation.images=40",
+    "evaluation.draws=2",
+    "evaluation.threads=1",
+    "evaluation.utility-seeds=1",
+    "evaluation.utility-steps=10",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +36,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> Path:
     settings = [
         f"run-dir={path}",
         f"data.cache-dir={cache_dir}",
-        "data.phantom-images=800",
+        "data.phantom-images=400",
         "partition.min-images=1",
         "rounds=1",
-        "model.channel-max=16",
-        "model.latent-size=16",
+        "stylegan2.channel-max=16",
+        "stylegan2.latent-size=16",
         "training.local-steps=2",
         "training.batch-size=4",
         "simulation.engine=in-process",
@@ -75,7 +82,7 @@ def test_a_run_gets_the_figures_that_it_ended_with(run_dir: Path, tmp_path: Path
     assert judged["authenticity"] == summary["authenticity"]
     assert judged["utility"]["arms"] == summary["utility"]["arms"]
     assert judged["extractor"] == read_lines(run_dir / "metrics.jsonl")[-1]["extractor"]
-    assert "auc" in judged["authenticity"]["membership"]["discriminator"]
+    assert "auc" in judged["authenticity"]["membership"]["networks"]
 
 
 def test_a_final_folder_alone_gets_the_same_scores_and_says_what_it_lacks(
@@ -84,7 +91,7 @@ def test_a_final_folder_alone_gets_the_same_scores_and_says_what_it_lacks(
     copy = tmp_path / "exported"
     shutil.copytree(run_dir / "final", copy)
     out = tmp_path / "judged.json"
-    arguments = [copy, "--data", "phantom", "--set=data.phantom-images=800", "--out", out]
+    arguments = [copy, "--data", "phantom", "--set=data.phantom-images=400", "--out", out]
     assert evaluate(*arguments, cache_dir=cache_dir) == 0
     judged, summary = json.loads(out.read_text()), json.loads((run_dir / "summary.json").read_text())
     # The extractor is trained on the same images with as many threads: it is the same.
@@ -92,8 +99,8 @@ def test_a_final_folder_alone_gets_the_same_scores_and_says_what_it_lacks(
     assert judged["kid"] == summary["test"]["kid"]
     assert judged["recall"] == summary["test"]["recall"]
     membership = judged["authenticity"]["membership"]
-    assert membership["discriminator"] == {
-        "not_measured": "an exported generator comes without discriminators; give the run directory"
+    assert membership["networks"] == {
+        "not_measured": "an exported generator comes without the networks trained beside it; give the run directory"
     }
 
 
@@ -117,7 +124,7 @@ def test_a_folder_is_judged_by_class_and_compared_with_the_run(
 
 def test_a_process_judges_and_writes_nothing_but_the_file(images: Path, tmp_path: Path, cache_dir: str) -> None:
     out = tmp_path / "judged.json"
-    settings = [f"--set={value}" for value in (f"data.cache-dir={cache_dir}", "data.phantom-images=800", *FEW)]
+    settings = [f"--set={value}" for value in (f"data.cache-dir={cache_dir}", "data.phantom-images=400", *FEW)]
     command = [sys.executable, "-c", "from commands.main import main; main()"]
     process = subprocess.run(
         [*command, "evaluate", str(images), "--data", "phantom", "--out", str(out), *settings],
@@ -131,7 +138,7 @@ def test_a_process_judges_and_writes_nothing_but_the_file(images: Path, tmp_path
     assert f"wrote {out}" in process.stdout
     assert "authenticity" in process.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["judged.json"]
-    assert json.loads(out.read_text())["num_generated"] == 64
+    assert json.loads(out.read_text())["num_generated"] == 40
 
 
 def test_a_run_is_judged_on_its_own_split_wherever_it_stands(
@@ -139,17 +146,17 @@ def test_a_run_is_judged_on_its_own_split_wherever_it_stands(
 ) -> None:
     # One hospital in force, four in the run: which images it learned from is known, but not by hospital.
     out = tmp_path / "compared.json"
-    arguments = [images, "--data", "phantom", "--compare", run_dir, "--out", out, "--set=data.phantom-images=800"]
+    arguments = [images, "--data", "phantom", "--compare", run_dir, "--out", out, "--set=data.phantom-images=400"]
     assert evaluate(*arguments, "--set=evaluation.utility=false", cache_dir=cache_dir) == 0
     membership = json.loads(out.read_text())["other"]["authenticity"]["membership"]
     summary = json.loads((run_dir / "summary.json").read_text())
-    assert membership["discriminator"] == summary["authenticity"]["membership"]["discriminator"]
+    assert membership["networks"] == summary["authenticity"]["membership"]["networks"]
     assert membership["upload"] == {
         "not_measured": "its hospitals held other images than those of the partition that is in force here"
     }
     capsys.readouterr()
     # Another split would judge it with images that it has learned from.
-    assert evaluate(run_dir, "--data", "phantom", "--set=data.split-seed=1", cache_dir=cache_dir) == 2
+    assert evaluate(run_dir, "--data", "phantom", "--set=data.split-seed=2", cache_dir=cache_dir) == 2
     assert "images that it would be judged with" in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -176,7 +183,7 @@ def test_targets_that_cannot_be_judged(
     for number in range(20):
         side = 32 if number < 19 else 64
         Image.new("RGB", (side, side), (number, 0, 0)).save(mixed / f"{number:02d}.png")
-    say = complaint(capsys, mixed, "--data", "phantom", "--set=data.phantom-images=800", cache_dir=cache_dir)
+    say = complaint(capsys, mixed, "--data", "phantom", "--set=data.phantom-images=400", cache_dir=cache_dir)
     assert "images of different sizes, 32x32 (00.png) and 64x64 (19.png)" in say
 
     odd = tmp_path / "odd"
@@ -216,7 +223,7 @@ def test_options_that_cannot_be(
     weights.write_bytes(b"not the published file")
     extractor = ["--set=evaluation.extractor=inception-v3", f"--set=evaluation.extractor-weights={weights}"]
     say = complaint(
-        capsys, images, "--data", "phantom", "--set=data.phantom-images=800", *extractor, cache_dir=cache_dir
+        capsys, images, "--data", "phantom", "--set=data.phantom-images=400", *extractor, cache_dir=cache_dir
     )
     assert "it is not loaded" in say
     assert "sha256" in say

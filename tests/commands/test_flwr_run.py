@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import ForkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -40,7 +41,7 @@ def flower_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_flwr_run_gives_the_bytes_of_the_simulation(
-    flower_environment: dict[str, str], tmp_path: Path, cache_dir: str
+    flower_environment: dict[str, str], fork_server: ForkServer, tmp_path: Path, cache_dir: str
 ) -> None:
     flwr = shutil.which("flwr", path=flower_environment["PATH"])
     assert flwr is not None
@@ -52,11 +53,12 @@ def test_flwr_run_gives_the_bytes_of_the_simulation(
         "partition.hospitals": "2",
         "partition.scheme": '"iid"',
         "partition.min-images": "1",
-        "model.channel-max": "16",
-        "model.latent-size": "16",
+        "stylegan2.channel-max": "16",
+        "stylegan2.latent-size": "16",
         "training.local-steps": "2",
         "training.batch-size": "4",
         "evaluation.images": "40",
+        "evaluation.threads": "1",
         "evaluation.utility": "false",
     }
     process = subprocess.run(
@@ -87,18 +89,11 @@ def test_flwr_run_gives_the_bytes_of_the_simulation(
     assert json.loads(summary.read_text())["status"] == "done"
 
     assignments = [f"--set={key}={value}" for key, value in settings.items() if key != "run-dir"]
-    simulated = subprocess.run(
-        [
-            sys.executable,
-            "run_simulation.py",
-            "--set=simulation.engine=in-process",
-            f"--run-dir={tmp_path / 'simulated'}",
-            *assignments,
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
+    simulated = fork_server.run(
+        "run_simulation.py",
+        "--set=simulation.engine=in-process",
+        f"--run-dir={tmp_path / 'simulated'}",
+        *assignments,
     )
     assert simulated.returncode == 0, simulated.stderr
     weights = [(tmp_path / name / "final" / "generator.safetensors").read_bytes() for name in ("run", "simulated")]

@@ -15,13 +15,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import ForkServer
 
 from commands.main import _exit_code, cli
 from data_partitions.sources import load_index
-from federation.config import Configuration, DataSettings, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.models import build_model
+from federation.models.drawing import drawer_of
 from federation.models.final import load_final, save_final
 from federation.models.stylegan2.step import StyleGAN2
+from federation.settings.data import DataSettings
+from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DERMAFED = [sys.executable, "-c", "from commands.main import main; main()"]
@@ -29,14 +33,14 @@ DERMAFED = [sys.executable, "-c", "from commands.main import main; main()"]
 
 def saved(folder: Path, *assignments: str) -> Path:
     """A small generator without training, whose noise is heard."""
-    fixed = ["data.classes=nv,mel,bcc", "model.channel-max=16", "model.latent-size=16"]
+    fixed = ["data.classes=nv,mel,bcc", "stylegan2.channel-max=16", "stylegan2.latent-size=16"]
     configuration: Configuration = resolve([parse_assignments([*fixed, *assignments])])
     model = build_model(configuration)
     assert isinstance(model, StyleGAN2)
     with torch.no_grad():
         for layer in model.generator_ema.layers:
             layer.noise_strength.fill_(0.3)  # type: ignore[operator, union-attr]
-    save_final(folder, model, configuration)
+    save_final(folder, drawer_of(model), configuration)
     return folder
 
 
@@ -246,9 +250,9 @@ def test_a_full_disk_leaves_nothing(run_dir: Path, tmp_path: Path, capsys: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_leaves_nothing(run_dir: Path, tmp_path: Path) -> None:
-    arguments = [*DERMAFED, "generate", str(run_dir), "--count", "1000000", "--out", str(tmp_path / "new" / "images")]
-    process = subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_ctrl_c_leaves_nothing(fork_server: ForkServer, run_dir: Path, tmp_path: Path) -> None:
+    arguments = ["generate", run_dir, "--count", "1000000", "--out", tmp_path / "new" / "images"]
+    process = fork_server.start("dermafed", *arguments)
     deadline = time.monotonic() + 100
     while len(list(tmp_path.glob("new/.images.*/*.png"))) < 40:
         assert process.poll() is None, process.communicate()

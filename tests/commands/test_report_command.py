@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from commands.main import _exit_code, cli
-from federation.config import parse_assignments, resolve
+from federation.config import parse_assignments
+from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DERMAFED = [sys.executable, "-c", "from commands.main import main; main()"]

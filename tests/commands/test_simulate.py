@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from processes import ForkServer
 
 from federation.models.final import load_final
 from federation.run_directory import read_lines
@@ -24,8 +27,8 @@ TINY = [
     "--set=rounds=2",
     "--set=data.phantom-images=400",
     "--set=partition.min-images=1",
-    "--set=model.channel-max=16",
-    "--set=model.latent-size=16",
+    "--set=stylegan2.channel-max=16",
+    "--set=stylegan2.latent-size=16",
     "--set=training.local-steps=2",
     "--set=training.batch-size=4",
     "--set=evaluation.every=1",
@@ -33,23 +36,36 @@ TINY = [
     "--set=evaluation.utility-steps=10",
     "--set=evaluation.utility-seeds=1",
     "--set=evaluation.draws=2",
+    "--set=evaluation.threads=1",
     "--set=checkpoint.every=1",
+]
+
+# Of another family of models, and with less that is judged.
+TINY_VAE = [
+    *(argument for argument in TINY if "=stylegan2." not in argument),
+    "--set=model.name=vae",
+    "--set=vae.channel-max=8",
+    "--set=vae.channel-base=32",
+    "--set=vae.latent-size=4",
+    "--set=partition.scheme=iid",
+    "--set=partition.hospitals=2",
+    "--set=evaluation.utility=false",
+    "--set=evaluation.authenticity=false",
+    "--set=simulation.engine=in-process",
 ]
 
 
 def command(*arguments: str, cache_dir: str) -> list[str]:
-    return [sys.executable, "run_simulation.py", f"--set=data.cache-dir={cache_dir}", *arguments]
+    return ["run_simulation.py", f"--set=data.cache-dir={cache_dir}", *arguments]
 
 
-def simulate(*arguments: str, cache_dir: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments, cache_dir=cache_dir),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+Simulate = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def simulate(fork_server: ForkServer, cache_dir: str) -> Simulate:
+    """Run the command line in a process that need not import anything."""
+    return lambda *arguments: fork_server.run(*command(*arguments, cache_dir=cache_dir))
 
 
 def final_bytes(run_dir: Path) -> str:
@@ -58,9 +74,12 @@ def final_bytes(run_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> tuple[Path, str]:
-    """One in-process run and what it printed."""
+    """One in-process run and what it printed, started as a person does: the others need not import anything."""
     run_dir = tmp_path_factory.mktemp("runs") / "in-process"
-    process = simulate(*TINY, "--set=simulation.engine=in-process", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    arguments = command(*TINY, "--set=simulation.engine=in-process", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    process = subprocess.run(
+        [sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
+    )
     assert process.returncode == 0, process.stderr
     return run_dir, process.stdout
 
@@ -140,9 +159,9 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_gives_the_same_bytes(finished: tuple[Path, str], workers: int, tmp_path: Path, cache_dir: str) -> None:
+def test_ray_gives_the_same_bytes(simulate: Simulate, finished: tuple[Path, str], workers: int, tmp_path: Path) -> None:
     run_dir = tmp_path / "ray"
-    process = simulate(*TINY, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    process = simulate(*TINY, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}")
     assert process.returncode == 0, process.stderr
     assert final_bytes(run_dir) == final_bytes(finished[0])
     pids = {line["worker_pid"] for line in read_lines(run_dir / "hospitals.jsonl")}
@@ -172,11 +191,9 @@ def ray_processes(marker: Path) -> list[int]:
     return found
 
 
-def test_another_seed_differs(finished: tuple[Path, str], tmp_path: Path, cache_dir: str) -> None:
+def test_another_seed_differs(simulate: Simulate, finished: tuple[Path, str], tmp_path: Path) -> None:
     run_dir = tmp_path / "seed"
-    process = simulate(
-        *TINY, "--set=seed=1", "--set=simulation.engine=in-process", f"--run-dir={run_dir}", cache_dir=cache_dir
-    )
+    process = simulate(*TINY, "--set=seed=1", "--set=simulation.engine=in-process", f"--run-dir={run_dir}")
     assert process.returncode == 0, process.stderr
     assert final_bytes(run_dir) != final_bytes(finished[0])
     # The split, the extractor and so the yardsticks stay: seeds are compared on the same ground.
@@ -185,19 +202,19 @@ def test_another_seed_differs(finished: tuple[Path, str], tmp_path: Path, cache_
     assert summaries[0]["extractor"] == summaries[1]["extractor"]
 
 
-def test_resume_refuses_another_configuration(finished: tuple[Path, str], cache_dir: str) -> None:
-    process = simulate("--resume", f"--run-dir={finished[0]}", "--set=training.gamma=9", cache_dir=cache_dir)
+def test_resume_refuses_another_configuration(simulate: Simulate, finished: tuple[Path, str]) -> None:
+    process = simulate("--resume", f"--run-dir={finished[0]}", "--set=stylegan2.gamma=9")
     assert process.returncode == 2
-    assert "training.gamma: the run was started with 0.1 and cannot go on with 9.0" in process.stderr
+    assert "stylegan2.gamma: the run was started with 0.1 and cannot go on with 9.0" in process.stderr
 
 
-def test_ctrl_c_ends_cleanly(tmp_path: Path, cache_dir: str) -> None:
+def test_ctrl_c_ends_cleanly(fork_server: ForkServer, tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "interrupted"
-    arguments = command(*TINY, "--set=rounds=500", f"--run-dir={run_dir}", cache_dir=cache_dir)
-    environment = {**os.environ, "DERMAFED_TEST_MARKER": str(run_dir)}
-    process = subprocess.Popen(
-        arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    arguments = command(
+        *TINY, "--set=rounds=500", "--set=simulation.workers=1", f"--run-dir={run_dir}", cache_dir=cache_dir
     )
+    environment = {**os.environ, "DERMAFED_TEST_MARKER": str(run_dir)}
+    process = fork_server.start(*arguments, env=environment)
     deadline = time.monotonic() + 200
     while not (run_dir / "checkpoints" / "round-0002").exists():
         assert process.poll() is None, process.communicate()
@@ -216,9 +233,9 @@ def test_ctrl_c_ends_cleanly(tmp_path: Path, cache_dir: str) -> None:
     assert not ray_processes(run_dir)
 
 
-def test_dry_run_writes_nothing(tmp_path: Path, cache_dir: str) -> None:
+def test_dry_run_writes_nothing(simulate: Simulate, tmp_path: Path) -> None:
     run_dir = tmp_path / "dry"
-    process = simulate(*TINY, "--dry-run", f"--run-dir={run_dir}", cache_dir=cache_dir)
+    process = simulate(*TINY, "--dry-run", f"--run-dir={run_dir}")
     assert process.returncode == 0, process.stderr
     assert not run_dir.exists()
     for text in ('classes = "akiec,bcc,bkl,df,mel,nv,vasc"', "extractor", "validation", "university-hospital", "JSD"):
@@ -226,7 +243,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, cache_dir: str) -> None:
 
 
 def test_unconditional_runs_and_says_what_is_not_measured(
-    finished: tuple[Path, str], tmp_path: Path, cache_dir: str
+    simulate: Simulate, finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "unconditional"
     process = simulate(
@@ -236,7 +253,6 @@ def test_unconditional_runs_and_says_what_is_not_measured(
         "--set=strategy.private=discriminator",
         "--set=simulation.engine=in-process",
         f"--run-dir={run_dir}",
-        cache_dir=cache_dir,
     )
     assert process.returncode == 0, process.stderr
     assert "classifiers: not measured: the generated images bear no class" in process.stdout
@@ -247,7 +263,7 @@ def test_unconditional_runs_and_says_what_is_not_measured(
 
 
 @pytest.mark.parametrize("scheme", ["dirichlet", "pathological", "quantity", "iid"])
-def test_every_scheme_runs(scheme: str, tmp_path: Path, cache_dir: str) -> None:
+def test_every_scheme_runs(simulate: Simulate, scheme: str, tmp_path: Path) -> None:
     process = simulate(
         *TINY,
         "--set=rounds=1",
@@ -255,23 +271,63 @@ def test_every_scheme_runs(scheme: str, tmp_path: Path, cache_dir: str) -> None:
         "--set=partition.hospitals=3",
         "--set=partition.classes-per-hospital=3",
         "--set=evaluation.utility=false",
+        "--set=evaluation.authenticity=false",
         "--set=simulation.engine=in-process",
         f"--run-dir={tmp_path / 'run'}",
-        cache_dir=cache_dir,
     )
     assert process.returncode == 0, process.stderr
     assert "hospitals: hospital-0" in process.stdout
 
 
-def test_one_hospital_pools_all_images(tmp_path: Path, cache_dir: str) -> None:
+def test_one_hospital_pools_all_images(simulate: Simulate, tmp_path: Path) -> None:
     process = simulate(
         *TINY,
         "--set=rounds=1",
         "--set=partition.hospitals=1",
         "--set=evaluation.utility=false",
+        "--set=evaluation.authenticity=false",
         "--set=simulation.engine=in-process",
         f"--run-dir={tmp_path / 'run'}",
-        cache_dir=cache_dir,
     )
     assert process.returncode == 0, process.stderr
     assert "hospitals: all (" in process.stdout
+
+
+def test_another_family_runs_resumes_draws_and_is_judged(
+    simulate: Simulate, fork_server: ForkServer, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "run"
+    process = simulate(*TINY_VAE, "--set=rounds=1", f"--run-dir={run_dir}")
+    assert process.returncode == 0, process.stderr
+    assert "done: 1 rounds, 16 images" in process.stdout
+    header = next(line for line in process.stdout.splitlines() if line.split()[:1] == ["round"])
+    assert header.split()[:3] == ["round", "-ELBO", "recon."]
+    resumed = simulate("--resume", "--set=rounds=2", f"--run-dir={run_dir}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after round 1" in resumed.stdout
+    assert "done: 2 rounds, 32 images" in resumed.stdout
+    assert [line["round"] for line in read_lines(run_dir / "metrics.jsonl")] == [0, 1, 2]
+    line = read_lines(run_dir / "hospitals.jsonl")[0]
+    assert {"loss_negative_elbo", "loss_reconstruction", "loss_divergence"} <= line.keys()
+    assert "loss_generator" not in line
+    assert json.loads((run_dir / "final" / "model.json").read_text())["model"]["name"] == "vae"
+
+    out = tmp_path / "images"
+    drawn = fork_server.run("dermafed", "generate", run_dir / "final", "--count", "5", "--out", out)
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    assert drawn.stdout.startswith(f"wrote 5 images of 32 px to {out}\nlabels: akiec 1, ")
+    for number, pixels in enumerate(load_final(run_dir).generate(5).numpy()):
+        with Image.open(out / f"{number:06d}.png") as image:
+            assert (np.asarray(image) == pixels).all()
+
+    figures = tmp_path / "judged.json"
+    settings = ("--set=evaluation.authenticity=true", f"--set=data.cache-dir={cache_dir}", "--out", figures)
+    judged = fork_server.run("dermafed", "evaluate", run_dir, "--data", "phantom", *settings)
+    assert judged.returncode == 0, judged.stderr
+    found = json.loads(figures.read_text())
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert {name: found[name] for name in summary["test"]} == summary["test"]
+    membership = found["authenticity"]["membership"]
+    assert 0 < membership["networks"]["auc"] < 1
+    assert 0 < membership["upload"]["auc"] < 1
+    assert membership["score"] == "evidence lower bound"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +14,10 @@ from PIL import Image
 
 from data_partitions.dataset import ImageDataset, load_images, turn_and_mirror
 from data_partitions.sources import load_index
-from federation.config import DataSettings
+from federation.batch import Batch
 from federation.images import to_floats
 from federation.seeding import torch_stream
+from federation.settings.data import DataSettings
 
 
 def dataset(num_images: int, *, flips: bool = False) -> ImageDataset:
@@ -28,14 +30,14 @@ def test_balanced_batches_draw_each_class_alike() -> None:
     labels = np.array([0] * 90 + [2] * 9 + [3])  # a long tail; class 1 does not occur
     images = np.zeros((100, 2, 2, 3), dtype=np.uint8)
     data = ImageDataset(images, labels, np.arange(100), balanced=True)
-    drawn = torch.bincount(data.sample_batch(torch_stream(0, "test"), 6000)[1], minlength=4) / 6000
+    drawn = torch.bincount(data.sample_batch(torch_stream(0, "test"), 6000).labels, minlength=4) / 6000
     assert drawn[1] == 0
     assert torch.allclose(drawn[[0, 2, 3]], torch.full((3,), 1 / 3), atol=0.02)
     assert draw(data, torch_stream(1, "test"), 5, 3) == draw(data, torch_stream(1, "test"), 5, 3)
 
 
 def draw(data: ImageDataset, generator: torch.Generator, *sizes: int) -> list[int]:
-    return [label for size in sizes for label in data.sample_batch(generator, size)[1].tolist()]
+    return [label for size in sizes for label in data.sample_batch(generator, size).labels.tolist()]
 
 
 def test_load_images_gives_the_rows_of_the_index(tmp_path: Path) -> None:
@@ -87,12 +89,14 @@ def test_floats_span_minus_one_to_one_and_are_channels_last() -> None:
     )
     assert floats.min() == -1
     assert floats.max() == 1
-    assert dataset(9).sample_batch(torch_stream(0, "x"), 5)[0].is_contiguous(memory_format=torch.channels_last)
+    images = dataset(9).sample_batch(torch_stream(0, "x"), 5).images
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_and_labels_stay_together() -> None:
-    images, labels = dataset(100, flips=True).sample_batch(torch_stream(0, "x"), 30)
-    np.testing.assert_allclose(images[:, 0, 0, 0], labels / 127.5 - 1, atol=1e-6)
+    batch = dataset(100, flips=True).sample_batch(torch_stream(0, "x"), 30)
+    np.testing.assert_allclose(batch.images[:, 0, 0, 0], batch.labels / 127.5 - 1, atol=1e-6)
+    assert len(batch) == 30
 
 
 @settings(deadline=None)
@@ -116,12 +120,10 @@ def test_passes_differ_and_streams_repeat() -> None:
 def test_a_round_does_not_depend_on_what_was_drawn_before() -> None:
     fresh, used = dataset(50, flips=True), dataset(50, flips=True)
     used.sample_batch(torch_stream(0, "training", server_round=1), 17)
-    for expected, drawn in zip(
-        fresh.sample_batch(torch_stream(0, "training", server_round=2), 16),
-        used.sample_batch(torch_stream(0, "training", server_round=2), 16),
-        strict=True,
-    ):
-        torch.testing.assert_close(drawn, expected, rtol=0, atol=0)
+    expected = fresh.sample_batch(torch_stream(0, "training", server_round=2), 16)
+    drawn = used.sample_batch(torch_stream(0, "training", server_round=2), 16)
+    torch.testing.assert_close(drawn.images, expected.images, rtol=0, atol=0)
+    torch.testing.assert_close(drawn.labels, expected.labels, rtol=0, atol=0)
 
 
 def test_the_first_image_is_uniform() -> None:
@@ -147,8 +149,86 @@ def test_the_eight_symmetries_are_equally_likely_and_no_other_occurs() -> None:
 def test_without_flips_images_are_upright() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
     data = ImageDataset(images, np.arange(20), np.arange(20))
-    drawn, labels = data.sample_batch(torch_stream(0, "x"), 20)
-    torch.testing.assert_close(drawn, to_floats(torch.from_numpy(images))[labels], rtol=0, atol=0)
+    drawn = data.sample_batch(torch_stream(0, "x"), 20)
+    torch.testing.assert_close(drawn.images, to_floats(torch.from_numpy(images))[drawn.labels], rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- what else is known of an image
+
+TABLE = pd.DataFrame(
+    {
+        "age": [45.0, np.nan, 70.0, 5.0, np.nan, 85.0],
+        "sex": ["male", "", "female", "male", "female", ""],
+        "localisation": ["back", "face", "", "back", "abdomen", "scalp"],
+        "site": ["vienna", "vienna", "sydney", "sydney", "vienna", "rosendahl"],
+    }
+)
+
+
+def with_attributes(rows: list[int], *, flips: bool = False, balanced: bool = False) -> ImageDataset:
+    """Image i is of the constant value i."""
+    images = np.broadcast_to(np.arange(6, dtype=np.uint8)[:, None, None, None], (6, 2, 2, 3))
+    labels = np.array([0, 0, 1, 0, 1, 0])
+    return ImageDataset(images, labels, np.array(rows), flips=flips, balanced=balanced, table=TABLE)
+
+
+def check_attributes(data: ImageDataset, batch: Batch) -> None:
+    """The attributes of each image of a batch are those of its row in the table."""
+    rows = ((batch.images[:, 0, 0, 0] + 1) * 127.5).round().long().tolist()
+    assert set(batch.attributes) == {"age", "sex", "localisation", "site"}
+    assert batch.attributes["age"].dtype == torch.float32
+    np.testing.assert_array_equal(batch.attributes["age"].numpy(), TABLE.age.to_numpy(dtype=np.float32)[rows])
+    for name in ("sex", "localisation", "site"):
+        codes = batch.attributes[name]
+        assert (codes.dtype, tuple(codes.shape)) == (torch.int64, (len(batch),))
+        assert [data.vocabularies[name][code] for code in codes.tolist()] == TABLE[name][rows].tolist()
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [4, 1, 5], [2]])
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_attributes_of_a_batch_are_those_of_its_images(rows: list[int], flips: bool, balanced: bool) -> None:
+    data = with_attributes(rows, flips=flips, balanced=balanced)
+    stream = torch_stream(0, "x")
+    for size in (4, 1, 9):
+        check_attributes(data, data.sample_batch(stream, size))
+    check_attributes(data, data.sample_distinct(stream, 3))
+
+
+def test_names_are_counted_through_in_the_order_of_the_whole_index_and_unknown_is_first() -> None:
+    """A hospital that has never seen a name counts as the others do."""
+    assert with_attributes([4]).vocabularies == {
+        "sex": ("", "female", "male"),
+        "localisation": ("", "abdomen", "back", "face", "scalp"),
+        "site": ("", "rosendahl", "sydney", "vienna"),
+    }
+    assert with_attributes([4]).attributes["localisation"].tolist() == [1]
+    assert with_attributes([1, 5]).attributes["sex"].tolist() == [0, 0]
+
+
+def test_attributes_change_nothing_of_what_is_drawn() -> None:
+    images = np.broadcast_to(np.arange(6, dtype=np.uint8)[:, None, None, None], (6, 2, 2, 3))
+    without = ImageDataset(images, np.array([0, 0, 1, 0, 1, 0]), np.arange(6), flips=True)
+    known = with_attributes([0, 1, 2, 3, 4, 5], flips=True)
+    assert (without.attributes, without.vocabularies) == ({}, {})
+    first, second = torch_stream(3, "x"), torch_stream(3, "x")
+    for _ in range(4):
+        expected, drawn = without.sample_batch(first, 4), known.sample_batch(second, 4)
+        assert expected.attributes == {}
+        assert torch.equal(drawn.images, expected.images)
+        assert torch.equal(drawn.labels, expected.labels)
+
+
+def test_phantoms_have_the_attributes_of_their_index(cache_dir: str) -> None:
+    data = DataSettings(source="phantom", phantom_images=200, cache_dir=cache_dir)
+    index = load_index(data, resolution=32)
+    rows = np.arange(0, 200, 3)
+    found = ImageDataset(load_images(index, 32, cache_dir), index.labels, rows, table=index.table)
+    np.testing.assert_array_equal(found.attributes["age"].numpy(), index.table.age.to_numpy(dtype=np.float32)[rows])
+    for name in ("sex", "localisation", "site"):
+        names = [found.vocabularies[name][code] for code in found.attributes[name].tolist()]
+        assert names == index.table[name][rows].tolist()
+        assert set(found.vocabularies[name]) == {"", *index.table[name]}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -159,5 +239,6 @@ def test_a_gpu_gives_the_same_batches() -> None:
     )
     first, second = torch_stream(0, "x"), torch_stream(0, "x")
     for _ in range(5):
-        for expected, drawn in zip(for_cpu.sample_batch(first, 16), for_gpu.sample_batch(second, 16), strict=True):
-            torch.testing.assert_close(drawn.cpu(), expected, rtol=0, atol=1e-6)
+        expected, drawn = for_cpu.sample_batch(first, 16), for_gpu.sample_batch(second, 16)
+        torch.testing.assert_close(drawn.images.cpu(), expected.images, rtol=0, atol=1e-6)
+        torch.testing.assert_close(drawn.labels.cpu(), expected.labels, rtol=0, atol=1e-6)

@@ -22,7 +22,7 @@ from data_partitions.heterogeneity import (
     total_variation,
 )
 from data_partitions.partition import Partition
-from federation.config import PartitionSettings
+from federation.settings.data import PartitionSettings
 
 COUNTS = arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.integers(0, 10_000)).filter(
     lambda counts: bool((counts.sum(axis=1) > 0).all())

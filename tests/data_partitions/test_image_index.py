@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_partitions.image_index import ImageIndex, build_index
-from federation.config import DataSettings
+from data_partitions.image_index import FoundImages, ImageIndex, build_index
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 
 def picture(shade: int) -> bytes:
@@ -44,12 +44,9 @@ def build(
         localisation="",
     )
     return build_index(
-        rows,
-        origin="/data",
+        FoundImages(rows=rows, origin="/data", published_classes=published, read_bytes=content.__getitem__),
         data=DataSettings(source="folder", classes=classes, cache_dir=str(cache)),
         resolution=32,
-        published_classes=published,
-        read_bytes=content.__getitem__,
         require_every_class=require_every_class,
     )
 

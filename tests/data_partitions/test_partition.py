@@ -20,8 +20,8 @@ from data_partitions.heterogeneity import effective_classes, jensen_shannon_dive
 from data_partitions.image_index import COLUMNS, ImageIndex
 from data_partitions.partition import Partition, partition_for_site, partition_images, write_split_csv
 from data_partitions.split import split_parts
-from federation.config import PartitionSettings
 from federation.errors import PartitionError
+from federation.settings.data import PartitionSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 SCHEMES = ("natural", "dirichlet", "pathological", "quantity", "dominant", "iid")

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from data_partitions.sources.phantom import CAMERAS, CLASSES, Lesion, draw_phantom, enumerate_lesions, load_phantom
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,7 +189,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_hard_in_the_right_way(benchmark: ModuleType, one_thread: None) -> None:
-    data = benchmark.draw_images(4000, 32)
+    data = benchmark.draw_images(1500, 32)
     assert benchmark.score_mean_colour(data) < 0.5
     assert benchmark.score_site_probe(data) > 0.9
     # A quarter of the benchmark's steps: 800 reach .86.

@@ -16,8 +16,8 @@ from data_partitions.dataset import load_images
 from data_partitions.image_index import ImageIndex
 from data_partitions.sources import load_index
 from data_partitions.sources.image_files import find_image_files, match_names
-from federation.config import DataSettings
 from federation.errors import DataError
+from federation.settings.data import DataSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 HAM10000 = SHARED / "ham10000-128"
@@ -28,12 +28,6 @@ needs_real_images = pytest.mark.skipif(
     not (HAM10000.is_dir() and ISIC2019.is_dir() and METADATA.is_dir()),
     reason="real images are not beside the checkout (../shared/data)",
 )
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One cache for the large folders, so that they are decoded once."""
-    return str(tmp_path_factory.mktemp("cache"))
 
 
 def counts(index: ImageIndex) -> dict[str, dict[str, int]]:
@@ -58,8 +52,8 @@ def save(path: Path, shade: int = 0, size: int = 8) -> None:
 
 
 @needs_real_images
-def test_all_of_ham10000(shared_cache: str) -> None:
-    data = DataSettings(source="ham10000", root=str(HAM10000), cache_dir=shared_cache)
+def test_all_of_ham10000(cache_dir: str) -> None:
+    data = DataSettings(source="ham10000", root=str(HAM10000), cache_dir=cache_dir)
     index = load_index(data, resolution=32)
     assert index.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     assert counts(index) == {
@@ -84,7 +78,7 @@ def test_all_of_ham10000(shared_cache: str) -> None:
     assert not index.table.sex.isin(["unknown"]).any()
     assert (index.table.sex == "").sum() == 57
 
-    images = load_images(index, 32, shared_cache)
+    images = load_images(index, 32, cache_dir)
     assert images.shape == (10_015, 32, 32, 3)
     for row in (0, 5000, 10_014):
         with Image.open(index.table.file[row]) as image:
@@ -93,25 +87,25 @@ def test_all_of_ham10000(shared_cache: str) -> None:
 
 
 @needs_real_images
-def test_a_second_start_reads_no_image(shared_cache: str) -> None:
-    data = DataSettings(source="ham10000", root=str(HAM10000), cache_dir=shared_cache)
+def test_a_second_start_reads_no_image(cache_dir: str) -> None:
+    data = DataSettings(source="ham10000", root=str(HAM10000), cache_dir=cache_dir)
     first = load_index(data, resolution=32)
-    load_images(first, 32, shared_cache)
+    load_images(first, 32, cache_dir)
 
     def refuse(*state: object) -> None:
         raise AssertionError(state)
 
     start = time.process_time()
     second = load_index(data, resolution=32, progress=refuse)
-    load_images(second, 32, shared_cache, refuse)
+    load_images(second, 32, cache_dir, refuse)
     assert time.process_time() - start < 2  # measured: 0.2 s
     pd.testing.assert_frame_equal(first.table, second.table)
     assert first.notes == second.notes
 
 
 @needs_real_images
-def test_all_of_fed_isic2019(shared_cache: str) -> None:
-    index = load_index(DataSettings(source="isic2019", root=str(ISIC2019), cache_dir=shared_cache), resolution=32)
+def test_all_of_fed_isic2019(cache_dir: str) -> None:
+    index = load_index(DataSettings(source="isic2019", root=str(ISIC2019), cache_dir=cache_dir), resolution=32)
     assert index.classes == ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
     assert counts(index) == {
         "bcn20000_barcelona": {

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from federation.metrics.authenticity import (
     NEAR_DUPLICATE_BITS,
+    ScoredImages,
     authentic_percentage,
     canonical_orientation,
     choose_groups,
@@ -57,7 +58,10 @@ def plain_auc(member_scores: np.ndarray, non_member_scores: np.ndarray, **given:
         "non_member_strata": np.zeros(m, int),
         "seed": 0,
     }
-    return membership_auc(member_scores, non_member_scores, **(arguments | given))
+    arguments |= given
+    members = ScoredImages(member_scores, arguments.pop("member_groups"), arguments.pop("member_strata"))
+    others = ScoredImages(non_member_scores, arguments.pop("non_member_groups"), arguments.pop("non_member_strata"))
+    return membership_auc(members, others, **arguments)
 
 
 # ------------------------------------------------------------------ AuthPct

@@ -10,15 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.config import (
+    RENAMED_KEYS,
     Configuration,
     Layer,
-    augmentation_transforms,
+    fields_by_key,
     flower_table,
+    load_stored_toml,
     load_toml,
     parse_assignments,
-    resolve,
+    schema,
 )
 from federation.errors import ConfigurationError
+from federation.models.families import FAMILIES
+from federation.models.stylegan2.settings import StyleGAN2Settings, augmentation_transforms
+from federation.models.vae.settings import VAESettings
+from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,7 +52,7 @@ def test_flat_and_toml_round_trip(tmp_path: Path) -> None:
 
 
 def test_flat_values_are_what_flower_takes() -> None:
-    assert {type(value) for value in Configuration().to_flat().values()} <= {int, float, bool, str}
+    assert {type(value) for value in schema()().to_flat().values()} <= {int, float, bool, str}
 
 
 def test_later_layers_win() -> None:
@@ -82,43 +88,45 @@ def test_sets_of_transforms() -> None:
     ("assignments", "problem"),
     [
         (
-            ["augmentation.transforms=bgc,blur"],
-            "augmentation.transforms = 'bgc,blur': 'blur' is no transform; allowed are bgc, dermoscopy, x-flip, "
-            "rotate90, integer-translation, scale, rotation, anisotropic-scale, fractional-translation, brightness, "
-            "contrast, luma-flip, hue, saturation, each left out with a minus before it",
+            ["stylegan2.augmentation.transforms=bgc,blur"],
+            "stylegan2.augmentation.transforms = 'bgc,blur': 'blur' is no transform; allowed are bgc, dermoscopy, "
+            "x-flip, rotate90, integer-translation, scale, rotation, anisotropic-scale, fractional-translation, "
+            "brightness, contrast, luma-flip, hue, saturation, each left out with a minus before it",
         ),
         (
-            ["augmentation.name=ada", "augmentation.transforms=bgc,-bgc"],
-            "augmentation.transforms = 'bgc,-bgc': leaves no transform; name one, e.g. dermoscopy, or set "
-            "augmentation.name=none",
+            ["stylegan2.augmentation.name=ada", "stylegan2.augmentation.transforms=bgc,-bgc"],
+            "stylegan2.augmentation.transforms = 'bgc,-bgc': leaves no transform; name one, e.g. dermoscopy, or set "
+            "stylegan2.augmentation.name=none",
         ),
         (
-            ["augmentation.name=fixed"],
-            "augmentation.p = 0: augmentation.name = fixed would change nothing; set augmentation.p=0.2, say",
+            ["stylegan2.augmentation.name=fixed"],
+            "stylegan2.augmentation.p = 0: stylegan2.augmentation.name = fixed would change nothing; set "
+            "stylegan2.augmentation.p=0.2, say",
         ),
         (
-            ["model.minibatch-std=3"],
-            "model.minibatch-std = 3: allowed is a divisor of training.batch-size = 8 from 2 on, so that groups are "
-            "whole and differ within, or 0",
+            ["stylegan2.minibatch-std=3"],
+            "stylegan2.minibatch-std = 3: allowed is a divisor of training.batch-size = 8 from 2 on, so that groups "
+            "are whole and differ within, or 0",
         ),
         (
-            ["model.conditional=false", "training.label-dropout=0.1"],
-            "training.label-dropout = 0.1: model.conditional = false has no class to hide; set it to 0",
+            ["model.conditional=false", "stylegan2.label-dropout=0.1"],
+            "stylegan2.label-dropout = 0.1: model.conditional = false has no class to hide; set it to 0",
         ),
         (
-            ["rounds=2", "training.local-steps=10", "training.transition-images=200.0"],
-            "training.transition-start-images + training.transition-images = 200: a hospital is shown 160 images in "
+            ["rounds=2", "training.local-steps=10", "stylegan2.transition-images=200.0"],
+            "stylegan2.transition-start-images + stylegan2.transition-images = 200: a hospital is shown 160 images in "
             "all (rounds x local-steps x batch-size), so that the class would never be fully heard; lower them, or set "
             "more rounds",
         ),
         (
             ["strategy.averaged-state=ada-p"],
-            "strategy.averaged-state = 'ada-p': there is none to average; leave it out, or set augmentation.name=ada",
+            "strategy.averaged-state = 'ada-p': there is none to average; leave it out, or set "
+            "stylegan2.augmentation.name=ada",
         ),
         (
-            ["augmentation.p=0.2"],
-            "augmentation.p = 0.2: augmentation.name = none has no probability; set augmentation.p=0, or "
-            "augmentation.name=fixed",
+            ["stylegan2.augmentation.p=0.2"],
+            "stylegan2.augmentation.p = 0.2: stylegan2.augmentation.name = none has no probability; set "
+            "stylegan2.augmentation.p=0, or stylegan2.augmentation.name=fixed",
         ),
         (
             ["strategy.averaged-state=adam"],
@@ -134,15 +142,15 @@ def test_contradictions() -> None:
     assert problems_of(
         "model.resolution=48", "training.local-epochs=1", "training.local-steps=3", "data.source=folder"
     ) == (
+        "data.root is empty: data.source = folder needs a folder; set data.root=/path/to/the/images",
         "model.resolution = 48: allowed is a power of two: 32, 64, 128, 256 or 512",
         "training.local-steps = 3 and training.local-epochs = 1: give one of them",
-        "data.root is empty: data.source = folder needs a folder; set data.root=/path/to/the/images",
     )
 
 
 def test_a_layer_without_channels_is_refused() -> None:
-    assert problems_of("model.channel-base=32", "model.resolution=64")[0].startswith(
-        "model.channel-base = 32: allowed is at least model.resolution = 64"
+    assert problems_of("stylegan2.channel-base=32", "model.resolution=64")[0].startswith(
+        "stylegan2.channel-base = 32: allowed is at least model.resolution = 64"
     )
 
 
@@ -180,12 +188,215 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_toml(tmp_path / "none.toml")
 
 
-@given(st.text(min_size=1).filter(lambda key: key not in Configuration().to_flat()))
+KNOWN = {*schema()().to_flat(), *RENAMED_KEYS}
+
+
+@given(st.text(min_size=1).filter(lambda key: key not in KNOWN))
 def test_no_unknown_key_passes(key: str) -> None:
     with pytest.raises(ConfigurationError, match="unknown key; the nearest known key is"):
         resolve([Layer("test", {key: 1})])
 
 
-@pytest.mark.parametrize("preset", sorted((REPOSITORY / "conf").glob("[!b]*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", sorted((REPOSITORY / "conf").rglob("[!b]*.toml")), ids=lambda path: path.stem)
 def test_every_preset_resolves(preset: Path) -> None:
     resolve([load_toml(preset), Layer("test", {"data.root": "somewhere"})])
+
+
+# ---------------------------------------------------------------- families of models
+
+
+def test_every_family_has_a_table_of_its_name_and_the_schema_alone_has_them() -> None:
+    configuration = resolve([])
+    assert {name: type(getattr(configuration, name)) for name in FAMILIES} == {
+        "stylegan2": StyleGAN2Settings,
+        "vae": VAESettings,
+    }
+    assert not hasattr(Configuration(), "stylegan2")
+    assert isinstance(configuration, Configuration)
+    assert configuration == schema()()
+
+
+def test_a_configuration_gives_the_table_of_the_family_in_use() -> None:
+    gan = resolve([parse_assignments(["stylegan2.gamma=0.5", "stylegan2.augmentation.name=diffaugment"])])
+    own = gan.own(StyleGAN2Settings)
+    assert (own.gamma, own.augmentation.name, gan.family) == (0.5, "diffaugment", FAMILIES["stylegan2"])
+    vae = resolve([parse_assignments(["model.name=vae", "vae.beta=2.0"])])
+    assert (vae.own(VAESettings).beta, vae.family, vae.anatomy.trained) == (
+        2.0,
+        FAMILIES["vae"],
+        ("encoder", "decoder"),
+    )
+    with pytest.raises(AssertionError):
+        vae.own(StyleGAN2Settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "assignment", "shown"),
+    [
+        ("vae", "stylegan2", "stylegan2.gamma=0.2", "stylegan2.gamma = 0.2"),
+        ("vae", "stylegan2", "stylegan2.augmentation.name=ada", "stylegan2.augmentation.name = 'ada'"),
+        ("stylegan2", "vae", "vae.latent-size=16", "vae.latent-size = 16"),
+    ],
+)
+def test_an_option_of_another_family_is_refused_by_name(name: str, other: str, assignment: str, shown: str) -> None:
+    assert problems_of(f"model.name={name}", assignment) == (
+        f"{shown}: is an option of model.name = {other}, and here model.name = {name}; leave it out, or set "
+        f"model.name={other}",
+    )
+
+
+def test_an_option_of_another_family_at_its_default_is_nobodys_concern() -> None:
+    """A run's config.toml has every table."""
+    configuration = resolve([parse_assignments(["model.name=vae", "stylegan2.gamma=0.1"])])
+    assert resolve([Layer("config.toml", configuration.to_flat())]) == configuration
+
+
+def test_an_unknown_family_is_refused_with_those_that_there_are() -> None:
+    assert problems_of("model.name=gan") == ("model.name = 'gan': allowed is one of stylegan2, vae",)
+    # Nothing more can be said of it; what is wrong with keys is.
+    assert problems_of("model.name=gan", "rouns=3", "training.local-steps=0") == (
+        "rouns (--set): unknown key; the nearest known key is rounds",
+        "model.name = 'gan': allowed is one of stylegan2, vae",
+    )
+
+
+def test_heads_are_reserved() -> None:
+    assert problems_of("stylegan2.heads=class") == (
+        "stylegan2.heads = 'class': there are no heads yet; leave it empty",
+    )
+
+
+# ---------------------------------------------------------------- keys of earlier versions
+
+
+def test_every_renamed_key_is_called_what_there_is() -> None:
+    known = fields_by_key()
+    assert len(RENAMED_KEYS) == 23
+    assert len(set(RENAMED_KEYS.values())) == 23
+    assert all(new in known and old not in known for old, new in RENAMED_KEYS.items())
+
+
+@pytest.mark.parametrize("old", RENAMED_KEYS)
+def test_an_old_key_is_refused_with_its_new_name(old: str, tmp_path: Path) -> None:
+    new = f"is called {RENAMED_KEYS[old]} now; write that in its place"
+    assert problems_of(f"{old}=1") == (f"{old} (--set): {new}",)
+    file = tmp_path / "mine.toml"
+    table, _, key = old.partition(".")
+    file.write_text(f"[{table}]\n{key} = 1\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        resolve([load_toml(file)])
+    assert caught.value.problems == (f"{old} ({file}): {new}",)
+
+
+# Of a config.toml that version 2682e7d wrote: the tables whose keys have moved, whole.
+STORED = """
+rounds = 24
+
+[model]
+name = "stylegan2"
+conditional = true
+resolution = 32
+latent-size = 32
+mapping-layers = 2
+channel-base = 2048
+channel-max = 16
+resampling = "fir"
+minibatch-std = 4
+
+[training]
+local-steps = 40
+local-epochs = 0.0
+batch-size = 8
+threads = 1
+loss = "logistic"
+gamma = 1.5
+penalty-every = 8
+learning-rate = 0.002
+beta1 = 0.0
+beta2 = 0.99
+ema-half-life-images = 5000.0
+ema-ramp = 0.1
+style-mixing = 0.9
+path-length-weight = 2.0
+path-length-every = 4
+path-length-decay = 0.01
+flips = true
+fake-labels = "uniform"
+label-dropout = 0.1
+transition-start-images = 0.0
+transition-images = 500.0
+balanced-classes = false
+precision = "auto"
+
+[augmentation]
+name = "ada"
+transforms = "bgc,-hue"
+p = 0.0
+ada-target = 0.5
+ada-every = 4
+ada-kimg = 100.0
+
+[strategy]
+name = "fedgan"
+generator = ""
+discriminator = ""
+private = ""
+averaged-state = "ada-p"
+server-learning-rate = 0.0
+server-momentum = 0.9
+server-beta1 = 0.9
+server-beta2 = 0.99
+server-tau = 0.001
+proximal-mu = 0.01
+trim = 0.2
+malicious = 1
+selected = 0
+fairness-q = 0.1
+fairness-lipschitz = 0.001
+fairness-loss = "loss-discriminator"
+dynamic-alpha = 0.01
+synchronise = "generator"
+divergence-weight = "more"
+weighted-networks = "auto"
+temperature = 1.0
+samples = 256
+personal-part = "mapping"
+fine-tune-rounds = 4
+generator-steps = 0
+swap-rounds = 10
+clip-norm = 1.0
+noise-multiplier = 0.0
+delta = 0.001
+"""
+NOW = [
+    "stylegan2.latent-size=32", "stylegan2.channel-max=16", "stylegan2.resampling=fir", "stylegan2.minibatch-std=4",
+    "stylegan2.loss=logistic", "stylegan2.gamma=1.5", "stylegan2.penalty-every=8", "stylegan2.style-mixing=0.9",
+    "stylegan2.path-length-weight=2.0", "stylegan2.fake-labels=uniform", "stylegan2.label-dropout=0.1",
+    "stylegan2.transition-images=500.0", "stylegan2.augmentation.name=ada",
+    "stylegan2.augmentation.transforms=bgc,-hue", "stylegan2.augmentation.ada-target=0.5",
+    "stylegan2.augmentation.ada-kimg=100.0", "strategy.averaged-state=ada-p",
+]  # fmt: skip
+
+
+def test_what_an_earlier_version_left_behind_is_what_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(STORED, encoding="utf-8")
+    layer = load_stored_toml(file)
+    assert layer.origin == str(file)
+    configuration = resolve([layer])
+    assert configuration == resolve([parse_assignments(NOW)])
+    # The default of qfedavg's loss is called otherwise now, and means the same.
+    assert configuration.strategy.fairness_loss == "auto"
+    assert resolve([Layer("config.toml", configuration.to_flat())]) == configuration
+    # A file of a user is not read so.
+    with pytest.raises(ConfigurationError) as caught:
+        resolve([load_toml(file)])
+    assert len([problem for problem in caught.value.problems if " now; write that in its place" in problem]) == 23
+
+
+def test_a_stored_file_of_this_version_is_read_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    configuration = resolve([parse_assignments(["model.name=vae", "vae.beta=2.0"])])
+    file.write_text(configuration.to_toml(), encoding="utf-8")
+    assert load_stored_toml(file) == load_toml(file)
+    assert resolve([load_stored_toml(file)]) == configuration

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from federation.config import EvaluationSettings
 from federation.errors import InputError
 from federation.metrics import features, inception, lesion_cnn
 from federation.metrics.features import DINOv2Extractor, FeatureExtractor, build_extractor, find_inception_weights
 from federation.seeding import numpy_stream
+from federation.settings.evaluation import EvaluationSettings
 
 HUB_FOLDER = "models--timm--vit_small_patch14_dinov2.lvd142m"
 

@@ -6,20 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
+from torch import nn
 
-from federation.config import Configuration, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.errors import DataError, InputError
 from federation.models import build_model
+from federation.models.drawing import drawer_of
 from federation.models.final import FinalGenerator, load_final, save_final
+from federation.models.stylegan2.family import ARCHITECTURE
+from federation.models.stylegan2.settings import StyleGAN2Settings
 from federation.models.stylegan2.step import StyleGAN2
 from federation.seeding import torch_stream
+from strategies.configuration import resolve
 
 
 def small(*assignments: str) -> Configuration:
-    fixed = ["data.classes=a,b,c", "model.channel-max=16", "model.latent-size=16", "training.precision=fp32"]
+    fixed = ["data.classes=a,b,c", "stylegan2.channel-max=16", "stylegan2.latent-size=16", "training.precision=fp32"]
     return resolve([parse_assignments([*fixed, *assignments])])
 
 
@@ -36,13 +43,18 @@ def trained(configuration: Configuration) -> StyleGAN2:
 
 def saved(folder: Path, *assignments: str) -> Path:
     configuration = small(*assignments)
-    save_final(folder, trained(configuration), configuration)
+    save_final(folder, drawer_of(trained(configuration)), configuration)
     return folder
 
 
 @pytest.fixture(scope="module")
 def final(tmp_path_factory: pytest.TempPathFactory) -> FinalGenerator:
     return load_final(saved(tmp_path_factory.mktemp("final")))
+
+
+def network_of(final: FinalGenerator) -> nn.Module:
+    assert isinstance(final.network, nn.Module)
+    return final.network
 
 
 def edit(folder: Path, **changes: Any) -> Path:
@@ -64,8 +76,8 @@ def problems(path: Path) -> tuple[str, ...]:
 def test_a_generator_is_read_back_with_its_bits(tmp_path: Path) -> None:
     configuration = small()
     model = trained(configuration)
-    save_final(tmp_path / "run" / "final", model, configuration)
-    save_final(tmp_path / "again", model, configuration)
+    save_final(tmp_path / "run" / "final", drawer_of(model), configuration)
+    save_final(tmp_path / "again", drawer_of(model), configuration)
     weights = (tmp_path / "again" / "generator.safetensors").read_bytes()
     assert weights == (tmp_path / "run" / "final" / "generator.safetensors").read_bytes()
     assert b"__metadata__" not in weights
@@ -73,11 +85,13 @@ def test_a_generator_is_read_back_with_its_bits(tmp_path: Path) -> None:
     for path in (str(tmp_path / "again"), tmp_path / "again", tmp_path / "run"):
         final = load_final(path)
         assert final.classes == ("a", "b", "c")
+        weights_read = network_of(final).state_dict()
         for name, value in model.generator_ema.state_dict().items():
-            assert torch.equal(final.network.state_dict()[name], value), name
+            assert torch.equal(weights_read[name], value), name
     # The same images as the model that was saved, drawn as one whole chunk.
     images = final.generate(5, seed=3, truncation=0.7)
-    expected = model.generate(torch.arange(32) % 3, 32, torch_stream(3, "generate", server_round=0), truncation=0.7)
+    stream = torch_stream(3, "generate", server_round=0)
+    expected = drawer_of(model).generate(torch.arange(32) % 3, 32, stream, truncation=0.7)
     assert torch.equal(images, expected[:5])
 
 
@@ -92,9 +106,79 @@ def test_loading_and_drawing_leave_the_process_as_it_was(tmp_path: Path) -> None
 def test_another_format_is_refused(tmp_path: Path) -> None:
     folder = edit(saved(tmp_path), format=1)
     assert problems(folder) == (
-        f"{folder / 'model.json'}: the generator is of format 1, and this version of dermafed reads format 2; "
+        f"{folder / 'model.json'}: the generator is of format 1, and this version of dermafed reads format 3 and 2; "
         "train or export it again with this version",
     )
+
+
+def test_what_format_3_says(tmp_path: Path) -> None:
+    description = json.loads((saved(tmp_path) / "model.json").read_text())
+    assert description == {
+        "format": 3,
+        "model": {"name": "stylegan2", "conditional": True, "resolution": 32},
+        "stylegan2": {
+            "latent-size": 16,
+            "mapping-layers": 2,
+            "channel-base": 2048,
+            "channel-max": 16,
+            "resampling": "bilinear",
+        },
+        "classes": ["a", "b", "c"],
+    }
+
+
+# As version 2682e7d wrote it: the architecture of StyleGAN2 in the model's table, and a setting of the discriminator.
+FORMAT_2 = {
+    "format": 2,
+    "model": {
+        "name": "stylegan2",
+        "conditional": True,
+        "resolution": 32,
+        "latent-size": 16,
+        "mapping-layers": 2,
+        "channel-base": 2048,
+        "channel-max": 16,
+        "resampling": "bilinear",
+        "minibatch-std": 4,
+    },
+    "classes": ["a", "b", "c"],
+}
+
+
+def test_format_2_is_still_read(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    images = load_final(folder).generate(5, seed=3, truncation=0.7)
+    (folder / "model.json").write_text(json.dumps(FORMAT_2))
+    read = load_final(folder)
+    assert read.classes == ("a", "b", "c")
+    assert torch.equal(read.generate(5, seed=3, truncation=0.7), images)
+
+
+def test_what_is_wrong_with_format_2_is_said_with_the_names_of_today(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    model = dict(FORMAT_2["model"])  # type: ignore[call-overload]
+    del model["resampling"]
+    (folder / "model.json").write_text(json.dumps(FORMAT_2 | {"model": model}))
+    (problem,) = problems(folder)
+    assert problem.startswith(f"{folder / 'model.json'}: stylegan2.resampling: is missing")
+    model |= {"resampling": "fir", "latent-size": 32}
+    (folder / "model.json").write_text(json.dumps(FORMAT_2 | {"model": model}))
+    assert "mapping.w_mean: found shape (16,), expected (32,)" in "\n".join(problems(folder))
+
+
+def test_a_generator_of_an_earlier_version_draws_what_it_drew() -> None:
+    """The folder beside this file, and the images, are of version 2682e7d: four images of seed 7, truncation 0.7."""
+    folder = Path(__file__).parent / "final-of-format-2"
+    assert json.loads((folder / "model.json").read_text())["format"] == 2
+    final = load_final(folder)
+    assert final.classes == ("mel", "nv", "bcc")
+    images = final.generate(4, seed=7, truncation=0.7)
+    with Image.open(folder / "images.png") as side_by_side:
+        expected = torch.from_numpy(np.array(side_by_side)).unflatten(1, (4, 32)).transpose(0, 1)
+    assert images.shape == expected.shape
+    assert images.float().std() > 20  # pictures, and not grey
+    # Processors differ in the last bits.
+    assert (images.int() - expected.int()).abs().max().item() <= 1
 
 
 def test_missing_and_unfinished(tmp_path: Path) -> None:
@@ -141,23 +225,28 @@ def test_wrong_descriptions(tmp_path: Path, changes: dict[str, Any], expected: s
 
 def test_wrong_settings_are_all_named(tmp_path: Path) -> None:
     model = small().model.model_dump(by_alias=True)
-    found = problems(edit(saved(tmp_path), model=model | {"latent-size": 4, "mapping-layers": "two", "rooms": 3}))
+    own = small().own(StyleGAN2Settings).model_dump(by_alias=True, include=ARCHITECTURE)
+    wrong = own | {"latent-size": 4, "mapping-layers": "two"}
+    found = problems(edit(saved(tmp_path), model=model | {"rooms": 3}, stylegan2=wrong))
     assert len(found) == 3
     assert "model.rooms (model.json): unknown key" in found[0]
-    assert "model.latent-size = 4 (model.json): allowed is a whole number >= 8" in found[1]
-    (found_power,) = problems(edit(tmp_path, model=model | {"resolution": 48}))
+    assert "stylegan2.latent-size = 4 (model.json): allowed is a whole number >= 8" in found[1]
+    (found_power,) = problems(edit(tmp_path, model=model | {"resolution": 48}, stylegan2=own))
     assert "model.resolution = 48: allowed is a power of two" in found_power
-    del model["resampling"]  # its default could be another network with the same shapes
-    assert "model.resampling: is missing" in problems(edit(tmp_path, model=model))[0]
+    (unknown,) = problems(edit(tmp_path, model=model | {"name": "diffusion"}))
+    assert "model.name = 'diffusion': allowed is one of stylegan2, vae" in unknown
+    del own["resampling"]  # its default could be another network with the same shapes
+    (missing,) = problems(edit(tmp_path, model=model, stylegan2=own))
+    assert "stylegan2.resampling: is missing" in missing
 
 
 def test_settings_of_the_discriminator_do_not_matter(tmp_path: Path) -> None:
-    folder = saved(tmp_path, "model.minibatch-std=32", "training.batch-size=32")
+    folder = saved(tmp_path, "stylegan2.minibatch-std=32", "training.batch-size=32")
     assert load_final(folder).classes == ("a", "b", "c")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    save_final(tmp_path, build_model(small()), small("model.latent-size=8", "model.resolution=64"))
+    save_final(tmp_path, drawer_of(build_model(small())), small("stylegan2.latent-size=8", "model.resolution=64"))
     found = problems(tmp_path)
     file = tmp_path / "generator.safetensors"
     assert f"{file}: mapping.w_mean: found shape (16,), expected (8,)" in found
@@ -211,7 +300,8 @@ def test_truncation_zero_leaves_the_noise_alone(final: FinalGenerator, tmp_path:
     noisy = final.generate(4, truncation=0.0)
     assert len({image.numpy().tobytes() for image in noisy}) == 4
     configuration = small()
-    save_final(tmp_path, build_model(configuration), configuration)  # a new generator's noise has no strength
+    new = drawer_of(build_model(configuration))  # a new generator's noise has no strength
+    save_final(tmp_path, new, configuration)
     quiet = load_final(tmp_path)
     assert len({image.numpy().tobytes() for image in quiet.generate(40, truncation=0.0)}) == 1
     assert len({image.numpy().tobytes() for image in quiet.generate(4)}) == 4
@@ -235,7 +325,7 @@ def test_threads_do_not_change_a_byte(tmp_path: Path) -> None:
 
 
 def test_large_images_are_drawn_in_small_chunks(tmp_path: Path) -> None:
-    final = load_final(saved(tmp_path, "model.resolution=256", "model.channel-base=256"))
+    final = load_final(saved(tmp_path, "model.resolution=256", "stylegan2.channel-base=256"))
     images = list(final.batches(9))
     assert [len(batch) for batch in images] == [8, 1]
     assert torch.equal(final.generate(3), images[0][:3])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from federation.config import parse_assignments
 from federation.errors import InputError
 from federation.metrics import lesion_cnn
 from federation.metrics.lesion_cnn import LesionCNNExtractor, load_or_train_lesion_cnn, train_lesion_cnn
 from federation.seeding import numpy_stream
+from server.evaluation.run_extractor import extractor_of
 from server.evaluation.yardsticks import measure_yardsticks
+from server.inputs import prepare_inputs
+from strategies.configuration import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,29 +129,15 @@ def test_trained_once_for_the_same_images(tmp_path: Path) -> None:
     assert steps == [1, 2, 3, 4]
 
 
-def read_real_images(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
-    return np.stack(
-        [np.asarray(Image.open(folder / "images" / f"{row['image_id']}.jpg").resize((32, 32))) for row in rows]
-    )
-
-
-def test_orders_real_dermoscopy_rightly(ham10000: Path) -> None:
-    with (ham10000 / "labels.csv").open() as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["lesion_id"])[::3]
-    # Rows are sorted by lesion: three runs of them share at most the lesion on the border.
-    train, part, validation = rows[:1500], rows[1500:2300], rows[2300:3000]
-    classes, sites = sorted({row["dx"] for row in rows}), sorted({row["dataset"] for row in rows})
-    extractor = train_lesion_cnn(
-        read_real_images(ham10000, part),
-        np.array([classes.index(row["dx"]) for row in part]),
-        np.array([sites.index(row["dataset"]) for row in part]),
-        num_classes=len(classes),
-        split_seed=0,
-    )
+def test_orders_real_dermoscopy_rightly(ham10000: Path, cache_dir: str) -> None:
+    """The extractor of a run on HAM10000, which other tests of the session need as well."""
+    settings = ["data.source=ham10000", f"data.root={ham10000}", f"data.cache-dir={cache_dir}"]
+    inputs = prepare_inputs(resolve([parse_assignments([*settings, "evaluation.extractor=lesion-cnn"])]))
+    extractor, _ = extractor_of(inputs)
     found = measure_yardsticks(
         extractor,
-        validation_images=read_real_images(ham10000, validation),
-        train_images=read_real_images(ham10000, train),
+        validation_images=inputs.images[inputs.choose("validation", 700)],
+        train_images=inputs.images[inputs.choose("train", 1500)],
         seed=0,
     )
     assert abs(found["kid_floor"]) < 0.03

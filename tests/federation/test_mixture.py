@@ -7,24 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from federation.config import Configuration, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.errors import DataError
-from federation.exchange import named_tensors
+from federation.images import to_uint8
 from federation.models import build_model
+from federation.models.drawing import Component, Drawer, choose_components, drawer_of, lent_component
 from federation.models.final import FinalGenerator, load_final, save_final
-from federation.models.mixture import Component, Mixture, choose_components
+from federation.models.protocol import DrawingNetwork
 from federation.models.stylegan2.step import StyleGAN2
 from federation.seeding import torch_stream
+from federation.sharing import named_tensors
+from strategies.configuration import resolve
 
 CLASSES = 3
 
 
 def small(*assignments: str) -> Configuration:
-    fixed = ["data.classes=a,b,c", "model.channel-max=8", "model.latent-size=8", "training.precision=fp32"]
+    fixed = ["data.classes=a,b,c", "stylegan2.channel-max=8", "stylegan2.latent-size=8", "training.precision=fp32"]
     return resolve([parse_assignments([*fixed, *assignments])])
 
 
@@ -39,15 +42,36 @@ def model_of(seed: int, *assignments: str) -> StyleGAN2:
     return model
 
 
-def component_of(seed: int, weights: Sequence[float], *assignments: str) -> Component:
+def component_of(host: StyleGAN2, seed: int, weights: Sequence[float], *assignments: str) -> Component:
+    """The generator of a seed, which `host` lends its network."""
     entries = named_tensors({"generator_ema": model_of(seed, *assignments).generator_ema})
     arrays = {name: value.detach().numpy().copy() for name, value in entries.items()}
-    return Component(f"hospital-{seed}", arrays, np.array(weights, dtype=float))
+    return lent_component(host, f"hospital-{seed}", arrays, weights)
 
 
-def mixture_of(*weights: Sequence[float]) -> Mixture:
+def mixture_in(host: StyleGAN2, *weights: Sequence[float]) -> Drawer:
+    """Generators of the seeds 1, 2, …, in a model."""
+    components = [component_of(host, seed, found) for seed, found in enumerate(weights, start=1)]
+    return Drawer(components, CLASSES)
+
+
+def mixture_of(*weights: Sequence[float]) -> Drawer:
     """Generators of the seeds 1, 2, …, in a model of seed 0."""
-    return Mixture(model_of(0), [component_of(seed, found) for seed, found in enumerate(weights, start=1)])
+    return mixture_in(model_of(0), *weights)
+
+
+def network_of(component: Component) -> nn.Module:
+    network = component.use()
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def begun(network: DrawingNetwork, count: int) -> tuple[torch.Tensor, torch.Generator]:
+    """The latents of so many images, and the stream behind them and behind the choice of components."""
+    stream = torch_stream(4, "test")
+    latents = network.latents(count, stream)
+    torch.rand(count, generator=stream, dtype=torch.float64)
+    return latents, stream
 
 
 # ---------------------------------------------------------------- who draws
@@ -108,47 +132,68 @@ def test_many_components_are_all_within_reach() -> None:
 
 
 @pytest.mark.parametrize("truncation", [1.0, 0.5])
+@torch.no_grad()
 def test_a_mixture_of_one_generator_is_that_generator(truncation: float) -> None:
     mixture = mixture_of([1, 1, 1])
     labels = torch.arange(6) % CLASSES
     images = mixture.generate(labels, 6, torch_stream(4, "test"), truncation)
-    stream = torch_stream(4, "test")
-    torch.rand(6, generator=stream, dtype=torch.float64)  # the choice of a component comes first
-    assert torch.equal(images, model_of(1).generate(labels, 6, stream, truncation))
+    network = model_of(1).drawing
+    latents, stream = begun(network, 6)
+    assert torch.equal(images, to_uint8(network(latents, labels, stream, truncation)))
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (6, 32, 32, 3))
-    assert (mixture.num_classes, mixture.device) == (3, torch.device("cpu"))
+    assert (mixture.num_classes, images.device) == (3, torch.device("cpu"))
 
 
+@torch.no_grad()
 def test_each_class_comes_from_the_hospital_that_has_it_in_the_order_of_the_labels() -> None:
     mixture = mixture_of([1, 0, 0], [0, 1, 1])
     labels = torch.tensor([1, 0, 2, 0, 1])
     images = mixture.generate(labels, 5, torch_stream(4, "test"))
-    stream = torch_stream(4, "test")
-    torch.rand(5, generator=stream, dtype=torch.float64)
+    first, second = model_of(1).drawing, model_of(2).drawing
+    latents, stream = begun(first, 5)
     # The first component draws its images, then the second.
-    first = model_of(1).generate(torch.tensor([0, 0]), 2, stream)
-    second = model_of(2).generate(torch.tensor([1, 2, 1]), 3, stream)
-    assert torch.equal(images[[1, 3]], first)
-    assert torch.equal(images[[0, 2, 4]], second)
+    of_first = to_uint8(first(latents[[1, 3]], torch.tensor([0, 0]), stream, 1.0))
+    of_second = to_uint8(second(latents[[0, 2, 4]], torch.tensor([1, 2, 1]), stream, 1.0))
+    assert torch.equal(images[[1, 3]], of_first)
+    assert torch.equal(images[[0, 2, 4]], of_second)
 
 
+@torch.no_grad()
 def test_an_unconditional_mixture_draws_by_the_number_of_images() -> None:
     unconditional = "model.conditional=false"
-    components = [component_of(1, [0.0], unconditional), component_of(2, [40.0], unconditional)]
-    mixture = Mixture(model_of(0, unconditional), components)
-    images = mixture.generate(None, 4, torch_stream(4, "test"))
+    host = model_of(0, unconditional)
+    components = [component_of(host, 1, [0.0], unconditional), component_of(host, 2, [40.0], unconditional)]
+    images = Drawer(components, 0).generate(None, 4, torch_stream(4, "test"))
+    network = model_of(2, unconditional).drawing
+    latents, stream = begun(network, 4)
+    assert torch.equal(images, to_uint8(network(latents, None, stream, 1.0)))
+
+
+def test_what_the_federation_has_alone_is_drawn_without_a_choice() -> None:
+    model, labels = model_of(1), torch.arange(6) % CLASSES
+    images = drawer_of(model).generate(labels, 6, torch_stream(4, "test"), 0.5)
     stream = torch_stream(4, "test")
-    torch.rand(4, generator=stream, dtype=torch.float64)
-    assert torch.equal(images, model_of(2, unconditional).generate(None, 4, stream))
+    with torch.no_grad():
+        latents = model.drawing.latents(6, stream)
+        assert torch.equal(images, to_uint8(model.drawing(latents, labels, stream, 0.5)))
+
+
+def test_what_draws_a_running_model_has_the_weights_that_it_has_when_it_draws() -> None:
+    model, other = model_of(1), model_of(2)
+    drawer, labels = drawer_of(model), torch.arange(6) % CLASSES
+    model.generator_ema.load_state_dict(other.generator_ema.state_dict())
+    expected = drawer_of(other).generate(labels, 6, torch_stream(4, "test"))
+    assert torch.equal(drawer.generate(labels, 6, torch_stream(4, "test")), expected)
 
 
 def test_drawing_leaves_the_components_and_the_trained_generator_alone() -> None:
-    mixture = mixture_of([1, 1, 1], [1, 1, 1])
-    trained = {name: value.clone() for name, value in mixture.model.networks["generator"].state_dict().items()}
+    host = model_of(0)
+    mixture = mixture_in(host, [1, 1, 1], [1, 1, 1])
+    trained = {name: value.clone() for name, value in host.networks["generator"].state_dict().items()}
     labels = torch.arange(12) % CLASSES
     images = [mixture.generate(labels, 12, torch_stream(1, "test")) for _ in range(2)]
     assert torch.equal(images[0], images[1])
-    for name, value in mixture.model.networks["generator"].state_dict().items():
+    for name, value in host.networks["generator"].state_dict().items():
         assert torch.equal(value, trained[name])
 
 
@@ -180,10 +225,11 @@ def test_a_mixture_is_a_file_for_each_hospital_and_its_weights(folder: Path, fin
     ]
     assert final.classes == ("a", "b", "c")
     assert [component.name for component in final.components] == ["hospital-1", "hospital-2", "hospital-3"]
-    assert final.network is final.components[0].network
+    assert final.is_mixture
+    assert final.network is final.components[0].use()
     for seed, component in enumerate(final.components, start=1):
         for name, value in model_of(seed).generator_ema.state_dict().items():
-            assert torch.equal(component.network.state_dict()[name], value), name
+            assert torch.equal(network_of(component).state_dict()[name], value), name
 
 
 def test_a_mixture_read_back_draws_the_same_images_with_any_number_of_threads(
@@ -198,6 +244,13 @@ def test_a_mixture_read_back_draws_the_same_images_with_any_number_of_threads(
     assert len({image.numpy().tobytes() for image in images}) == 70
 
 
+def test_a_mixture_read_back_draws_what_it_drew_while_the_run_went_on(final: FinalGenerator) -> None:
+    """One road: the judge's images are those of the exported files, with the same stream."""
+    stream = torch_stream(1, "generate", server_round=0)
+    running = mixture_of(*WEIGHTS).generate(torch.arange(32) % CLASSES, 32, stream)
+    assert torch.equal(final.generate(32, seed=1), running)
+
+
 def test_an_image_of_a_mixture_depends_on_its_number_and_not_on_the_count(final: FinalGenerator) -> None:
     images = final.generate(70, seed=1)
     for count in (1, 31, 32, 33, 64):
@@ -209,7 +262,7 @@ def test_an_image_of_a_folder_is_drawn_by_one_of_the_hospitals_that_have_its_cla
     """All noise off: an image is then that of its latent and of one generator."""
     with torch.no_grad():
         for component in final.components:
-            for layer in component.network.layers:
+            for layer in network_of(component).layers:  # type: ignore[union-attr]
                 layer.noise_strength.zero_()  # type: ignore[operator, union-attr]
     try:
         images = final.generate(60, seed=3)
@@ -217,7 +270,7 @@ def test_an_image_of_a_folder_is_drawn_by_one_of_the_hospitals_that_have_its_cla
     finally:
         with torch.no_grad():
             for component in final.components:
-                for layer in component.network.layers:
+                for layer in network_of(component).layers:  # type: ignore[union-attr]
                     layer.noise_strength.fill_(0.3)  # type: ignore[operator, union-attr]
     drawn_by: list[set[int]] = [set(), set(), set()]
     for number, image in enumerate(images):
@@ -229,16 +282,19 @@ def test_an_image_of_a_folder_is_drawn_by_one_of_the_hospitals_that_have_its_cla
 
 
 def test_one_component_alone_is_an_ordinary_generator(final: FinalGenerator, tmp_path: Path) -> None:
-    save_final(tmp_path, model_of(2), small())
+    save_final(tmp_path, drawer_of(model_of(2)), small())
     expected = load_final(tmp_path)
-    assert expected.components == ()
+    assert [component.name for component in expected.components] == [""]
+    assert not expected.is_mixture
+    assert not final.only(final.components[1]).is_mixture
     assert torch.equal(final.only(final.components[1]).generate(5, seed=4), expected.generate(5, seed=4))
 
 
 def test_an_unconditional_mixture_is_read_back(tmp_path: Path) -> None:
     unconditional = "model.conditional=false"
-    components = [component_of(seed, [weight], unconditional) for seed, weight in ((1, 10.0), (2, 30.0))]
-    save_final(tmp_path, Mixture(model_of(0, unconditional), components), small(unconditional))
+    host = model_of(0, unconditional)
+    components = [component_of(host, seed, [weight], unconditional) for seed, weight in ((1, 10.0), (2, 30.0))]
+    save_final(tmp_path, Drawer(components, 0), small(unconditional))
     final = load_final(tmp_path)
     assert [component.weights for component in final.components] == [(10.0,), (30.0,)]
     assert torch.equal(final.generate(40, threads=2)[:7], final.generate(7))
@@ -330,7 +386,8 @@ def test_a_missing_generator_of_a_mixture_is_named(copy: Path) -> None:
 
 def test_a_generator_of_another_network_in_a_mixture_is_named(copy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    save_final(other, build_model(small("model.latent-size=16")), small("model.latent-size=16"))
+    wider = small("stylegan2.latent-size=16")
+    save_final(other, drawer_of(build_model(wider)), wider)
     (copy / "generator-0001.safetensors").write_bytes((other / "generator.safetensors").read_bytes())
     found = problems(copy)
     assert f"{copy / 'generator-0001.safetensors'}: mapping.w_mean: found shape (16,), expected (8,)" in found

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import Configuration, load_toml, parse_assignments, resolve
+from federation.config import Configuration, load_toml, parse_assignments
 from federation.models.stylegan2.networks import Discriminator
+from federation.models.stylegan2.settings import StyleGAN2Settings
 from federation.models.stylegan2.step import build_generator, layer_channels
+from strategies.configuration import resolve
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PUBLISHED = CONF / "stylegan2-ada"
@@ -35,28 +37,29 @@ def test_every_preset_resolves(path: Path) -> None:
     ],
 )
 def test_auto(resolution: int, batch: int, gamma: float, base: int, half_life: float) -> None:
-    settings = preset(f"auto-{resolution}")
-    model, training = settings.model, settings.training
-    assert (model.resolution, training.batch_size, model.channel_base, model.channel_max) == (
+    configuration = preset(f"auto-{resolution}")
+    model, training, own = configuration.model, configuration.training, configuration.own(StyleGAN2Settings)
+    assert (model.resolution, training.batch_size, own.channel_base, own.channel_max) == (
         resolution,
         batch,
         base,
         512,
     )
-    assert training.gamma == pytest.approx(gamma, rel=1e-6)
+    assert own.gamma == pytest.approx(gamma, rel=1e-6)
     assert (training.learning_rate, training.ema_half_life_images, training.ema_ramp) == (0.0025, half_life, 0.05)
-    assert (model.minibatch_std, model.mapping_layers, model.latent_size) == (4, 2, 512)
-    assert (training.style_mixing, training.path_length_weight, training.path_length_every) == (0.9, 2.0, 4)
-    assert (training.loss, training.penalty_every, model.resampling) == ("logistic", 16, "fir")
-    assert (settings.augmentation.name, settings.augmentation.transforms) == ("ada", "bgc")
+    assert (own.minibatch_std, own.mapping_layers, own.latent_size) == (4, 2, 512)
+    assert (own.style_mixing, own.path_length_weight, own.path_length_every) == (0.9, 2.0, 4)
+    assert (own.loss, own.penalty_every, own.resampling) == ("logistic", 16, "fir")
+    assert (own.augmentation.name, own.augmentation.transforms) == ("ada", "bgc")
 
 
 def test_paper256_and_cifar() -> None:
     paper, cifar = preset("paper256"), preset("cifar")
-    assert (paper.training.batch_size, paper.training.gamma, paper.model.mapping_layers) == (64, 1.0, 8)
-    assert (paper.model.minibatch_std, paper.training.ema_half_life_images, paper.training.ema_ramp) == (8, 20_000, 0)
-    assert (cifar.training.batch_size, cifar.training.gamma, cifar.model.minibatch_std) == (64, 0.01, 32)
-    assert (cifar.training.style_mixing, cifar.training.path_length_weight) == (0.0, 0.0)
+    papers, cifars = paper.own(StyleGAN2Settings), cifar.own(StyleGAN2Settings)
+    assert (paper.training.batch_size, papers.gamma, papers.mapping_layers) == (64, 1.0, 8)
+    assert (papers.minibatch_std, paper.training.ema_half_life_images, paper.training.ema_ramp) == (8, 20_000, 0)
+    assert (cifar.training.batch_size, cifars.gamma, cifars.minibatch_std) == (64, 0.01, 32)
+    assert (cifars.style_mixing, cifars.path_length_weight) == (0.0, 0.0)
     assert cifar.training.ema_half_life_images == 500_000
 
 
@@ -70,15 +73,16 @@ def test_paper256_and_cifar() -> None:
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name: str, generator: int, discriminator: int) -> None:
-    model = preset(name).model
+    configuration = preset(name)
+    model, own = configuration.model, configuration.own(StyleGAN2Settings)
     networks = (
-        build_generator(model, num_classes=0),
+        build_generator(model, own, num_classes=0),
         Discriminator(
             resolution=model.resolution,
-            channels=layer_channels(model),
+            channels=layer_channels(model, own),
             num_classes=0,
-            resampling=model.resampling,
-            minibatch_std_group=model.minibatch_std,
+            resampling=own.resampling,
+            minibatch_std_group=own.minibatch_std,
         ),
     )
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]

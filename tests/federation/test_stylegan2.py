@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from federation.config import Configuration, parse_assignments, resolve
+from federation.batch import Batch
+from federation.config import Configuration, parse_assignments
 from federation.errors import WireError
 from federation.images import to_uint8
 from federation.models import build_model
+from federation.models.drawing import drawer_of
 from federation.models.stylegan2 import losses
 from federation.models.stylegan2.networks import (
     EqualizedConv,
@@ -21,8 +23,11 @@ from federation.models.stylegan2.networks import (
     normalize_second_moment,
 )
 from federation.models.stylegan2.resampling import filter_images
-from federation.models.stylegan2.step import StyleGAN2, compute_dtype, layer_channels
+from federation.models.stylegan2.settings import StyleGAN2Settings
+from federation.models.stylegan2.step import StyleGAN2, layer_channels
+from federation.models.training import compute_dtype
 from federation.seeding import torch_stream
+from strategies.configuration import resolve
 
 
 def small(*assignments: str) -> Configuration:
@@ -31,8 +36,8 @@ def small(*assignments: str) -> Configuration:
             parse_assignments(
                 [
                     "data.classes=a,b,c",
-                    "model.channel-max=16",
-                    "model.latent-size=16",
+                    "stylegan2.channel-max=16",
+                    "stylegan2.latent-size=16",
                     "training.batch-size=4",
                     "training.precision=fp32",
                     *assignments,
@@ -42,9 +47,13 @@ def small(*assignments: str) -> Configuration:
     )
 
 
-def batch(count: int = 4, resolution: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(count: int = 4, resolution: int = 32) -> Batch:
     stream = torch_stream(5, "test batch")
-    return torch.rand(count, 3, resolution, resolution, generator=stream) * 2 - 1, torch.arange(count) % 3
+    return Batch(torch.rand(count, 3, resolution, resolution, generator=stream) * 2 - 1, torch.arange(count) % 3)
+
+
+def in_double(given: Batch) -> Batch:
+    return Batch(given.images.double(), given.labels)
 
 
 # ---------------------------------------------------------------- layers
@@ -154,25 +163,27 @@ def test_every_resolution_draws_and_judges(resolution: int, levels: int, conditi
     configuration = small(
         f"model.resolution={resolution}",
         f"model.conditional={str(conditional).lower()}",
-        f"model.resampling={resampling}",
+        f"stylegan2.resampling={resampling}",
     )
-    assert len(layer_channels(configuration.model)) == levels
-    model = build_model(configuration)
+    assert len(layer_channels(configuration.model, configuration.own(StyleGAN2Settings))) == levels
+    drawer = drawer_of(build_model(configuration))
     labels = torch.tensor([0, 1]) if conditional else None
-    images = model.generate(labels, 2, torch_stream(0, "test"))
+    images = drawer.generate(labels, 2, torch_stream(0, "test"))
     assert images.shape == (2, resolution, resolution, 3)
     assert images.dtype == torch.uint8
     assert images.float().std() > 1  # a picture, not a flat colour
     assert not torch.equal(images[0], images[1])
-    other = model.generate(torch.tensor([2, 1]) if conditional else None, 2, torch_stream(0, "test"))
+    other = drawer.generate(torch.tensor([2, 1]) if conditional else None, 2, torch_stream(0, "test"))
     # The class alone changes the first image; without classes nothing changes.
     assert torch.equal(images[0], other[0]) is not conditional
     assert torch.equal(images[1], other[1])
 
 
 def test_channels_follow_the_paper() -> None:
-    model = resolve([parse_assignments(["model.resolution=128", "model.channel-base=1024", "model.channel-max=64"])])
-    assert layer_channels(model.model) == [64, 64, 64, 32, 16, 8]
+    configuration = resolve(
+        [parse_assignments(["model.resolution=128", "stylegan2.channel-base=1024", "stylegan2.channel-max=64"])]
+    )
+    assert layer_channels(configuration.model, configuration.own(StyleGAN2Settings)) == [64, 64, 64, 32, 16, 8]
 
 
 def test_truncation_zero_gives_the_mean_w() -> None:
@@ -249,14 +260,14 @@ def test_penalty_needs_images_that_require_grad() -> None:
 @pytest.mark.parametrize("loss", ["relativistic", "logistic"])
 def test_a_step_is_that_of_the_equations_in_fp64(loss: str) -> None:
     """The step shares passes between the networks; plain alternation must give the same gradients."""
-    configuration = small(f"training.loss={loss}", "training.gamma=0.3", "training.penalty-every=4")
+    configuration = small(f"stylegan2.loss={loss}", "stylegan2.gamma=0.3", "stylegan2.penalty-every=4")
     model = build_model(configuration)
     assert isinstance(model, StyleGAN2)
     for network in model.networks.values():
         network.double()
         network.compute_dtype = torch.float64  # type: ignore[assignment]
-    images, labels = batch()
-    images = images.double()
+    given = in_double(batch())
+    images, labels = given.images, given.labels
 
     # Plain: the generator's loss and the discriminator's, each with passes of its own.
     stream = torch_stream(7, "test step")
@@ -284,7 +295,7 @@ def test_a_step_is_that_of_the_equations_in_fp64(loss: str) -> None:
     expected_d = torch.autograd.grad(discriminator_loss, list(model.discriminator.parameters()))
     before = [parameter.detach().clone() for parameter in model.generator.parameters()]
 
-    model.train_step(images, labels, torch_stream(7, "test step"))
+    model.train_step(given, torch_stream(7, "test step"))
     for network, expected in ((model.generator, expected_g), (model.discriminator, expected_d)):
         for (name, parameter), gradient in zip(network.named_parameters(), expected, strict=True):
             assert parameter.grad is not None
@@ -297,25 +308,25 @@ def test_a_step_is_that_of_the_equations_in_fp64(loss: str) -> None:
 
 
 EVERYTHING = (
-    "training.loss=logistic",
-    "training.style-mixing=0.5",
-    "training.path-length-weight=2.0",
-    "training.path-length-every=2",
-    "training.penalty-every=3",
-    "training.label-dropout=0.2",
-    "training.transition-images=12.0",
-    "model.minibatch-std=2",
-    "model.resampling=fir",
-    "augmentation.name=ada",
-    "augmentation.transforms=bgc",
-    "augmentation.p=0.5",
-    "augmentation.ada-every=3",
-    "augmentation.ada-kimg=0.1",
+    "stylegan2.loss=logistic",
+    "stylegan2.style-mixing=0.5",
+    "stylegan2.path-length-weight=2.0",
+    "stylegan2.path-length-every=2",
+    "stylegan2.penalty-every=3",
+    "stylegan2.label-dropout=0.2",
+    "stylegan2.transition-images=12.0",
+    "stylegan2.minibatch-std=2",
+    "stylegan2.resampling=fir",
+    "stylegan2.augmentation.name=ada",
+    "stylegan2.augmentation.transforms=bgc",
+    "stylegan2.augmentation.p=0.5",
+    "stylegan2.augmentation.ada-every=3",
+    "stylegan2.augmentation.ada-kimg=0.1",
 )
 
 
 def test_style_mixing_takes_later_layers_from_another_latent() -> None:
-    model = build_model(small("training.style-mixing=0.6", "model.conditional=false"))
+    model = build_model(small("stylegan2.style-mixing=0.6", "model.conditional=false"))
     assert isinstance(model, StyleGAN2)
     w = torch.full((4000, 16), 7.0)
     styles = model._styles(w, None, None, torch_stream(0, "test"))
@@ -331,17 +342,17 @@ def test_style_mixing_takes_later_layers_from_another_latent() -> None:
 
 
 def test_transitional_conditioning_lets_the_class_in_slowly() -> None:
-    model = build_model(small("training.transition-start-images=8.0", "training.transition-images=16.0"))
+    model = build_model(small("stylegan2.transition-start-images=8.0", "stylegan2.transition-images=16.0"))
     assert isinstance(model, StyleGAN2)
     heard = []
     for step in range(8):
-        model.train_step(*batch(), torch_stream(step, "test"))
+        model.train_step(batch(), torch_stream(step, "test"))
         heard.append(model.generator_ema.mapping.label_weight.item())
     assert heard == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]  # 4 images a step
 
 
 def test_a_hidden_class_is_heard_by_neither_network() -> None:
-    model = build_model(small("training.label-dropout=0.5"))
+    model = build_model(small("stylegan2.label-dropout=0.5"))
     assert isinstance(model, StyleGAN2)
     with torch.no_grad():
         model.discriminator.class_projection.normal_(generator=torch_stream(1, "test"))
@@ -349,7 +360,7 @@ def test_a_hidden_class_is_heard_by_neither_network() -> None:
     assert weights is not None
     assert set(weights.tolist()) == {0.0, 1.0}
     assert weights.mean().item() == pytest.approx(0.5, abs=0.04)
-    z, (images, _) = torch.randn(4, 16, generator=torch_stream(2, "test")), batch()
+    z, images = torch.randn(4, 16, generator=torch_stream(2, "test")), batch().images
     told = torch.tensor([1.0, 0.0, 1.0, 0.0])
 
     def answers(labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -366,17 +377,17 @@ def test_the_controller_moves_p_every_few_steps(target: float, expected: float) 
     """4 images a step, 2 steps, 100 images from 0 to 1: p moves by 0.08."""
     model = build_model(
         small(
-            "augmentation.name=ada",
-            "augmentation.p=0.2",
-            f"augmentation.ada-target={target}",
-            "augmentation.ada-every=2",
-            "augmentation.ada-kimg=0.1",
+            "stylegan2.augmentation.name=ada",
+            "stylegan2.augmentation.p=0.2",
+            f"stylegan2.augmentation.ada-target={target}",
+            "stylegan2.augmentation.ada-every=2",
+            "stylegan2.augmentation.ada-kimg=0.1",
         )
     )
     assert isinstance(model, StyleGAN2)
     seen = []
     for step in range(4):
-        terms = model.train_step(*batch(), torch_stream(step, "test"))
+        terms = model.train_step(batch(), torch_stream(step, "test"))
         seen.append(terms["augmentation-p"].item())
     up = 0.08 if target < 0 else -0.08
     assert seen == pytest.approx([0.2, 0.2 + up, 0.2 + up, 0.2 + 2 * up])
@@ -395,17 +406,17 @@ def test_nothing_in_a_step_waits_for_the_device() -> None:
             self.names.add(func._overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
-    for recipe in ((), EVERYTHING, ("augmentation.name=diffaugment",)):
+    for recipe in ((), EVERYTHING, ("stylegan2.augmentation.name=diffaugment",)):
         model = build_model(small(*recipe))
-        images, labels = batch()
+        given = batch()
         with Recorder() as recorder:
             for step in range(6):
-                model.train_step(images, labels, torch_stream(step, "test"))
+                model.train_step(given, torch_stream(step, "test"))
     waits = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim"}
     assert "convolution" in recorder.names
     assert not recorder.names & waits
     with recorder:
-        bool(images.sum() > 0)  # the recorder does see such a read
+        bool(given.images.sum() > 0)  # the recorder does see such a read
     assert "_local_scalar_dense" in recorder.names
 
 
@@ -413,7 +424,7 @@ def test_the_running_average_is_literal() -> None:
     model = build_model(small("training.ema-half-life-images=0.2", "training.ema-ramp=0.05"))
     assert isinstance(model, StyleGAN2)
     old = model.generator_ema.constant.clone()
-    model.train_step(*batch(), torch_stream(0, "test"))
+    model.train_step(batch(), torch_stream(0, "test"))
     # min(0.2, 0.05 * 4 images) = 0.2 images of half-life, 4 images shown: 0.5 ** 20.
     decay = 0.5**20
     assert torch.allclose(model.generator_ema.constant, old * decay + model.generator.constant * (1 - decay))
@@ -424,7 +435,7 @@ def test_a_seed_repeats_and_another_differs() -> None:
     def weights(seed: int) -> torch.Tensor:
         model = build_model(small(f"seed={seed}"))
         for _ in range(2):
-            model.train_step(*batch(), torch_stream(seed, "test"))
+            model.train_step(batch(), torch_stream(seed, "test"))
         return torch.cat([parameter.detach().flatten() for parameter in model.networks["generator"].parameters()])
 
     assert torch.equal(weights(0), weights(0))
@@ -437,14 +448,14 @@ def test_building_leaves_the_global_stream_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("recipe", [("training.penalty-every=3",), EVERYTHING], ids=["default", "everything"])
+@pytest.mark.parametrize("recipe", [("stylegan2.penalty-every=3",), EVERYTHING], ids=["default", "everything"])
 def test_private_state_continues_training_exactly(recipe: tuple[str, ...]) -> None:
     straight = build_model(small(*recipe))
     broken = build_model(small(*recipe))
     for step in range(4):
-        straight.train_step(*batch(), torch_stream(step, "test"))
+        straight.train_step(batch(), torch_stream(step, "test"))
     for step in range(4):
-        broken.train_step(*batch(), torch_stream(step, "test"))
+        broken.train_step(batch(), torch_stream(step, "test"))
         state = {name: value.clone() for name, value in broken.private_state().items()}
         resumed = build_model(small(*recipe, "seed=99"))
         for name, network in resumed.networks.items():
@@ -458,19 +469,19 @@ def test_private_state_continues_training_exactly(recipe: tuple[str, ...]) -> No
 
 def test_the_state_of_another_network_is_refused() -> None:
     model = build_model(small())
-    model.train_step(*batch(), torch_stream(0, "test"))
+    model.train_step(batch(), torch_stream(0, "test"))
     with pytest.raises(WireError, match=r"private state generator\.\S+exp_avg: found shape .*expected shape"):
-        build_model(small("model.channel-max=8")).load_private_state(model.private_state())
+        build_model(small("stylegan2.channel-max=8")).load_private_state(model.private_state())
 
 
 @pytest.mark.parametrize(
     "recipe",
     [
-        ("training.loss=relativistic",),
-        ("training.loss=logistic",),
+        ("stylegan2.loss=relativistic",),
+        ("stylegan2.loss=logistic",),
         EVERYTHING,
-        ("augmentation.name=fixed", "augmentation.p=1.0", "augmentation.transforms=bgc"),
-        ("augmentation.name=diffaugment",),
+        ("stylegan2.augmentation.name=fixed", "stylegan2.augmentation.p=1.0", "stylegan2.augmentation.transforms=bgc"),
+        ("stylegan2.augmentation.name=diffaugment",),
     ],
     ids=["relativistic", "logistic", "everything", "augmented", "diffaugment"],
 )
@@ -478,16 +489,16 @@ def test_gradients_in_lower_precision_point_where_fp64_gradients_do(recipe: tupl
     """Second derivatives too: R1 and path lengths are among the terms, and R1 passes through the augmentation."""
 
     def gradients(dtype: torch.dtype) -> torch.Tensor:
-        model = build_model(small(*recipe, "training.gamma=1.0"))
+        model = build_model(small(*recipe, "stylegan2.gamma=1.0"))
         assert isinstance(model, StyleGAN2)
         # Enough images that one with an extreme transform does not decide.
-        images, labels = batch(32)
+        given = batch(32)
         if dtype == torch.float64:
             for network in model.networks.values():
                 network.double()
-            images = images.double()
+            given = in_double(given)
         model.generator.compute_dtype = model.discriminator.compute_dtype = dtype
-        model.train_step(images, labels, torch_stream(0, "test"))
+        model.train_step(given, torch_stream(0, "test"))
         return torch.cat(
             [
                 parameter.grad.double().flatten()
@@ -508,7 +519,7 @@ def test_precision_auto_is_bf16_only_where_the_processor_has_it() -> None:
 
 
 def test_uniform_fake_labels_leave_the_real_ones_alone() -> None:
-    model = build_model(small("training.fake-labels=uniform"))
+    model = build_model(small("stylegan2.fake-labels=uniform"))
     assert isinstance(model, StyleGAN2)
     labels = torch.zeros(3000, dtype=torch.int64)
     real, fake = model._labels(labels, torch_stream(0, "test"))
@@ -543,9 +554,9 @@ def gradients_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 RECIPES = {
     "default": (),
-    "no penalty": ("training.gamma=0.0",),
-    "logistic": ("training.loss=logistic", "training.fake-labels=uniform", "training.style-mixing=0.5"),
-    "unconditional": ("model.conditional=false", "training.loss=logistic"),
+    "no penalty": ("stylegan2.gamma=0.0",),
+    "logistic": ("stylegan2.loss=logistic", "stylegan2.fake-labels=uniform", "stylegan2.style-mixing=0.5"),
+    "unconditional": ("model.conditional=false", "stylegan2.loss=logistic"),
     "everything": EVERYTHING,
 }
 
@@ -555,14 +566,14 @@ def test_the_discriminator_alone_learns_what_it_learns_in_a_whole_step(recipe: t
     """From the same weights and stream, with and without penalties, also where a whole step shares its passes."""
     # Path lengths take numbers from the stream, and only afterwards: they do not move the discriminator.
     whole, alone = in_fp64(*recipe), in_fp64(*recipe)
-    images, labels = batch()
+    given = in_double(batch())
     for step in range(3):
         # Both go on from the same weights.
         for name, network in whole.networks.items():
             alone.networks[name].load_state_dict(network.state_dict())
         alone.load_private_state(whole.private_state())
-        expected = whole.train_step(images.double(), labels, torch_stream(step, "test"))
-        found = alone.train_discriminator(images.double(), labels, torch_stream(step, "test"))
+        expected = whole.train_step(given, torch_stream(step, "test"))
+        found = alone.train_critic(given, torch_stream(step, "test"))
         assert alone.num_steps == whole.num_steps
         exact = gradients_of(whole.discriminator)
         for name, gradient in gradients_of(alone.discriminator).items():
@@ -584,7 +595,7 @@ def test_the_discriminator_alone_leaves_every_bit_of_the_generator(recipe: tuple
     assert isinstance(model, StyleGAN2)
     before = {name: bits(network) for name, network in model.networks.items()}
     for step in range(3):
-        model.train_discriminator(*batch(), torch_stream(step, "test"))
+        model.train_critic(batch(), torch_stream(step, "test"))
     changed = {
         name: {key for key, value in bits(network).items() if value != before[name][key]}
         for name, network in model.networks.items()
@@ -600,12 +611,13 @@ def test_the_discriminator_alone_leaves_every_bit_of_the_generator(recipe: tuple
 
 @pytest.mark.parametrize("loss", ["relativistic", "logistic"])
 def test_the_discriminators_gradient_is_that_of_the_equations(loss: str) -> None:
-    model = in_fp64(f"training.loss={loss}", "training.gamma=0.3", "training.penalty-every=4")
-    images, labels = batch()
+    model = in_fp64(f"stylegan2.loss={loss}", "stylegan2.gamma=0.3", "stylegan2.penalty-every=4")
+    given = in_double(batch())
+    labels = given.labels
     stream = torch_stream(7, "test step")
     z = torch.randn(4, 16, generator=stream).double()
     fake = model.generator(z, labels, stream).detach().requires_grad_()
-    real = images.double().requires_grad_()
+    real = given.images.clone().requires_grad_()
     d_real, d_fake = model.discriminator(real, labels), model.discriminator(fake, labels)
     (at_real,) = torch.autograd.grad(d_real.sum(), real, create_graph=True)
     (at_fake,) = torch.autograd.grad(d_fake.sum(), fake, create_graph=True)
@@ -617,7 +629,7 @@ def test_the_discriminators_gradient_is_that_of_the_equations(loss: str) -> None
         objective = (F.softplus(-d_real) + F.softplus(d_fake)).mean() + 0.15 * 4 * r1
     expected = torch.autograd.grad(objective, list(model.discriminator.parameters()))
 
-    terms = model.train_discriminator(images.double(), labels, torch_stream(7, "test step"))
+    terms = model.train_critic(given, torch_stream(7, "test step"))
     for (name, found), gradient in zip(gradients_of(model.discriminator).items(), expected, strict=True):
         assert torch.allclose(found, gradient, rtol=1e-8, atol=1e-12), name
     assert terms["penalty-real"].item() == pytest.approx(r1.item())
@@ -662,7 +674,7 @@ def test_the_generator_alone_leaves_every_bit_of_the_discriminator_and_moves_its
     assert isinstance(model, StyleGAN2)
     discriminator, old = bits(model.discriminator), model.generator_ema.constant.clone()
     state = bits(model.state)
-    model.train_generator(batch()[1], 4, model.discriminator, torch_stream(0, "test"))
+    model.train_generator(batch().labels, 4, model.discriminator, torch_stream(0, "test"))
     assert bits(model.discriminator) == discriminator
     assert all(parameter.grad is None for parameter in model.discriminator.parameters())
     assert bits(model.state) == state
@@ -674,15 +686,20 @@ def test_the_generator_alone_leaves_every_bit_of_the_discriminator_and_moves_its
     assert not any(name.startswith("discriminator.") for name in model.private_state())
 
 
-@pytest.mark.parametrize("recipe", [("training.loss=logistic",), EVERYTHING], ids=["logistic", "everything"])
+@pytest.mark.parametrize("recipe", [("stylegan2.loss=logistic",), EVERYTHING], ids=["logistic", "everything"])
 def test_the_generator_learns_from_its_judge_what_it_learns_in_a_whole_step(recipe: tuple[str, ...]) -> None:
     """With the discriminator as it is for a judge, and without the regulariser of path lengths."""
-    recipe = (*recipe, "training.path-length-weight=0.0", "augmentation.name=none", "augmentation.p=0.0")
-    recipe = (*recipe, "training.transition-images=0.0", "training.label-dropout=0.0")
+    recipe = (
+        *recipe,
+        "stylegan2.path-length-weight=0.0",
+        "stylegan2.augmentation.name=none",
+        "stylegan2.augmentation.p=0.0",
+    )
+    recipe = (*recipe, "stylegan2.transition-images=0.0", "stylegan2.label-dropout=0.0")
     whole, alone = in_fp64(*recipe), in_fp64(*recipe)
-    images, labels = batch()
-    whole.train_step(images.double(), labels, torch_stream(0, "test"))
-    alone.train_generator(labels, 4, alone.discriminator, torch_stream(0, "test"))
+    given = in_double(batch())
+    whole.train_step(given, torch_stream(0, "test"))
+    alone.train_generator(given.labels, 4, alone.discriminator, torch_stream(0, "test"))
     exact = gradients_of(whole.generator)
     for name, gradient in gradients_of(alone.generator).items():
         assert torch.allclose(gradient, exact[name], rtol=1e-8, atol=1e-12), name
@@ -697,10 +714,10 @@ def test_a_generator_learns_to_please_its_judge() -> None:
     def brightness(images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         return images.mean(dim=(1, 2, 3))
 
-    labels = batch()[1]
-    before = model.generate(labels, 4, torch_stream(9, "test")).float().mean().item()
+    labels = batch().labels
+    before = drawer_of(model).generate(labels, 4, torch_stream(9, "test")).float().mean().item()
     lost = [model.train_generator(labels, 4, brightness, torch_stream(step, "test")).item() for step in range(40)]
-    after = model.generate(labels, 4, torch_stream(9, "test")).float().mean().item()
+    after = drawer_of(model).generate(labels, 4, torch_stream(9, "test")).float().mean().item()
     assert sum(lost[-5:]) < sum(lost[:5])
     assert after > before + 20
 
@@ -711,7 +728,7 @@ def test_a_strategy_corrects_each_networks_gradients_once_in_a_step_before_they_
 ) -> None:
     model = build_model(small(*recipe))
     assert isinstance(model, StyleGAN2)
-    images, labels = batch()
+    given = batch()
     seen: list[str] = []
     weights = {name: bits(network) for name, network in model.networks.items()}
 
@@ -728,9 +745,9 @@ def test_a_strategy_corrects_each_networks_gradients_once_in_a_step_before_they_
 
     model.correct_gradients = check
     for step in (
-        lambda: model.train_step(images, labels, torch_stream(0, "test")),
-        lambda: model.train_discriminator(images, labels, torch_stream(1, "test")),
-        lambda: model.train_generator(labels, 4, model.discriminator, torch_stream(2, "test")),
+        lambda: model.train_step(given, torch_stream(0, "test")),
+        lambda: model.train_critic(given, torch_stream(1, "test")),
+        lambda: model.train_generator(given.labels, 4, model.discriminator, torch_stream(2, "test")),
     ):
         step()
         seen.append("end")
@@ -750,9 +767,9 @@ def test_what_a_strategy_makes_of_the_gradients_is_what_moves_the_networks() -> 
             parameter.grad.fill_(1.0 if name == "generator" else 0.0)
 
     model.correct_gradients = correct
-    model.train_step(*batch(), torch_stream(0, "test"))
+    model.train_step(batch(), torch_stream(0, "test"))
     assert bits(model.discriminator) == before
     assert torch.allclose(model.generator.constant, old - 0.002, atol=1e-7)
     model.correct_gradients = None
-    model.train_step(*batch(), torch_stream(1, "test"))
+    model.train_step(batch(), torch_stream(1, "test"))
     assert bits(model.discriminator) != before

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain_stylegan2 as plain
+from federation.batch import Batch
 from federation.config import Configuration, parse_assignments, resolve
 from federation.models import build_model
 from federation.models.stylegan2.augment import augment
@@ -23,51 +24,51 @@ SCENARIOS = {
     "everything": (
         5,
         [
-            "model.minibatch-std=2",
-            "training.gamma=2.0",
-            "training.style-mixing=0.5",
-            "training.path-length-weight=2.0",
-            "training.path-length-every=2",
-            "training.penalty-every=3",
-            "training.label-dropout=0.3",
-            "augmentation.name=fixed",
-            "augmentation.transforms=bgc",
-            "augmentation.p=0.5",
+            "stylegan2.minibatch-std=2",
+            "stylegan2.gamma=2.0",
+            "stylegan2.style-mixing=0.5",
+            "stylegan2.path-length-weight=2.0",
+            "stylegan2.path-length-every=2",
+            "stylegan2.penalty-every=3",
+            "stylegan2.label-dropout=0.3",
+            "stylegan2.augmentation.name=fixed",
+            "stylegan2.augmentation.transforms=bgc",
+            "stylegan2.augmentation.p=0.5",
         ],
     ),
     # The same settings where steps 1 and 2 judge both kinds of images in one pass; classes are blended in.
     "one pass": (
         3,
         [
-            "training.style-mixing=0.5",
-            "training.path-length-weight=2.0",
-            "training.path-length-every=2",
-            "training.penalty-every=3",
-            "training.label-dropout=0.3",
-            "training.transition-start-images=2.0",
-            "training.transition-images=8.0",
-            "augmentation.name=fixed",
-            "augmentation.transforms=bgc",
-            "augmentation.p=0.5",
+            "stylegan2.style-mixing=0.5",
+            "stylegan2.path-length-weight=2.0",
+            "stylegan2.path-length-every=2",
+            "stylegan2.penalty-every=3",
+            "stylegan2.label-dropout=0.3",
+            "stylegan2.transition-start-images=2.0",
+            "stylegan2.transition-images=8.0",
+            "stylegan2.augmentation.name=fixed",
+            "stylegan2.augmentation.transforms=bgc",
+            "stylegan2.augmentation.p=0.5",
             "training.beta1=0.5",
         ],
     ),
-    "unconditional": (2, ["model.conditional=false", "model.mapping-layers=3", "training.style-mixing=0.5"]),
+    "unconditional": (2, ["model.conditional=false", "stylegan2.mapping-layers=3", "stylegan2.style-mixing=0.5"]),
 }
 
 
 def settings(loss: str, resampling: str, assignments: list[str]) -> Configuration:
     common = [
         "data.classes=a,b,c",
-        "model.channel-max=16",
-        "model.latent-size=16",
-        f"model.resampling={resampling}",
+        "stylegan2.channel-max=16",
+        "stylegan2.latent-size=16",
+        f"stylegan2.resampling={resampling}",
         f"training.batch-size={BATCH}",
         "training.precision=fp32",
-        f"training.loss={loss}",
+        f"stylegan2.loss={loss}",
     ]
     if loss == "logistic" and assignments:
-        common.append("training.fake-labels=uniform")  # paired images of one class matter to the other loss alone
+        common.append("stylegan2.fake-labels=uniform")  # paired images of one class matter to the other loss alone
     return resolve([parse_assignments(common + assignments)])
 
 
@@ -101,10 +102,10 @@ def all_differences(configuration: Configuration, num_steps: int) -> list[tuple[
     state = plain.initial_state(
         model.generator.state_dict(), model.discriminator.state_dict(), model.generator_ema.state_dict()
     )
-    transforms, p = model.transforms, configuration.augmentation.p
+    transforms, augmentation = model.transforms, model.augmentation
 
     def augmented(images: Tensor, stream: torch.Generator) -> Tensor:
-        return augment(images, p, transforms, stream) if configuration.augmentation.name == "fixed" else images
+        return augment(images, augmentation.p, transforms, stream) if augmentation.name == "fixed" else images
 
     differences: list[tuple[float, str]] = []
     for step in range(num_steps):
@@ -112,10 +113,8 @@ def all_differences(configuration: Configuration, num_steps: int) -> list[tuple[
         images = (torch.rand(BATCH, 3, 32, 32, generator=draws) * 2 - 1).double()
         labels = torch.randint(3, (BATCH,), generator=draws)
         fast_stream, plain_stream = torch_stream(step, "test step"), torch_stream(step, "test step")
-        terms = model.train_step(images, labels, fast_stream)
-        result = plain.training_step(
-            state, configuration.model, configuration.training, images, labels, plain_stream, augmented
-        )
+        terms = model.train_step(Batch(images, labels), fast_stream)
+        result = plain.training_step(state, configuration, images, labels, plain_stream, augmented)
         state = result.state
         assert torch.equal(fast_stream.get_state(), plain_stream.get_state()), "other numbers were drawn"
 

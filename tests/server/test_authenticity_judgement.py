@@ -13,15 +13,19 @@ from PIL import Image
 from data_partitions.dataset import load_images
 from data_partitions.sources import load_index
 from data_partitions.split import split_parts
-from federation.config import DataSettings
 from federation.run_directory import to_json
 from federation.seeding import numpy_stream
+from federation.settings.data import DataSettings
+from server.evaluation.attacks import ATTACKS, read_membership, words_of
 from server.evaluation.authenticity import (
+    ComparedImages,
     RealImages,
+    TrainedNetworks,
     Upload,
     draw_closest_pairs,
     judge_authenticity,
 )
+from server.evaluation.summary_text import _authenticity_lines
 
 SIDE = 32
 
@@ -88,16 +92,17 @@ FRESH = real_images(200, 2, "fresh").images
 
 
 def judge(generated: np.ndarray, **given: Any) -> tuple[dict[str, Any], np.ndarray]:
-    arguments: dict[str, Any] = {
-        "extractor": Colours(),
-        "extractor_saw_train": False,
-        "train": TRAIN,
-        "test": TEST,
-        "known_groups": "lesions, not patients",
-        "seed": 0,
-        "num_resamples": 100,
-    }
-    return judge_authenticity(generated=generated, **(arguments | given))
+    images = ComparedImages(
+        generated=generated,
+        train=given.pop("train", TRAIN),
+        test=given.pop("test", TEST),
+        known_groups="lesions, not patients",
+    )
+    networks = TrainedNetworks(
+        final=given.pop("network_scores", None), upload=given.pop("upload", None), score=given.pop("score", "")
+    )
+    arguments: dict[str, Any] = {"extractor_saw_train": False, "seed": 0, "num_resamples": 100}
+    return judge_authenticity(images, given.pop("extractor", Colours()), networks=networks, **(arguments | given))
 
 
 def noisy_copies(count: int) -> np.ndarray:
@@ -183,8 +188,9 @@ def test_section_holds_what_the_report_reads(honest: dict[str, Any]) -> None:
     assert honest["nearest"]["num_train"] == honest["nearest"]["num_test"] == 240
     assert honest["membership"]["null_control"]["num_references"] == 120
     assert honest["membership"]["generator"]["num_references"] == 200
-    assert honest["membership"]["discriminator"] == {"not_measured": "the model has no discriminator"}
+    assert honest["membership"]["networks"] == {"not_measured": "the model has no networks that score images"}
     assert honest["membership"]["upload"] == {"not_measured": "no hospital's upload is at hand"}
+    assert tuple(name for name in honest["membership"] if name != "score") == ATTACKS
     assert list(honest["projection"]) == ["not_measured"]
 
 
@@ -216,7 +222,7 @@ def test_an_extractor_that_saw_training_images_is_never_trusted() -> None:
     assert "learnt from training images" in section["reason"]
 
 
-# ------------------------------------------------------------------ discriminators
+# ------------------------------------------------------------------ trained networks
 
 
 def honest_logits(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -234,12 +240,50 @@ def memorising(known: np.ndarray) -> Any:
 
 
 def test_a_discriminator_that_memorises_is_caught_and_an_honest_one_is_not() -> None:
-    caught = judge(FRESH, discriminator_scores=memorising(TRAIN.images))[0]["membership"]["discriminator"]
+    caught = judge(FRESH, network_scores=memorising(TRAIN.images))[0]["membership"]["networks"]
     assert caught["auc"] > 0.95
     assert caught["interval"][0] > 0.9
     assert (caught["num_members"], caught["num_non_members"]) == (240, 240)
-    fair = judge(FRESH, discriminator_scores=honest_logits)[0]["membership"]["discriminator"]
+    fair = judge(FRESH, network_scores=honest_logits)[0]["membership"]["networks"]
     assert fair["interval"][0] < 0.5 < fair["interval"][1]
+
+
+def test_the_section_says_what_the_networks_score_by() -> None:
+    section, _ = judge(FRESH[:16], network_scores=honest_logits, score="evidence lower bound")
+    assert section["membership"]["score"] == "evidence lower bound"
+
+
+@pytest.mark.parametrize(
+    ("stated", "line", "subject"),
+    [
+        # As an earlier version wrote it, and as it is written now.
+        ({"discriminator": {"auc": 0.7, "interval": [0.6, 0.8]}}, "discriminator 0.700", "the final discriminator"),
+        (
+            {"score": "discriminator", "networks": {"auc": 0.7, "interval": [0.6, 0.8]}},
+            "discriminator 0.700",
+            "the final discriminator",
+        ),
+        (
+            {"score": "evidence lower bound", "networks": {"auc": 0.7, "interval": [0.6, 0.8]}},
+            "evidence lower bound 0.700",
+            "the evidence lower bound of the final networks",
+        ),
+        ({"score": "", "networks": {"not_measured": "none"}}, "networks     not measured: none", "the score of"),
+    ],
+)
+def test_an_attack_is_called_by_what_its_networks_score_by(
+    honest: dict[str, Any], stated: dict[str, Any], line: str, subject: str
+) -> None:
+    others = {name: honest["membership"][name] for name in ("null_control", "generator", "upload")}
+    section = honest | {"membership": others | stated}
+    membership = read_membership(section)
+    assert set(membership) == {"score", *ATTACKS}
+    assert words_of(membership["score"]).subject.startswith(subject)
+    lines = list(_authenticity_lines(section))
+    # One below the other, in one order.
+    assert [text.split()[0] for text in lines[1:]] == ["null", "generator", line.split()[0], "upload"]
+    assert lines[3].strip().startswith(line)
+    assert len({text.index(" 0.") for text in lines[1:] if "not measured" not in text}) == 1
 
 
 def test_a_score_that_depends_on_its_batch_tells_nothing() -> None:
@@ -250,9 +294,9 @@ def test_a_score_that_depends_on_its_batch_tells_nothing() -> None:
         return np.repeat(float(next(calls)), len(images))
 
     large_train, large_test = real_images(800, 6, "train"), real_images(800, 7, "test")
-    section, _ = judge(FRESH, train=large_train, test=large_test, discriminator_scores=batch_number)
+    section, _ = judge(FRESH, train=large_train, test=large_test, network_scores=batch_number)
     assert next(calls) >= 3
-    assert section["membership"]["discriminator"]["auc"] == pytest.approx(0.5, abs=0.05)
+    assert section["membership"]["networks"]["auc"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_scores_belong_to_their_images() -> None:
@@ -263,14 +307,14 @@ def test_scores_belong_to_their_images() -> None:
             seen[image.tobytes()] = float(label)
         return images.mean((1, 2, 3))
 
-    judge(FRESH, discriminator_scores=remember)
+    judge(FRESH, network_scores=remember)
     for real in (TRAIN, TEST):
         assert [seen[image.tobytes()] for image in real.images] == real.labels.tolist()
 
 
 def test_diverged_logits_are_not_measured() -> None:
-    section, _ = judge(FRESH, discriminator_scores=lambda images, labels: np.full(len(images), np.nan))
-    assert section["membership"]["discriminator"] == {"not_measured": "the discriminator's logits are not finite"}
+    section, _ = judge(FRESH, network_scores=lambda images, labels: np.full(len(images), np.nan))
+    assert section["membership"]["networks"] == {"not_measured": "the networks' scores are not finite"}
 
 
 @pytest.mark.parametrize("by_site", [True, False])

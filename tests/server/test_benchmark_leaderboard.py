@@ -180,6 +180,27 @@ def test_an_unequal_budget_and_mixed_versions_are_told(tmp_path: Path) -> None:
     assert "Cells ran on 2 versions of the code: abc, def." in text
 
 
+def test_network_evaluations_stand_beside_images_and_are_a_budget(tmp_path: Path) -> None:
+    counted = {"fedadam--natural--model--seed-1": {"evaluations": 2700}, "": {"evaluations": 3000}}
+    found = board(tmp_path, KIDS, counted)
+    metrics = [line.split(",")[4] for line in csv_table(found).splitlines() if line.startswith("all,all,fedadam")]
+    assert metrics[-3:] == ["images", "evaluations", "recognised[mel]"]
+    assert "network evaluations" not in render_page(found, [])
+    for outcome in found.outcomes:
+        line = {"round": 10, "images": 1000, "evaluations": 3000, "kid": 0.5}
+        outcome.directory.metrics.write_text(json.dumps(line) + "\n")
+    board_of_evaluations = Leaderboard.of(
+        found.plan.model_copy(update={"budget": "evaluations"}), found.results, found.outcomes
+    )
+    text = markdown(board_of_evaluations)
+    assert "Equal network evaluations. Hyper-parameters: untuned." in text
+    assert "Not quite equal: fedadam had 2,700 network evaluations where fedgan had 3,000 (-10%), on natural" in text
+    page = render_page(board_of_evaluations, [])
+    assert "Over the network evaluations</h2>" in page
+    assert "network evaluations in the whole federation" in page
+    assert "images shown in the whole federation" in render_page(found, [])
+
+
 def test_the_difference_to_the_baseline_stands_beside_kid(tmp_path: Path) -> None:
     found = board(tmp_path, KIDS | {"fedadam": 1.5})
     head, _, *rows = [line for line in markdown(found).splitlines() if line.startswith("|")]

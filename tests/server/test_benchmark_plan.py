@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import ConfigurationError
-from server.benchmark.budget import planned_bytes, planned_images
+from server.benchmark.budget import planned_bytes, planned_evaluations, planned_images
 from server.benchmark.plan import load_plan, make_cells, make_trials
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -104,7 +104,11 @@ def test_set_replaces_a_value_of_every_cell(tmp_path: Path) -> None:
         ("seeds = [0, 1]", "seed = [0, 1]", "seed: unknown key; the nearest known key is seeds"),
         ("seeds = [0, 1]", "", "seeds: is missing; write for example seeds = [0, 1, 2]"),
         ('hyperparameters = "untuned: published defaults"', "", "hyperparameters: is missing"),
-        ('budget = "images"', 'budget = "hours"', "budget = 'hours': Input should be 'images', 'rounds' or 'bytes'"),
+        (
+            'budget = "images"',
+            'budget = "hours"',
+            "budget = 'hours': Input should be 'images', 'evaluations', 'rounds' or 'bytes'",
+        ),
         ("[strategies.fedadam]", "[strategies.fedadum]", "[strategies.fedadum]: is no strategy's name"),
         ("server-tau = 0.01", "server-tau = -1", "strategy.server-tau = -1"),
         ('scheme = "dirichlet"', 'scheme = "diriclet"', "partition.scheme = 'diriclet'"),
@@ -161,6 +165,72 @@ def test_equal_rounds_let_the_images_differ(tmp_path: Path) -> None:
     )
     path = write(tmp_path, text)
     assert {cell.configuration.rounds for cell in make_cells(load_plan(path), path)} == {10}
+
+
+FAMILIES = PLAN.replace('budget = "images"', 'budget = "evaluations"').replace(
+    "[strategies.fedadam]\nstrategy.server-tau = 0.01\n",
+    '[strategies.fedavg-vae]\nstrategy.name = "fedavg"\nmodel.name = "vae"\ntraining.local-steps = 30\n',
+)
+
+
+def test_equal_evaluations_let_a_family_with_fewer_networks_show_more_images(tmp_path: Path) -> None:
+    path = write(tmp_path, FAMILIES)
+    cells = make_cells(load_plan(path), path)
+    # An image that a VAE learns from passes through two networks; of StyleGAN2, one drawn and a real one through three.
+    assert {planned_evaluations(cell.configuration) for cell in cells} == {3 * 10 * 4 * 20 * 8}
+    assert {planned_images(cell.configuration) for cell in cells} == {10 * 4 * 20 * 8, 10 * 4 * 30 * 8}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "local-steps = 30",
+            "local-steps = 20",
+            "[strategies.fedavg-vae] on natural, conditional: 1.28e+04 network evaluations, and the baseline fedgan "
+            "has 1.92e+04; set rounds and training.local-steps so that they agree, or another budget",
+        ),
+        # A step more or less in a round is a matter of rounding.
+        ("local-steps = 30", "local-steps = 31", "1.984e+04 network evaluations"),
+        (
+            "local-steps = 30",
+            "local-steps = 0\ntraining.local-epochs = 1.5",
+            "has epochs or steps where the baseline has the other",
+        ),
+    ],
+)
+def test_unequal_evaluations_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    assert before in FAMILIES
+    path = write(tmp_path, FAMILIES.replace(before, after))
+    with pytest.raises(ConfigurationError) as caught:
+        make_cells(load_plan(path), path)
+    assert any(message in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_evaluations_agree_within_the_tolerance_of_every_budget(tmp_path: Path) -> None:
+    text = FAMILIES.replace("training.local-steps = 20\n", "training.local-steps = 67\n")
+    # 100 steps of two networks beside 67 of three.
+    path = write(tmp_path, text.replace("local-steps = 30", "local-steps = 100"))
+    assert make_cells(load_plan(path), path)
+
+
+def test_evaluations_of_epochs_are_those_of_each_image(tmp_path: Path) -> None:
+    text = FAMILIES.replace("training.local-steps = 20\n", "training.local-epochs = 2.0\n")
+    path = write(tmp_path, text.replace("local-steps = 30", "local-epochs = 3.0"))
+    assert {planned_evaluations(cell.configuration) for cell in make_cells(load_plan(path), path)} == {60.0}
+    path = write(tmp_path, text.replace("local-steps = 30", "local-epochs = 2.0"))
+    with pytest.raises(ConfigurationError, match="40 network evaluations of each training image, and the baseline"):
+        make_cells(load_plan(path), path)
+
+
+def test_a_family_cannot_be_tuned_where_evaluations_are_equal(tmp_path: Path) -> None:
+    text = TUNED.replace("[base]", "[tuning]\ntrials = 4\nrounds = 3\nseed = 7\n[base]").replace(
+        "strategy.server-tau = [0.001, 0.1]", 'model.name = ["stylegan2", "vae"]'
+    )
+    assert make_trials(load_plan(write(tmp_path, text)), tmp_path / "plan.toml")
+    path = write(tmp_path, text.replace('budget = "images"', 'budget = "evaluations"'))
+    with pytest.raises(ConfigurationError, match="model.name: would change the budget, which is equal for all"):
+        load_plan(path)
 
 
 def test_equal_bytes_give_a_strategy_that_sends_more_fewer_rounds(tmp_path: Path) -> None:

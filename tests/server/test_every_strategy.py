@@ -13,31 +13,50 @@ import pytest
 from flwr.app import Context, Message
 from rich.console import Console
 from safetensors.numpy import load_file
+from torch import nn
 
 import server.app
 from clients.app import app as client_app
-from federation.config import Configuration, DataSettings, PartitionSettings, load_toml, parse_assignments, resolve
+from federation.config import Configuration, load_toml, parse_assignments, schema
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
-from federation.exchange import named_tensors
 from federation.models import build_model
 from federation.run_directory import read_lines
-from federation.strategy_facts import STRATEGY_FACTS
+from federation.settings.data import DataSettings, PartitionSettings
 from server.app import run_federation
 from server.evaluation.evaluator import Evaluator
 from server.inputs import RunInputs, prepare_inputs
+from strategies.catalogue import STRATEGIES
+from strategies.configuration import resolve
 
 PER_NETWORK = {
     "fedadam of G, median of D": ["strategy.generator=fedadam", "strategy.discriminator=fedmedian"],
     "scaffold of G, D private": ["strategy.generator=scaffold", "strategy.discriminator=private"],
     "G private, label-aware D": ["strategy.generator=private", "strategy.discriminator=label-aware"],
 }
-CASES = {name: [f"strategy.name={name}"] for name in STRATEGY_FACTS} | PER_NETWORK
+CASES = {name: [f"strategy.name={name}"] for name in STRATEGIES} | PER_NETWORK
+FAMILIES = {
+    "stylegan2": [
+        "stylegan2.channel-max=8",
+        "stylegan2.channel-base=32",
+        "stylegan2.latent-size=8",
+        "stylegan2.mapping-layers=1",
+    ],
+    "vae": ["model.name=vae", "vae.channel-max=8", "vae.channel-base=32", "vae.latent-size=4"],
+}
+# Of the other family one strategy of each kind: a mean, moments of the server's, a state at both ends, parts of a
+# hospital's own, all of it its own, and rows of classes.
+OF_VAE = ("fedgan", "fedadam", "scaffold", "fedbn", "alone", "label-aware")
+MATRIX = [
+    *(("stylegan2", case, conditional) for conditional in (True, False) for case in CASES),
+    *(("vae", case, True) for case in OF_VAE),
+    ("vae", "fedbn", False),
+]
 SPECIAL = {
     "effgan": ["strategy.fine-tune-rounds=1"],
-    "ua-gan": ["training.loss=logistic"],
-    "md-gan": ["training.loss=logistic", "strategy.swap-rounds=1"],
-    "dp-fedavg-gan": ["training.loss=logistic", "strategy.noise-multiplier=0.1"],
+    "ua-gan": ["stylegan2.loss=logistic"],
+    "md-gan": ["stylegan2.loss=logistic", "strategy.swap-rounds=1"],
+    "dp-fedavg-gan": ["stylegan2.loss=logistic", "strategy.noise-multiplier=0.1"],
     "fegan": ["participation.fraction=0.7"],
     "fedtrimmedavg": ["partition.hospitals=5"],
     "krum": ["partition.hospitals=5"],
@@ -48,7 +67,7 @@ SPECIAL = {
 PERSONAL = ("alone", "effgan", "fedbn", "cap-gan", "G private, label-aware D")
 
 
-def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
+def configuration(run_dir: Path, cache_dir: str, *assignments: str, family: str = "stylegan2") -> Configuration:
     return resolve(
         [
             parse_assignments(
@@ -60,10 +79,7 @@ def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configura
                     "partition.hospitals=3",
                     "partition.min-images=1",
                     "rounds=2",
-                    "model.channel-max=8",
-                    "model.channel-base=32",
-                    "model.latent-size=8",
-                    "model.mapping-layers=1",
+                    *FAMILIES[family],
                     "training.local-steps=1",
                     "training.batch-size=2",
                     "evaluation.images=16",
@@ -95,7 +111,7 @@ def kills_in_round_two(message: Message, context: Context) -> Message:
 @lru_cache(maxsize=8)
 def prepared(data: DataSettings, partition: PartitionSettings, resolution: int) -> RunInputs:
     """The same images and hospitals for all cases that share them."""
-    return prepare_inputs(Configuration(data=data, partition=partition))
+    return prepare_inputs(schema()(data=data, partition=partition))
 
 
 def run(settings: Configuration, app: object = client_app) -> None:
@@ -111,13 +127,12 @@ def result(run_dir: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run_dir)): file.read_bytes() for file in files}
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_hospital_that_is_away_when_generators_are_judged_has_handed_over_its_last(
     tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or classes that it alone holds would be drawn from generators that never saw them."""
-    for name in ("write_report", "plot_partition", "describe_judgement"):
-        monkeypatch.setattr(server.app, name, lambda *arguments: [])
-    monkeypatch.setattr(Evaluator, "write_sample_sheet", lambda evaluator, model, server_round: None)
+    monkeypatch.setattr(server.app, "describe_judgement", lambda summary: [])
     monkeypatch.setattr(Evaluator, "final_evaluation", lambda evaluator: {"test": {"kid": 0.0}})
     run_dir = tmp_path / "run"
     away = ["strategy.name=alone", "participation.fraction=0.3", "rounds=6", "evaluation.every=6"]
@@ -129,26 +144,27 @@ def test_a_hospital_that_is_away_when_generators_are_judged_has_handed_over_its_
     assert {name.split("/")[0] for name in own} == trained
 
 
-@pytest.mark.parametrize("conditional", ["true", "false"], ids=["conditional", "unconditional"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    ("family", "case", "conditional"),
+    MATRIX,
+    ids=[f"{family}-{case}-{'conditional' if asked else 'unconditional'}" for family, case, asked in MATRIX],
+)
 def test_a_strategy_goes_on_as_if_it_had_not_been_killed(
-    case: str, conditional: str, tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
+    family: str, case: str, conditional: bool, tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The rounds are what is tested: the judge and the report of the end have tests of their own.
-    monkeypatch.setattr(server.app, "write_report", lambda directory: None)
-    monkeypatch.setattr(Evaluator, "write_sample_sheet", lambda evaluator, model, server_round: None)
     monkeypatch.setattr(Evaluator, "final_evaluation", lambda evaluator: {"test": {"kid": 0.0}})
-    monkeypatch.setattr(server.app, "plot_partition", lambda partition, path: None)
     monkeypatch.setattr(server.app, "describe_judgement", lambda summary: [])
-    assignments = [*CASES[case], *SPECIAL.get(case, []), f"model.conditional={conditional}"]
+    assignments = [*CASES[case], *SPECIAL.get(case, []), f"model.conditional={str(conditional).lower()}"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(configuration(whole, cache_dir, *assignments))
+    run(configuration(whole, cache_dir, *assignments, family=family))
 
     monkeypatch.setattr(server.app.FederatedRun, "stop_early", lambda self, error: None)  # as after kill -9
     with pytest.raises(Killed):
-        run(configuration(broken, cache_dir, *assignments), kills_in_round_two)
+        run(configuration(broken, cache_dir, *assignments, family=family), kills_in_round_two)
     assert not (broken / "summary.json").exists()
-    run(configuration(broken, cache_dir, *assignments, "resume=true"))
+    run(configuration(broken, cache_dir, *assignments, "resume=true", family=family))
 
     assert result(broken) == result(whole)
     assert [line["kid"] for line in read_lines(broken / "metrics.jsonl")] == [
@@ -157,10 +173,13 @@ def test_a_strategy_goes_on_as_if_it_had_not_been_killed(
     summary = json.loads((whole / "summary.json").read_text())
     assert (summary["rounds"], summary["left_out"]) == (2, {})
     final = sorted((whole / "final").glob("*.safetensors"))
-    hospitals = configuration(whole, cache_dir, *assignments).partition.hospitals
+    hospitals = configuration(whole, cache_dir, *assignments, family=family).partition.hospitals
     assert len(final) == (hospitals if case in PERSONAL else 1)
     # Something was learned: what is judged moved away from where it began.
-    initial = named_tensors(build_model(resolve([load_toml(whole / "config.toml")])).networks)
+    model = build_model(resolve([load_toml(whole / "config.toml")]))
+    assert isinstance(model.drawing, nn.Module)
+    initial = {name: value.numpy() for name, value in model.drawing.state_dict().items()}
     for file in final:
         learned = load_file(file)
-        assert any(not np.array_equal(value, initial[f"generator_ema.{name}"]) for name, value in learned.items())
+        assert learned.keys() == initial.keys()
+        assert any(not np.array_equal(value, initial[name]) for name, value in learned.items())

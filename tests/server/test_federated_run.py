@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from rich.console import Console
 
 from clients.app import app as client_app
-from federation.config import Configuration, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError, InputError, RunDirectoryError, RunError
@@ -22,6 +22,7 @@ from federation.run_directory import RunDirectory, read_lines
 from server.app import run_federation
 from server.evaluation.evaluator import Evaluator
 from server.inputs import prepare_inputs
+from strategies.configuration import resolve
 
 
 def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
@@ -34,11 +35,13 @@ def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configura
                     "data.phantom-images=400",
                     "partition.min-images=1",
                     "rounds=2",
-                    "model.channel-max=16",
-                    "model.latent-size=16",
+                    "stylegan2.channel-max=16",
+                    "stylegan2.latent-size=16",
                     "training.local-steps=1",
                     "training.batch-size=2",
                     "evaluation.images=20",
+                    "evaluation.draws=1",
+                    "evaluation.threads=1",
                     "evaluation.utility=false",
                     "checkpoint.every=1",
                     *assignments,
@@ -49,20 +52,20 @@ def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configura
 
 
 EVERYTHING = [
-    "training.loss=logistic",
-    "training.style-mixing=0.5",
-    "training.path-length-weight=2.0",
-    "training.path-length-every=2",
-    "training.penalty-every=4",
-    "training.label-dropout=0.2",
-    "training.transition-images=10.0",
+    "stylegan2.loss=logistic",
+    "stylegan2.style-mixing=0.5",
+    "stylegan2.path-length-weight=2.0",
+    "stylegan2.path-length-every=2",
+    "stylegan2.penalty-every=4",
+    "stylegan2.label-dropout=0.2",
+    "stylegan2.transition-images=10.0",
     "training.balanced-classes=true",
-    "model.minibatch-std=2",
-    "model.resampling=fir",
-    "augmentation.name=ada",
-    "augmentation.transforms=bgc",
-    "augmentation.p=0.3",
-    "augmentation.ada-kimg=0.1",
+    "stylegan2.minibatch-std=2",
+    "stylegan2.resampling=fir",
+    "stylegan2.augmentation.name=ada",
+    "stylegan2.augmentation.transforms=bgc",
+    "stylegan2.augmentation.p=0.3",
+    "stylegan2.augmentation.ada-kimg=0.1",
 ]
 
 
@@ -126,6 +129,7 @@ def test_a_round_goes_on_without_a_hospital(
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "done"
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("recipe", [[], EVERYTHING], ids=["default", "everything"])
 def test_fail_fast_shows_the_hospitals_traceback_and_saves(recipe: list[str], tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
@@ -152,6 +156,7 @@ def test_fail_fast_shows_the_hospitals_traceback_and_saves(recipe: list[str], tm
         assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, cache_dir: str) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -173,6 +178,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, cache_d
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == lines
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_finished_run_can_be_made_longer(tmp_path: Path, cache_dir: str) -> None:
     """Also from a last round that is no multiple of checkpoint.every."""
     every = "checkpoint.every=2"
@@ -184,6 +190,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path, cache_dir: str) -> No
     assert "rounds = 5" in (tmp_path / "longer" / "config.toml").read_text()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_evaluation_that_was_cut_short_is_made_up_for(
     tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +211,7 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(
     assert [line["round"] for line in read_lines(run_dir / "metrics.jsonl")] == [0, 2]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_scores_of_two_extractors_are_never_mixed(tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
     run(configuration(run_dir, cache_dir), client_app)
@@ -215,6 +223,7 @@ def test_scores_of_two_extractors_are_never_mixed(tmp_path: Path, cache_dir: str
     assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_two_runs_in_one_directory_are_refused(tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
     run(configuration(run_dir, cache_dir), client_app)
@@ -264,6 +273,7 @@ def test_a_round_without_any_reply_fails_the_run(tmp_path: Path, cache_dir: str)
         run(settings, Sabotage(-1, 1, "raise"))
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_private_network_never_arrives_at_the_server(tmp_path: Path, cache_dir: str) -> None:
     run_dir = tmp_path / "run"
     run(configuration(run_dir, cache_dir, "strategy.private=discriminator"), client_app)
@@ -285,6 +295,7 @@ def test_a_policy_about_nothing_is_refused_before_anything_is_written(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("recipe", [[], EVERYTHING], ids=["default", "everything"])
 def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tmp_path: Path, cache_dir: str) -> None:
     """Centralised training by hand, no Flower in between: the same bits, whatever training carries along."""
@@ -310,7 +321,7 @@ def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tm
     for server_round in (1, 2):
         stream = torch_stream(0, "local training", server_round=server_round, site="all")
         for _ in range(3):
-            model.train_step(*data.sample_batch(stream, 2), stream)
+            model.train_step(data.sample_batch(stream, 2), stream)
     from safetensors.torch import load_file
 
     final = load_file(tmp_path / "run" / "final" / "generator.safetensors")
@@ -329,11 +340,17 @@ def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tm
         assert lines[1]["augmentation_p"] == pytest.approx(kept["network.training.ada_p"].item())
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_state_that_hospitals_average(tmp_path: Path, cache_dir: str) -> None:
     """The augmentation's p stays at a hospital unless it is asked for; then the server has one for all."""
     from safetensors.numpy import load_file
 
-    ada = ["augmentation.name=ada", "augmentation.ada-every=1", "augmentation.ada-kimg=0.1", "augmentation.p=0.5"]
+    ada = [
+        "stylegan2.augmentation.name=ada",
+        "stylegan2.augmentation.ada-every=1",
+        "stylegan2.augmentation.ada-kimg=0.1",
+        "stylegan2.augmentation.p=0.5",
+    ]
     run(configuration(tmp_path / "own", cache_dir, *ada), client_app)
     run(configuration(tmp_path / "shared", cache_dir, *ada, "strategy.averaged-state=ada-p"), client_app)
     sent = load_file(tmp_path / "shared" / "checkpoints" / "round-0001" / "global.safetensors")

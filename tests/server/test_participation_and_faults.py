@@ -17,19 +17,21 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from clients.app import app as client_app
-from federation.config import Configuration, ParticipationSettings, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.engine import build_engine
 from federation.engine.grid import SimulationGrid, simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError, RunError
 from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
 from federation.run_directory import RunDirectory, read_lines
+from federation.settings.participation import ParticipationSettings
 from federation.site import Site
 from server.app import run_federation
 from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundReport
 from server.inputs import prepare_inputs
 from server.messaging import choose_sites, list_sites
+from strategies.configuration import resolve
 
 
 def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
@@ -44,12 +46,13 @@ def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configura
                     "partition.hospitals=8",
                     "partition.min-images=1",
                     "rounds=3",
-                    "model.channel-max=16",
-                    "model.latent-size=16",
+                    "stylegan2.channel-max=16",
+                    "stylegan2.latent-size=16",
                     "training.local-steps=2",
                     "training.batch-size=2",
                     "evaluation.images=20",
                     "evaluation.draws=1",
+                    "evaluation.threads=1",
                     "evaluation.utility=false",
                     "evaluation.authenticity=false",
                     *assignments,
@@ -132,6 +135,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> Path:
     return run_dir
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("kind", ["raise", "late raise", "nan"])
 def test_a_hospital_that_answers_at_the_second_attempt_changes_nothing(
     kind: str, straight: Path, tmp_path: Path, cache_dir: str
@@ -151,6 +155,7 @@ def test_a_hospital_that_answers_at_the_second_attempt_changes_nothing(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["left_out"] == {}
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("kind", ["late raise", "nan"])
 def test_what_a_hospital_kept_of_a_reply_that_was_not_used_is_forgotten(
     kind: str, tmp_path: Path, cache_dir: str
@@ -179,7 +184,7 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
     lost = {place for place, (_, times) in planned.items() if times == 2}
     assert 3 <= len(lost) < len(planned) - 2
     (tmp_path / "attempts").mkdir()
-    chaos = configuration(tmp_path / "chaos", cache_dir, "simulation.workers=2", "participation.train-seconds=15")
+    chaos = configuration(tmp_path / "chaos", cache_dir, "simulation.workers=2", "participation.train-seconds=30")
     printed = run(chaos, Faults(tmp_path / "attempts", planned))
     (tmp_path / "none").mkdir()
     run(
@@ -196,7 +201,7 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
         "raise": ("failed", "ValueError: the images of this hospital are gone"),
         "late raise": ("failed", "ConnectionError: the line is dead"),
         "nan": ("refused", "generator.constant: 1 of 256 values are not finite"),
-        "hang": ("late", "no answer within 15 s"),
+        "hang": ("late", "no answer within 30 s"),
     }
     for place, line in failed.items():
         status, reason = expected[planned[place][0]]
@@ -247,6 +252,7 @@ def test_a_fraction_is_drawn_from_seed_and_round_alone(number: int, fraction: fl
         assert len({tuple(site.name for site in chosen) for chosen in drawn}) > 2
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_fraction_takes_part_and_a_resumed_run_draws_the_same(tmp_path: Path, cache_dir: str) -> None:
     half = ("participation.fraction=0.5", "rounds=6", "checkpoint.every=2", IN_PROCESS)
     printed = run(configuration(tmp_path / "straight", cache_dir, *half), client_app)
@@ -284,6 +290,7 @@ def scores(run_dir: Path) -> list[tuple[int, float]]:
     return [(line["round"], line["kid"]) for line in read_lines(run_dir / "metrics.jsonl")]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_judging_beside_the_next_round_gives_the_same_scores(tmp_path: Path, cache_dir: str) -> None:
     for overlap in ("never", "always"):
         run(
@@ -360,6 +367,7 @@ def test_early_stopping(kids: tuple[float, ...], patience: int, min_images: int,
         assert reason == "no better KID than 2.0000 of round 4 in 2 evaluations (early-stopping.patience)"
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_early_end_is_the_same_when_resumed(tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the last evaluation and before the end: the resumed run ends there too, and trains no further."""
     from server.evaluation.evaluator import Evaluator

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 from PIL import Image
 
-from federation.config import parse_assignments, resolve
+from federation.config import RENAMED_KEYS, parse_assignments, resolve
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory
 from server.evaluation.sample_sheet import write_sample_sheet
@@ -200,7 +201,8 @@ def a_summary() -> dict[str, Any]:
             "membership": {
                 "null_control": area(0.503),
                 "generator": area(0.508),
-                "discriminator": area(0.561),
+                "score": "discriminator",
+                "networks": area(0.561),
                 "upload": {"not_measured": "no hospital's upload is at hand"},
             },
             "near_duplicates": {
@@ -221,7 +223,14 @@ def a_summary() -> dict[str, Any]:
             "images_per_second": 41.5,
             "seconds_per_1000_images": 24.1,
             "time_to_kid": [
-                {"yardstick": "mean image", "kid": 3.4019, "round": 2, "images": 640, "seconds": 33.25},
+                {
+                    "yardstick": "mean image",
+                    "kid": 3.4019,
+                    "round": 2,
+                    "images": 640,
+                    "evaluations": 1920,
+                    "seconds": 33.25,
+                },
                 {"yardstick": "real images blurred by way of 16 pixels", "kid": 0.0822, "not_reached": True},
             ],
             "bytes": [{"site": site, "up": 123_456_789, "down": 4_578_468} for site in SITES],
@@ -276,6 +285,7 @@ def fabricate(
         line = {
             "round": server_round,
             "images": 320 * server_round,
+            "evaluations": 960 * server_round,
             "kid": kid,
             "kid_sd": 0.0,
             "fid": 33.4 + kid,
@@ -486,7 +496,7 @@ def test_the_other_tables(page: Page) -> None:
     assert page.row("membership", "Final discriminator").numbers() == [0.561, 0.531, 0.561 + 0.03, 900, 211]
     assert page.row("nearest", "Share unusually close").numbers() == [0.004]
     assert "HAM10000 knows lesions, not patients" in page.section("authenticity")
-    assert page.row("time-to-kid", "mean image").numbers() == [3.4019, 2, 640, 33.25]
+    assert page.row("time-to-kid", "mean image").numbers() == [3.4019, 2, 640, 1920, 33.25]
     assert page.row("bytes", "north").numbers() == [123_456_789, 4_578_468]
     assert page.row("partition", "north").numbers() == [500, 100, 0, 600, 323]
     assert page.row("hospitals", "north").text.startswith("north 4 0 0")
@@ -699,7 +709,7 @@ def test_authenticity() -> None:
     copied["nearest"] |= {"share_nearer_to_train": 0.71, "interval": [0.68, 0.74]}
     copied["membership"]["generator"] |= {"auc": 0.66, "interval": [0.62, 0.7]}
     copied["near_duplicates"]["to_train"] = 0.2
-    copied["membership"]["discriminator"] = {"auc": 0.51, "interval": [0.48, 0.54]}
+    copied["membership"]["networks"] = {"auc": 0.51, "interval": [0.48, 0.54]}
     assert authenticity_sentence(copied) == (
         "Signs of copying: 71.0\u00a0% of generated images lie nearer to training images than to as "
         "many held-out ones, "
@@ -739,7 +749,7 @@ def test_an_interrupted_run(tmp_path: Path) -> None:
     for name in ("utility", "authenticity", "speed"):
         assert why in page.section(name)
     # What the rounds left is there.
-    assert page.row("rounds", "2").numbers()[:3] == [2, 640, 1.57]
+    assert page.row("rounds", "2").numbers()[:4] == [2, 640, 1920, 1.57]
     assert page.row("per-class", "nv").numbers() == [0.4876 * 1.1]
     assert "n too small" in page.row("per-class", "df").text
     assert page.root.by_id("sheet-image").attributes["href"].startswith("data:image/png;base64,")
@@ -1068,7 +1078,7 @@ def test_the_commands_repeat_the_run(tmp_path: Path) -> None:
     assignments = [
         "data.source=folder",
         "data.root=/images of 'x' & y",
-        "training.gamma=0.25",
+        "stylegan2.gamma=0.25",
         "report.show-real-images=true",
     ]
     path = fabricate(tmp_path / "run", *assignments)
@@ -1083,25 +1093,151 @@ def test_the_commands_repeat_the_run(tmp_path: Path) -> None:
 
 
 def test_every_setting_with_changes_marked(tmp_path: Path) -> None:
-    path = fabricate(tmp_path / "run", "training.gamma=0.25")
+    path = fabricate(tmp_path / "run", "stylegan2.gamma=0.25")
     (path / "config.toml").write_text((path / "config.toml").read_text() + '\n[future]\nkey = "<i>"\n')
     page = report_of(path)
     keys = [row.all("th")[0].text.split()[0] for row in page.root.by_id("settings").all("tr")[1:]]
-    assert keys == [*resolve([]).to_flat(), "future.key"]
-    gamma = page.row("settings", "training.gamma").all("td")
+    # The tables of other families of models are noise.
+    assert keys == [*(key for key in resolve([]).to_flat() if not key.startswith("vae.")), "future.key"]
+    gamma = page.row("settings", "stylegan2.gamma").all("td")
     assert [cell.text for cell in gamma] == ["0.25", "0.1", "changed"]
     assert [cell.text for cell in page.row("settings", "seed").all("td")] == ["0", "0", ""]
     assert [cell.text for cell in page.row("settings", "future.key").all("td")] == [
         "<i>", "unknown to this version", "changed",
     ]  # fmt: skip
     changed = [row.all("th")[0].text.split()[0] for row in page.root.by_id("changed").all("tr")[1:]]
-    assert changed == ["rounds", "data.classes", "training.gamma", "future.key"]
+    assert changed == ["rounds", "data.classes", "stylegan2.gamma", "future.key"]
     assert "torch 2.11.0 flwr not installed" in page.section("settings")
 
 
 def test_augmentation_is_drawn_where_it_is_adapted(tmp_path: Path) -> None:
-    page = report_of(fabricate(tmp_path / "run", "augmentation.name=ada"))
+    page = report_of(fabricate(tmp_path / "run", "stylegan2.augmentation.name=ada"))
     assert "p: 0.0250 at round 2, 0.0500 at round 4" in page.root.by_id("augmentation").text
+
+
+# ---------------------------------------------------------------- families of models, other versions, real sites
+
+
+def rewritten(path: Path, change: Any) -> None:
+    """Put the dictionary that `change` makes of each line in its place."""
+    lines = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def without(line: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if not name.startswith(names)}
+
+
+def test_a_run_of_a_vae_is_spoken_of_as_one(tmp_path: Path) -> None:
+    summary = a_summary()
+    summary["authenticity"]["membership"]["score"] = "evidence lower bound"
+    path = fabricate(tmp_path / "run", "model.name=vae", "vae.beta=2.5", summary=summary)
+
+    def of_a_vae(line: dict[str, Any]) -> dict[str, Any]:
+        had = "loss_generator" in line
+        line = without(line, "loss_", "logit_", "augmentation_")
+        losses = {"loss_negative_elbo": -1.25, "loss_reconstruction": -1.5, "loss_divergence": 0.25}
+        return line | losses if had else line
+
+    for name in ("metrics.jsonl", "hospitals.jsonl"):
+        rewritten(path / name, of_a_vae)
+    page = report_of(path)
+    assert [element.text for element in page.root.by_id("rounds-section").all("h3")][3:5] == ["Losses", "KID by class"]
+    losses = page.root.by_id("losses").text
+    for label, value in (("negative ELBO", "−1.25"), ("reconstruction", "−1.50"), ("divergence", "0.250")):
+        assert f"{label}: {value} at round 2, {value} at round 4" in losses
+    # Below zero like above it: no value is moved to an edge.
+    assert "Triangles" not in losses
+    heads = {name: [head.text for head in page.root.by_id(name).all("th")] for name in ("rounds", "hospitals")}
+    for found, note in ((heads["rounds"], ""), (heads["hospitals"], " last")):
+        assert [
+            head for head in found if head in {f"{label}{note}" for label in ("−ELBO", "Recon.", "Divergence")}
+        ] == [
+            f"−ELBO{note}",
+            f"Recon.{note}",
+            f"Divergence{note}",
+        ]
+    assert page.row("hospitals", "north").numbers()[-3:] == [-1.25, -1.5, 0.25]
+    assert page.row("membership", "Final networks").numbers() == [0.561, 0.531, 0.561 + 0.03, 900, 211]
+    assert "their evidence lower bound" in page.row("membership", "Final networks").text
+    assert page.row("verdict", "Membership guessed from the evidence lower bound").numbers()[0] == 0.561
+    assert "The evidence lower bound of the final networks tells training images from held-out ones" in page.section(
+        "verdict"
+    )
+    keys = [row.all("th")[0].text.split()[0] for row in page.root.by_id("settings").all("tr")[1:]]
+    assert keys == [key for key in resolve([]).to_flat() if not key.startswith("stylegan2.")]
+    # Nothing is left that speaks of a discriminator, but for a setting of strategies and a term of the literature.
+    settings = page.root.by_id("settings-section").text.count("discriminator")
+    assert page.root.text.count("discriminator") - settings == 1
+    assert "from the evidence lower bound of trained networks, as from the logit of a discriminator" in page.section(
+        "terms"
+    )
+
+
+def test_a_run_of_an_earlier_version_is_read_as_one_of_today(tmp_path: Path) -> None:
+    assignments = ("stylegan2.gamma=0.25", "stylegan2.augmentation.name=ada")
+    today, before = (fabricate(tmp_path / name, *assignments) for name in ("today", "before"))
+    # What was not counted then is shown nowhere.
+    summary = a_summary()
+    del summary["speed"]["time_to_kid"][0]["evaluations"]
+    for path in (today, before):
+        rewritten(path / "metrics.jsonl", lambda line: without(line, "evaluations"))
+    (today / "summary.json").write_text(json.dumps(summary))
+
+    membership = summary["authenticity"]["membership"]
+    del membership["score"]
+    membership["discriminator"] = membership.pop("networks")
+    (before / "summary.json").write_text(json.dumps(summary))
+    # A setting that there was not yet.
+    text = (today / "config.toml").read_text()
+    (today / "config.toml").write_text(text.replace('heads = ""\n', ""))
+    names = {new: old for old, new in RENAMED_KEYS.items()}
+    settings: dict[str, Any] = {}
+    for key, value in read_run(RunDirectory(today)).settings.items():
+        *tables, leaf = names.get(key, key).split(".")
+        table = settings
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[leaf] = "loss-discriminator" if key == "strategy.fairness-loss" else value
+    (before / "config.toml").write_text(tomli_w.dumps(settings))
+    assert not [table for table in settings if table.startswith(("stylegan2", "vae"))]
+
+    page = report_of(before)
+    assert "network evaluations" not in page.source.lower()
+    assert page.row("time-to-kid", "mean image").numbers() == [3.4019, 2, 640, 33.25]
+    # The code that did the run knows its settings by the names that config.toml has.
+    (_, _), (_, _), (_, whole) = commands(read_run(RunDirectory(before)))
+    assert shlex.split(whole.replace("\\\n", " "))[-4:] == [
+        "--set", "training.gamma=0.25", "--set", "augmentation.name=ada",
+    ]  # fmt: skip
+    source = page.source.replace("--set training.gamma", "--set stylegan2.gamma")
+    assert source.replace("--set augmentation", "--set stylegan2.augmentation") == report_of(today).source
+
+
+def test_settings_that_this_version_would_refuse_are_reported(tmp_path: Path) -> None:
+    path = fabricate(tmp_path / "run")
+    text = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(text.replace("gamma = 0.1", 'gamma = "high"'))
+    page = report_of(path)
+    assert "Loss G" in page.root.by_id("hospitals").text
+    (path / "config.toml").write_text(text.replace('name = "stylegan2"', 'name = "another"'))
+    page = report_of(path)
+    # Of a family that is not known here, what the lines hold.
+    assert "generator: 1.61 at round 2" in page.root.by_id("losses").text
+
+
+def test_a_real_site_need_not_tell_how_it_trained(tmp_path: Path) -> None:
+    summary = a_summary()
+    summary["speed"]["shares"] |= {"training": None, "transport": None}
+    path = fabricate(tmp_path / "run", summary=summary)
+    rewritten(
+        path / "hospitals.jsonl",
+        lambda line: without(line, "loss_", "seconds") if line["site"] == SITES[0] else line,
+    )
+    page = report_of(path)
+    assert page.row("hospitals", "north").text.endswith("600 – – –")
+    assert page.row("hospitals", "south").numbers() == [600, 1.61, 0.53]
+    assert "training and transport 70.0 % not every hospital told how long it trained" in page.section("speed")
 
 
 def test_many_hospitals_leave_a_page_that_can_be_read(tmp_path: Path) -> None:
@@ -1137,8 +1273,10 @@ def test_it_imports_nothing_that_trains(finished: Path) -> None:
         "import sys\nfrom pathlib import Path\nfrom federation.run_directory import RunDirectory\n"
         "from server.report import write_report\n"
         f"write_report(RunDirectory(Path({str(finished)!r})))\n"
-        "print([name for name in ('flwr', 'ray', 'clients', 'strategies', 'federation.models', 'matplotlib.pyplot')"
-        " if name in sys.modules])"
+        "names = ('flwr', 'ray', 'clients', 'strategies', 'matplotlib.pyplot', 'federation.models.training')\n"
+        "built = ('networks', 'step')\n"  # of a family of models
+        "print([name for name in sys.modules if name in names"
+        " or name.startswith('federation.models.') and name.endswith(built)])"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (process.returncode, process.stdout, process.stderr) == (0, "[]\n", "")

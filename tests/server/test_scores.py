@@ -12,6 +12,7 @@ from server.evaluation.scores import (
     LEAST_OF_A_GROUP,
     Draws,
     RealSet,
+    Reference,
     SiteReference,
     compare,
     compare_draws,
@@ -49,13 +50,15 @@ def judge(generated: PoolSupply, num_draws: int = 3) -> dict:
     return score_supply(
         generated,
         extractor,
-        RealSet(features, labels, sites),
-        real_train_features=extractor.features(train),
-        sites=SiteReference({name: features[sites == name] for name in "abc"}, "test images of each site"),
-        classes=("dark", "light", "rare"),
+        Reference(
+            real=RealSet(features, labels, sites),
+            train_features=extractor.features(train),
+            sites=SiteReference({name: features[sites == name] for name in "abc"}, "test images of each site"),
+            classes=("dark", "light", "rare"),
+            part="test",
+        ),
         num_draws=num_draws,
         seed=0,
-        part="test",
     )
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from federation.config import Configuration, ParticipationSettings, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.errors import ConfigurationError
+from federation.settings.participation import ParticipationSettings
 from federation.site import Site
-from federation.strategy_facts import STRATEGY_FACTS
 from server.app import check_deployment
 from server.messaging import choose_sites
+from strategies.catalogue import STRATEGIES
+from strategies.configuration import resolve
 
 
 def sites(number: int, *, deployed: int = 0) -> list[Site]:
@@ -165,7 +167,7 @@ OWN_GENERATOR = "every hospital has a generator of its own, and would have to ha
     ],
 )
 def test_a_strategy_for_simulations_alone_is_refused_at_real_sites_with_its_reason(name: str, reason: str) -> None:
-    loss = ("training.loss=logistic",) if name.endswith("a-gan") or name == "md-gan" else ()
+    loss = ("stylegan2.loss=logistic",) if name.endswith("a-gan") or name == "md-gan" else ()
     assert refusals(f"strategy.name={name}", *loss) == (
         f"strategy {name}: is for simulations alone, since {reason}; choose another strategy.name for real sites",
     )
@@ -216,8 +218,8 @@ def test_a_simulation_may_do_all_of_it() -> None:
         check_deployment(sites(12), configured(assignment))
 
 
-NEEDS = {"dp-fedavg-gan": ("training.loss=logistic",)}
-ALLOWED = [name for name, facts in STRATEGY_FACTS.items() if not facts.simulation_only]
+NEEDS = {"dp-fedavg-gan": ("stylegan2.loss=logistic",)}
+ALLOWED = [name for name, facts in STRATEGIES.items() if not facts.simulation_only]
 
 
 @pytest.mark.parametrize("name", ALLOWED)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from federation.config import parse_assignments, resolve
+from federation.config import parse_assignments
 from federation.models import build_model
+from federation.models.drawing import drawer_of
 from federation.models.final import load_final, save_final
 from server.evaluation.supply import GeneratorSupply, PoolSupply
+from strategies.configuration import resolve
 
 
 def pool(count: int = 50) -> PoolSupply:
@@ -50,9 +52,9 @@ def test_the_whole_pool_may_be_taken_where_nothing_is_compared_between_draws() -
 
 
 def test_a_generator_draws_the_classes_it_is_asked_for_and_the_same_images_again(tmp_path) -> None:
-    settings = ["data.classes=nv,mel", "model.channel-max=8", "model.latent-size=8"]
+    settings = ["data.classes=nv,mel", "stylegan2.channel-max=8", "stylegan2.latent-size=8"]
     configuration = resolve([parse_assignments(settings)])
-    save_final(tmp_path, build_model(configuration), configuration)
+    save_final(tmp_path, drawer_of(build_model(configuration)), configuration)
     final = load_final(tmp_path)
     supply = GeneratorSupply(final, seed=1)
     labels = np.array([1, 0, 0, 1, 1])

@@ -53,6 +53,36 @@ def test_figures_by_hand() -> None:
     assert found["evaluation_share_of_wall_time"] == pytest.approx(0.2)
 
 
+def test_what_a_real_site_does_not_tell_is_not_guessed() -> None:
+    # "b" tells how many images it showed, and neither for how long nor in which process.
+    told = hospital(1, "a", 1, 1.0)
+    silent = {name: value for name, value in hospital(1, "b", 2, 9.0).items() if name not in ("seconds", "worker_pid")}
+    given = {"seconds_by_work": {"training": 4.0, "aggregation": 0.5, "evaluation": 0.5}, "seconds": 10.0}
+    found = measure_training_speed([], [told, silent], **given, yardsticks={}, one_machine=False)
+    assert found["images_per_second"] == pytest.approx(800 / 4.0)
+    assert found["bytes"][1] == {"site": "b", "up": 60, "down": 100}
+    # Of the time between sending and the last reply it is not known how much was training.
+    assert found["shares"] == {
+        "training": None,
+        "transport": None,
+        "aggregation": pytest.approx(0.05),
+        "evaluation": pytest.approx(0.05),
+        "other": pytest.approx(0.5),
+    }
+    # A hospital that failed has nothing to tell, and hides nothing.
+    failed = hospital(1, "c", 2, 0.0, status="failed")
+    found = measure_training_speed([], [told, failed], **given, yardsticks={}, one_machine=False)
+    assert (found["shares"]["training"], found["shares"]["transport"]) == pytest.approx((0.1, 0.3))
+
+
+def test_evaluations_stand_beside_images_where_they_were_counted() -> None:
+    line = {"round": 3, "images": 640, "evaluations": 1920, "seconds": 9.0, "kid": 0.5}
+    found = measure_training_speed([line], [], seconds_by_work={}, seconds=9.0, yardsticks={"kid_mean_image": 3.0})
+    assert found["time_to_kid"] == [
+        {"yardstick": "mean image", "kid": 3.0, "round": 3, "images": 640, "evaluations": 1920, "seconds": 9.0}
+    ]
+
+
 def test_a_run_that_ended_before_its_first_round_has_no_speed() -> None:
     found = measure_training_speed([], [], seconds_by_work={}, seconds=3.0, yardsticks={})
     assert found["images_per_second"] is None

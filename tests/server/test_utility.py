@@ -14,11 +14,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_curve
 
-from federation.config import EvaluationSettings, parse_assignments, resolve
+from federation.config import parse_assignments
 from federation.errors import InputError, NotFiniteError
 from federation.models.classifier import fit_classifier
 from federation.seeding import numpy_stream
+from federation.settings.evaluation import EvaluationSettings
 from server.evaluation.utility import (
+    RealParts,
+    UtilityTerms,
     compose_arm,
     count_synthetic,
     describe_arm,
@@ -29,6 +32,7 @@ from server.evaluation.utility import (
     sensitivity_at_specificity,
     summarise_recognition,
 )
+from strategies.configuration import resolve
 
 CLASSES = ("narrow", "wide", "plain", "never")
 HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -83,10 +87,14 @@ def judge(generate: Generator | None, arms: tuple[str, ...], **changes: Any) -> 
     """Judge with 300 real images to train on, 30 to validate and 90 to test; a third of each class."""
     labels = {name: np.arange(count) % 3 for name, count in (("train", 300), ("validation", 30), ("test", 90))}
     settings = changes.pop("settings", None) or settings_of()
-    arguments: dict[str, Any] = {"classes": CLASSES, "seed": 0}
+    parts = {}
     for number, (name, values) in enumerate(labels.items()):
-        arguments[f"{name}_images"], arguments[f"{name}_labels"] = draw_stripes(values, number), values
-    return judge_utility(settings=settings, arms=arms, generate=generate, **{**arguments, **changes})
+        images, given = changes.pop(f"{name}_images", None), changes.pop(f"{name}_labels", values)
+        parts[name] = (draw_stripes(values, number) if images is None else images, given)
+    progress = changes.pop("progress", None)
+    settings = settings.model_copy(update={"utility_arms": ",".join(arms)})
+    terms = UtilityTerms(settings=settings, **{"classes": CLASSES, "seed": 0, **changes})
+    return judge_utility(terms, RealParts(**parts), generate, progress=progress)
 
 
 def without_seconds(result: dict[str, Any]) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from three_numbers import TRAINABLE, Arrays, Hospital, answer, ask, configured, model, play, strategy
 
-from federation.config import Configuration, StrategySettings
+from federation.config import Configuration
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
-from strategies import build_strategy
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import Federation
+from strategies.building import build_strategy
 from strategies.weighted_mean import WeightedMean
 
 

@@ -17,11 +17,14 @@ import torch
 from three_numbers import TRAINABLE, Arrays, Hospital, answer, ask, configured, line, model, play, sites_of, strategy
 from torch import Tensor, nn
 
-from federation.config import StrategySettings
-from federation.exchange import ARRAYS, named_tensors, pack_arrays, unpack_arrays
+from federation.batch import Batch
+from federation.config import Configuration
+from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
+from federation.images import to_floats
 from federation.models import build_model
-from strategies import build_local_rule
+from federation.sharing import named_tensors
 from strategies.aggregation import Reply, ServerEMA
+from strategies.building import build_local_rule
 from strategies.dp_fedavg_gan import DPFedAvgGAN, clip_factor, spent_epsilon
 from strategies.fedcar import FedCAR, closeness
 from strategies.federated_strategy import FederatedStrategy
@@ -136,13 +139,18 @@ def test_where_the_server_steps_it_keeps_the_running_average_and_averages_buffer
 
 
 def test_the_servers_running_average_halves_by_half_life_and_ramp() -> None:
-    plain = ServerEMA(100, 0)
+
+    def server_ema(half_life: float, ramp: float) -> ServerEMA:
+        options = (f"training.ema-half-life-images={half_life}", f"training.ema-ramp={ramp}")
+        return ServerEMA(configured(*options).training)
+
+    plain = server_ema(100, 0)
     assert [plain.decay(100), plain.decay(200), plain.decay(50)] == [0.5, 0.25, pytest.approx(0.5**0.5)]
-    ramped = ServerEMA(100, 0.5)
+    ramped = server_ema(100, 0.5)
     # Shown 50, 100, 300: half-lives 25, 50, and not 150 but 100.
     assert [ramped.decay(50), ramped.decay(50), ramped.decay(200)] == [0.25, 0.5, 0.25]
     assert ramped.images_shown == 300
-    assert ServerEMA(0, 0).decay(10) == 0.0
+    assert server_ema(0, 0).decay(10) == 0.0
 
 
 # ---------------------------------------------------------------------- robust rules
@@ -337,7 +345,7 @@ class Quadratic(nn.Module):
 class SGDHospital:
     """A hospital that trains by plain SGD: a stand-in for a model has its networks alone."""
 
-    def __init__(self, settings: StrategySettings, target: Sequence[float], rate: float) -> None:
+    def __init__(self, settings: Configuration, target: Sequence[float], rate: float) -> None:
         opposite = [-value for value in target]
         self.networks: dict[str, Any] = {
             "generator": Quadratic(target),
@@ -401,7 +409,7 @@ def train_round(
 def pair(name: str, *options: str, rate: float = 0.5) -> tuple[FederatedStrategy, list[SGDHospital]]:
     """Two hospitals whose optima are 1 and −3 in the first number, twice that in the second, and 0 in the third."""
     assignments = (f"strategy.name={name}", *options)
-    settings = configured(*assignments).strategy
+    settings = configured(*assignments)
     return strategy(*assignments), [
         SGDHospital(settings, [1.0, 2.0, 0.0], rate),
         SGDHospital(settings, [-3.0, -6.0, 0.0], rate),
@@ -653,17 +661,24 @@ class Images:
     def __len__(self) -> int:
         return len(self.real)
 
-    def sample_distinct(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+    def sample_distinct(self, generator: torch.Generator, count: int) -> Batch:
         floats = self.real[:count].permute(0, 3, 1, 2).float() / 127.5 - 1
-        return floats, torch.zeros(count, dtype=torch.int64)
+        return Batch(floats, torch.zeros(count, dtype=torch.int64))
 
-    def generate(self, labels: Tensor | None, count: int, stream: torch.Generator) -> Tensor:
-        return self.drawn[:count]
+    @property
+    def drawing(self) -> Images:
+        return self
+
+    def latents(self, count: int, stream: torch.Generator) -> Tensor:
+        return torch.zeros(count, 1)
+
+    def __call__(self, latents: Tensor, labels: Tensor | None, stream: torch.Generator, truncation: float) -> Tensor:
+        return to_floats(self.drawn[: len(latents)])
 
 
 def score(real: Tensor, drawn: Tensor) -> float:
     images: Any = Images(real, drawn)
-    rule = build_local_rule(configured("strategy.name=ifl-gan").strategy)
+    rule = build_local_rule(configured("strategy.name=ifl-gan"))
     return rule.end(images, images, torch.Generator())["mmd"]
 
 
@@ -718,10 +733,10 @@ def test_fedcars_closeness_on_three_hospitals() -> None:
 
 CLASSES = ("data.classes=melanoma,nevus,keratosis",)
 TINY = (
-    "model.channel-base=32",
-    "model.channel-max=8",
-    "model.latent-size=8",
-    "model.mapping-layers=1",
+    "stylegan2.channel-base=32",
+    "stylegan2.channel-max=8",
+    "stylegan2.latent-size=8",
+    "stylegan2.mapping-layers=1",
     *CLASSES,
     "training.precision=fp32",
 )
@@ -846,7 +861,7 @@ def test_entries_that_no_reply_holds_stay() -> None:
 
 
 def test_each_network_has_its_own_hospital_half() -> None:
-    settings = configured("strategy.generator=fedprox", "strategy.discriminator=scaffold").strategy
+    settings = configured("strategy.generator=fedprox", "strategy.discriminator=scaffold")
     site = SGDHospital(settings, [1.0, 2.0, 0.0], 0.5)
     c = {"control.discriminator.w": np.float32([1, 0, 0])}
     sent = site.train(model() | c, 1)
@@ -860,7 +875,7 @@ def test_each_network_has_its_own_hospital_half() -> None:
 # ---------------------------------------------------------------------- the server trains the generator
 
 
-SERVER_TRAINED = (*TINY, "training.loss=logistic", "strategy.generator-steps=1", "training.batch-size=4")
+SERVER_TRAINED = (*TINY, "stylegan2.loss=logistic", "strategy.generator-steps=1", "training.batch-size=4")
 
 
 def discriminator_of(arrays: Arrays) -> Arrays:
@@ -877,7 +892,7 @@ def moved(arrays: Arrays, bias: float, projection: float = 0.0) -> Arrays:
 
 @pytest.fixture(scope="module")
 def entries() -> Arrays:
-    return tiny_entries("training.loss=logistic")
+    return tiny_entries("stylegan2.loss=logistic")
 
 
 def dp(*assignments: str) -> DPFedAvgGAN:

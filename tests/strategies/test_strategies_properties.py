@@ -11,12 +11,12 @@ import torch
 from three_numbers import Arrays, Hospital, answer, ask, configured, play, strategy
 
 from federation.exchange import unpack_arrays
-from federation.strategy_facts import STRATEGY_FACTS
-from strategies.aggregation import EMA, Reply, ServerEMA
+from strategies.aggregation import Reply, ServerEMA
+from strategies.catalogue import STRATEGIES
 from strategies.fedcar import FedCAR
 from strategies.federated_strategy import FederatedStrategy
 
-RULES = [name for name, facts in STRATEGY_FACTS.items() if not facts.trains_discriminator_only]
+RULES = [name for name, facts in STRATEGIES.items() if not facts.adversarial]
 """The others have no rule over entries: their servers train."""
 
 SHAPES = {
@@ -30,6 +30,7 @@ SHAPES = {
     "discriminator.gain": (),
     "discriminator.buffer": (2,),
 }
+EMA = "generator_ema."
 SHAPES |= {EMA + name.split(".", 1)[1]: shape for name, shape in SHAPES.items() if name.startswith("generator.")}
 BUFFERS = {"generator.w_mean", "generator.scale", "discriminator.buffer"}
 TRAINED = frozenset(name for name in SHAPES if name not in BUFFERS and not name.startswith(EMA))
@@ -113,7 +114,7 @@ def assert_close(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
 
 
 def test_every_strategy_is_here_or_trains_at_the_server() -> None:
-    assert set(STRATEGY_FACTS) - set(RULES) == {"dp-fedavg-gan", "ua-gan", "md-gan"}
+    assert set(STRATEGIES) - set(RULES) == {"dp-fedavg-gan", "ua-gan", "md-gan"}
     assert len(RULES) == 28
 
 
@@ -177,7 +178,7 @@ def server_average(found: Arrays, hospitals: Sequence[Hospital]) -> Arrays:
     training = configured().training
     weights = [one.num_examples for one in hospitals]
     shown = np.average([one.metrics["num-images"] for one in hospitals], weights=weights)
-    decay = ServerEMA(training.ema_half_life_images, training.ema_ramp).decay(float(shown))
+    decay = ServerEMA(training).decay(float(shown))
     start = current_model()
     return {
         EMA + key.split(".", 1)[1]: decay * start[EMA + key.split(".", 1)[1]] + (1 - decay) * found[key]
@@ -258,7 +259,7 @@ def test_a_resumed_strategy_without_its_state_would_differ(name: str) -> None:
     assert any(not np.array_equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if STRATEGY_FACTS[name].for_one_network])
+@pytest.mark.parametrize("name", [name for name in RULES if STRATEGIES[name].for_one_network])
 def test_a_strategy_of_one_network_leaves_the_other_to_its_own(name: str) -> None:
     """What FedGAN makes of the discriminator is the same beside any strategy of the generator, and the reverse."""
     hospitals = hospitals_of(name, 3)
@@ -302,7 +303,7 @@ def test_a_private_discriminator_does_not_disturb(name: str) -> None:
     assert list(found) == shared
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if STRATEGY_FACTS[name].for_one_network])
+@pytest.mark.parametrize("name", [name for name in RULES if STRATEGIES[name].for_one_network])
 def test_a_strategy_of_a_network_of_which_nothing_is_shared_has_nothing_to_do(name: str) -> None:
     """``strategy.generator`` with ``strategy.private = "discriminator"``: configurations that are taken must run."""
     options = ("strategy.generator=fedgan", f"strategy.discriminator={name}", "strategy.private=discriminator")

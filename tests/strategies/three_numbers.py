@@ -10,13 +10,14 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from federation.arrays import ArrayRecord as FlatRecord
-from federation.config import Configuration, parse_assignments, resolve
+from federation.config import Configuration, parse_assignments
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays, unpack_arrays
 from federation.site import Site
-from strategies import build_strategy
 from strategies.aggregation import Federation
+from strategies.building import build_strategy
+from strategies.configuration import resolve
 from strategies.federated_strategy import FederatedStrategy
 
 Arrays = dict[str, np.ndarray]

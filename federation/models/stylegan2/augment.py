@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from federation.config import AUGMENTATION_TRANSFORMS
+from federation.models.stylegan2.settings import AUGMENTATION_TRANSFORMS
 
 # In the order of application: seven of geometry, then colour.
 TRANSFORMS = AUGMENTATION_TRANSFORMS

@@ -344,6 +344,11 @@ class Generator(nn.Module):
         )
         self.rgb_bias = nn.Parameter(torch.zeros(len(channels), 3))
 
+    def latents(self, count: int, stream: torch.Generator) -> Tensor:
+        """Draw z (count, latent_size) where the stream lives, in fp32, and give it the generator's device and type."""
+        z = torch.randn(count, self.latent_size, generator=stream, device=stream.device, dtype=torch.float32)
+        return z.to(self.constant)
+
     def repeat(self, w: Tensor) -> Tensor:
         """Give every layer the same style: (batch, latent_size) to (batch, num_styles, latent_size), no copy."""
         return w[:, None].expand(-1, self.num_styles, -1)

@@ -8,12 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from federation.config import AugmentationSettings, ModelSettings, TrainingSettings, augmentation_transforms
-from federation.errors import WireError
-from federation.images import to_uint8
+from federation.batch import Batch
+from federation.models.anatomy import Anatomy
 from federation.models.stylegan2 import losses
 from federation.models.stylegan2.augment import adapted_probability, augment, diff_augment
 from federation.models.stylegan2.networks import Discriminator, Generator
+from federation.models.stylegan2.settings import StyleGAN2Settings, augmentation_transforms
+from federation.models.training import (
+    build_adam,
+    compute_dtype,
+    ema_decay,
+    load_private_state,
+    move_average,
+    private_state,
+    set_gradients,
+)
+from federation.settings.training import ModelSettings, TrainingSettings
 
 # w_mean follows the mean of w over about 200 batches (Karras et al. 2019, Appendix B).
 W_MEAN_DECAY = 0.995
@@ -21,40 +31,23 @@ W_MEAN_DECAY = 0.995
 TRAINING_STATE = "training"
 
 
-def supports_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 faster than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        # AVX-512 alone would emulate bf16, slower than fp32.
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return False
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of the convolutions for ``training.precision`` on `device`."""
-    if precision == "auto":
-        precision = "bf16" if supports_bf16(device) else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-
-
-def layer_channels(model: ModelSettings) -> list[int]:
+def layer_channels(model: ModelSettings, settings: StyleGAN2Settings) -> list[int]:
     """Return the number of channels at 4, 8, …, resolution px (StyleGAN2-ADA, Appendix C)."""
     resolutions = [4]
     while resolutions[-1] < model.resolution:
         resolutions.append(2 * resolutions[-1])
-    return [min(model.channel_base // resolution, model.channel_max) for resolution in resolutions]
+    return [min(settings.channel_base // resolution, settings.channel_max) for resolution in resolutions]
 
 
-def build_generator(model: ModelSettings, *, num_classes: int) -> Generator:
+def build_generator(model: ModelSettings, settings: StyleGAN2Settings, *, num_classes: int) -> Generator:
     """Build a generator with weights from the process's random numbers: fork and seed them, or load weights."""
     return Generator(
         resolution=model.resolution,
-        latent_size=model.latent_size,
-        channels=layer_channels(model),
+        latent_size=settings.latent_size,
+        channels=layer_channels(model, settings),
         num_classes=num_classes,
-        mapping_layers=model.mapping_layers,
-        resampling=model.resampling,
+        mapping_layers=settings.mapping_layers,
+        resampling=settings.resampling,
     )
 
 
@@ -85,12 +78,12 @@ class StyleGAN2:
 
     Parameters
     ----------
-    model
-        Architecture.
+    anatomy
+        Of these settings.
+    model, settings
+        Architecture, loss, what the discriminator sees of images.
     training
-        Loss, optimiser, precision.
-    augmentation
-        What the discriminator sees of images.
+        Optimiser, running average, precision.
     num_classes
         Classes the networks are told; 0: unconditional.
     seed
@@ -101,32 +94,35 @@ class StyleGAN2:
 
     def __init__(
         self,
+        anatomy: Anatomy,
         model: ModelSettings,
         training: TrainingSettings,
-        augmentation: AugmentationSettings,
+        settings: StyleGAN2Settings,
         *,
         num_classes: int,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.settings = training
-        self.augmentation = augmentation
-        self.transforms = augmentation_transforms(augmentation.transforms)
+        self.anatomy = anatomy
+        self.training = training
+        self.settings = settings
+        self.augmentation = settings.augmentation
+        self.transforms = augmentation_transforms(settings.augmentation.transforms)
         self.num_classes = num_classes
         self.device = device
         # The layers draw their weights as they are built; the fork leaves the process's own stream alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.generator = build_generator(model, num_classes=num_classes).to(device)
+            self.generator = build_generator(model, settings, num_classes=num_classes).to(device)
             self.discriminator = Discriminator(
                 resolution=model.resolution,
-                channels=layer_channels(model),
+                channels=layer_channels(model, settings),
                 num_classes=num_classes,
-                resampling=model.resampling,
-                minibatch_std_group=model.minibatch_std,
+                resampling=settings.resampling,
+                minibatch_std_group=settings.minibatch_std,
             ).to(device)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        self.state = TrainingState(p=augmentation.p).to(device)
+        self.state = TrainingState(p=settings.augmentation.p).to(device)
         self.networks: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -138,8 +134,8 @@ class StyleGAN2:
         self.discriminator.compute_dtype = dtype
         self.generator_ema.compute_dtype = dtype
         self.optimizers = {
-            "generator": self._adam(self.generator),
-            "discriminator": self._adam(self.discriminator),
+            "generator": build_adam(self.generator, training),
+            "discriminator": build_adam(self.discriminator, training),
         }
         self.num_steps = 0
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
@@ -147,13 +143,12 @@ class StyleGAN2:
             name for name in ("generator.mapping.class_embedding", "discriminator.class_projection") if num_classes
         )
 
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        settings = self.settings
-        return torch.optim.Adam(
-            network.parameters(), lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
-        )
+    @property
+    def drawing(self) -> Generator:
+        """The running average of the generator."""
+        return self.generator_ema
 
-    def train_step(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, stream: torch.Generator) -> dict[str, Tensor]:
         """Update generator, discriminator and running average once.
 
         The generator moves first; the discriminator then learns from the very fakes, and the very
@@ -162,22 +157,21 @@ class StyleGAN2:
 
         See :class:`federation.models.protocol.GenerativeModel` for the parameters.
         """
-        settings = self.settings
-        batch = images.shape[0]
+        settings, count = self.settings, len(batch)
         # Adam's gradients come every step, a regulariser's every so many: scale it up (StyleGAN2, Appendix B).
         with_penalty = settings.gamma > 0 and self.num_steps % settings.penalty_every == 0
         with_path_length = settings.path_length_weight > 0 and self.num_steps % settings.path_length_every == 0
 
         # Draw fakes.
-        real_labels, fake_labels = self._labels(labels, stream)
-        label_weights = self._label_weights(batch, stream)
-        z = self._latents(self.generator, batch, stream)
+        real_labels, fake_labels = self._labels(batch.labels, stream)
+        label_weights = self._label_weights(count, stream)
+        z = self.generator.latents(count, stream)
         w = self.generator.mapping(z, fake_labels, label_weights)
         fakes = self.generator.synthesize(self._styles(w, fake_labels, label_weights, stream), stream)
 
         # Judge reals and fakes, both augmented.
         fake_images = fakes.detach().requires_grad_()
-        real_images = images.detach().requires_grad_(with_penalty)
+        real_images = batch.images.detach().requires_grad_(with_penalty)
         # Where each logit depends on its own image alone, and no gradient is differentiated, one pass forwards and
         # one backwards serve both kinds of images and both networks.
         in_one_pass = not with_penalty and not self.discriminator.minibatch_std_group
@@ -187,61 +181,58 @@ class StyleGAN2:
         else:
             fake_logits = self._judge([fake_images], [fake_labels], label_weights, stream)
             real_logits = self._judge([real_images], [real_labels], label_weights, stream)
-        penalties: list[Tensor] = []
-        if settings.loss == "relativistic":
-            generator_loss = losses.relativistic_generator_loss(real_logits.detach(), fake_logits)
-            discriminator_loss = losses.relativistic_discriminator_loss(real_logits, fake_logits)
-            if with_penalty:
-                penalties = losses.gradient_penalties(torch.cat([real_logits, fake_logits]), [real_images, fake_images])
-        else:
-            generator_loss = losses.logistic_generator_loss(fake_logits)
-            discriminator_loss = losses.logistic_discriminator_loss(real_logits, fake_logits)
-            if with_penalty:
-                penalties = losses.gradient_penalties(real_logits, [real_images])
+        generator_loss = self._generator_loss(real_logits, fake_logits)
+        penalised = [real_images, fake_images] if with_penalty else []
+        discriminator_loss, penalties = self._discriminator_loss(real_logits, fake_logits, penalised)
 
         # Gradients of both networks, before either changes.
-        discriminator_parameters = list(self.discriminator.parameters())
         if in_one_pass:
             # Both losses send the same gradient back through the discriminator, up to a factor for each fake.
             scale = losses.gradient_ratio(generator_loss, discriminator_loss, fake_logits)
-            *gradients, fake_gradient = torch.autograd.grad(
-                discriminator_loss, [*discriminator_parameters, fake_images]
-            )
+            parameters = list(self.discriminator.parameters())
+            *gradients, fake_gradient = torch.autograd.grad(discriminator_loss, [*parameters, fake_images])
+            set_gradients(self.discriminator, gradients)
             fake_gradient = fake_gradient * scale[:, None, None, None]
         else:
             (fake_gradient,) = torch.autograd.grad(generator_loss, fake_images, retain_graph=True)
-            objective = discriminator_loss
-            if penalties:
-                objective = objective + (settings.gamma / 2) * settings.penalty_every * torch.stack(penalties).sum()
-            gradients = list(torch.autograd.grad(objective, discriminator_parameters))
-        _set_gradients(self.discriminator, gradients)
-        _set_gradients(self.generator, torch.autograd.grad(fakes, list(self.generator.parameters()), fake_gradient))
+            self._set_discriminator_gradients(discriminator_loss, penalties)
+        set_gradients(self.generator, torch.autograd.grad(fakes, list(self.generator.parameters()), fake_gradient))
         terms: dict[str, Tensor] = {}
         if with_path_length:
-            terms["penalty-path-length"] = self._add_path_length_gradients(batch, fake_labels, label_weights, stream)
+            terms["penalty-path-length"] = self._add_path_length_gradients(count, fake_labels, label_weights, stream)
 
-        # Update the generator, then the discriminator.
+        # Update the generator, then the discriminator, then what follows them.
         self._step("generator")
         self._step("discriminator")
+        self._follow(w, count)
+        terms |= self._adapt_augmentation(real_logits, fake_logits)
+        terms["loss-generator"] = generator_loss.detach()
+        return terms | _terms_of_discriminator(discriminator_loss, real_logits, fake_logits, penalties)
 
-        # Update the running averages and the strength of the augmentation.
-        with torch.no_grad():
-            self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
-        self.num_steps += 1
-        self._update_ema(batch)
-        if self.augmentation.name == "ada":
-            self._adapt_augmentation(real_logits.detach(), fake_logits.detach())
-            terms["augmentation-p"] = self.state.ada_p.clone()
+    def _generator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        if self.settings.loss == "relativistic":
+            return losses.relativistic_generator_loss(real_logits.detach(), fake_logits)
+        return losses.logistic_generator_loss(fake_logits)
 
-        terms |= {
-            "loss-generator": generator_loss.detach(),
-            "loss-discriminator": discriminator_loss.detach(),
-            "logit-real": real_logits.detach().mean(),
-            "logit-fake": fake_logits.detach().mean(),
-        }
-        for name, penalty in zip(("penalty-real", "penalty-fake"), penalties, strict=False):
-            terms[name] = penalty.detach()
-        return terms
+    def _discriminator_loss(
+        self, real_logits: Tensor, fake_logits: Tensor, penalised: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss, and the gradient penalties at real and fake images where they are given."""
+        is_paired = self.settings.loss == "relativistic"
+        loss_of = losses.relativistic_discriminator_loss if is_paired else losses.logistic_discriminator_loss
+        loss = loss_of(real_logits, fake_logits)
+        if not penalised:
+            return loss, []
+        if is_paired:
+            return loss, losses.gradient_penalties(torch.cat([real_logits, fake_logits]), penalised)
+        return loss, losses.gradient_penalties(real_logits, penalised[:1])
+
+    def _set_discriminator_gradients(self, loss: Tensor, penalties: Sequence[Tensor]) -> None:
+        objective = loss
+        if penalties:
+            weight = (self.settings.gamma / 2) * self.settings.penalty_every
+            objective = objective + weight * torch.stack(list(penalties)).sum()
+        set_gradients(self.discriminator, torch.autograd.grad(objective, list(self.discriminator.parameters())))
 
     def _step(self, name: str) -> None:
         """Let Adam take a step with the gradients of one network, once a strategy has corrected them."""
@@ -249,45 +240,38 @@ class StyleGAN2:
             self.correct_gradients(name, self.networks[name])
         self.optimizers[name].step()
 
-    def train_discriminator(self, images: Tensor, labels: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+    def _follow(self, w: Tensor, images_shown: int) -> None:
+        """Move what follows the generator: the mean of w, and the running average."""
+        with torch.no_grad():
+            self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
+        self.num_steps += 1
+        decay = ema_decay(self.training, images_shown, self.num_steps * images_shown)
+        move_average(self.generator_ema, self.generator, decay)
+
+    def train_critic(self, batch: Batch, stream: torch.Generator) -> dict[str, Tensor]:
         """Update the discriminator once, against a generator that stays as it is.
 
-        See :class:`federation.models.protocol.GenerativeModel` for the parameters.
+        See :class:`federation.models.protocol.Adversarial` for the parameters.
         """
-        settings = self.settings
-        batch = images.shape[0]
+        settings, count = self.settings, len(batch)
         with_penalty = settings.gamma > 0 and self.num_steps % settings.penalty_every == 0
-        real_labels, fake_labels = self._labels(labels, stream)
-        label_weights = self._label_weights(batch, stream)
+        real_labels, fake_labels = self._labels(batch.labels, stream)
+        label_weights = self._label_weights(count, stream)
         with torch.no_grad():
-            w = self.generator.mapping(self._latents(self.generator, batch, stream), fake_labels, label_weights)
+            w = self.generator.mapping(self.generator.latents(count, stream), fake_labels, label_weights)
             fakes = self.generator.synthesize(self._styles(w, fake_labels, label_weights, stream), stream)
         fake_images = fakes.detach().requires_grad_(with_penalty)
-        real_images = images.detach().requires_grad_(with_penalty)
+        real_images = batch.images.detach().requires_grad_(with_penalty)
         fake_logits = self._judge([fake_images], [fake_labels], label_weights, stream)
         real_logits = self._judge([real_images], [real_labels], label_weights, stream)
-        penalties: list[Tensor] = []
-        if settings.loss == "relativistic":
-            discriminator_loss = losses.relativistic_discriminator_loss(real_logits, fake_logits)
-            if with_penalty:
-                penalties = losses.gradient_penalties(torch.cat([real_logits, fake_logits]), [real_images, fake_images])
-        else:
-            discriminator_loss = losses.logistic_discriminator_loss(real_logits, fake_logits)
-            if with_penalty:
-                penalties = losses.gradient_penalties(real_logits, [real_images])
-        objective = discriminator_loss
-        if penalties:
-            objective = objective + (settings.gamma / 2) * settings.penalty_every * torch.stack(penalties).sum()
-        _set_gradients(self.discriminator, torch.autograd.grad(objective, list(self.discriminator.parameters())))
+        loss, penalties = self._discriminator_loss(
+            real_logits, fake_logits, [real_images, fake_images] if with_penalty else []
+        )
+        self._set_discriminator_gradients(loss, penalties)
         self._step("discriminator")
         self.num_steps += 1
-        if self.augmentation.name == "ada":
-            self._adapt_augmentation(real_logits.detach(), fake_logits.detach())
-        return {
-            "loss-discriminator": discriminator_loss.detach(),
-            "logit-real": real_logits.detach().mean(),
-            "logit-fake": fake_logits.detach().mean(),
-        } | {name: penalty.detach() for name, penalty in zip(("penalty-real", "penalty-fake"), penalties, strict=False)}
+        self._adapt_augmentation(real_logits, fake_logits)
+        return _terms_of_discriminator(loss, real_logits, fake_logits, penalties)
 
     def train_generator(
         self,
@@ -299,25 +283,16 @@ class StyleGAN2:
     ) -> Tensor:
         """Update generator and running average once, without real images.
 
-        See :class:`federation.models.protocol.GenerativeModel` for the parameters.
+        See :class:`federation.models.protocol.Adversarial` for the parameters.
         """
         label_weights = self._label_weights(batch, stream)
-        w = self.generator.mapping(self._latents(self.generator, batch, stream), labels, label_weights)
+        w = self.generator.mapping(self.generator.latents(batch, stream), labels, label_weights)
         fakes = self.generator.synthesize(self._styles(w, labels, label_weights, stream), stream)
         loss = losses.logistic_generator_loss(judge(self._augment(fakes, stream), labels))
-        _set_gradients(self.generator, torch.autograd.grad(loss, list(self.generator.parameters())))
+        set_gradients(self.generator, torch.autograd.grad(loss, list(self.generator.parameters())))
         self._step("generator")
-        with torch.no_grad():
-            self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
-        self.num_steps += 1
-        self._update_ema(batch if images_shown is None else images_shown)
+        self._follow(w, batch if images_shown is None else images_shown)
         return loss.detach()
-
-    @staticmethod
-    def _latents(generator: Generator, count: int, stream: torch.Generator) -> Tensor:
-        """Draw z where the stream lives, in fp32, and give it the generator's device and type."""
-        z = torch.randn(count, generator.latent_size, generator=stream, device=stream.device, dtype=torch.float32)
-        return z.to(generator.constant)
 
     def _labels(self, labels: Tensor, stream: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
         """Return the classes of the real images and the classes to ask of the generator."""
@@ -356,7 +331,7 @@ class StyleGAN2:
         if self.settings.style_mixing == 0:
             return styles
         batch = len(w)
-        z = self._latents(generator, batch, stream)
+        z = generator.latents(batch, stream)
         mixed, crossover = torch.rand(2, batch, generator=stream, device=stream.device).to(w.device)
         # From layer 1 at the earliest: an image that is all the other's would not be mixed.
         first = 1 + (crossover * (generator.num_styles - 1)).long()
@@ -397,7 +372,7 @@ class StyleGAN2:
         count = max(batch // 2, 1)
         labels = None if labels is None else labels[:count]
         label_weights = None if label_weights is None else label_weights[:count]
-        w = generator.mapping(self._latents(generator, count, stream), labels, label_weights)
+        w = generator.mapping(generator.latents(count, stream), labels, label_weights)
         # A copy for each layer, whose gradients are told apart.
         styles = self._styles(w, labels, label_weights, stream).contiguous()
         images = generator.synthesize(styles, stream)
@@ -417,10 +392,13 @@ class StyleGAN2:
         return penalty.detach()
 
     @torch.no_grad()
-    def _adapt_augmentation(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+    def _adapt_augmentation(self, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """Count how sure the discriminator is of real images; adapt p every few steps (StyleGAN2-ADA, Section 3.1)."""
         settings, state = self.augmentation, self.state
+        if settings.name != "ada":
+            return {}
         # The relativistic loss knows no absolute logit: there, sure is a real image above its generated partner.
+        real_logits, fake_logits = real_logits.detach(), fake_logits.detach()
         signs = (real_logits - fake_logits if self.settings.loss == "relativistic" else real_logits).sign()
         state.ada_sign_sum += signs.sum()
         state.ada_sign_count += len(signs)
@@ -435,51 +413,23 @@ class StyleGAN2:
             state.ada_p.copy_(p)
             state.ada_sign_sum.zero_()
             state.ada_sign_count.zero_()
+        return {"augmentation-p": state.ada_p.clone()}
 
     @torch.no_grad()
-    def _update_ema(self, batch: int) -> None:
-        images_shown = self.num_steps * batch
-        half_life = self.settings.ema_half_life_images
-        if self.settings.ema_ramp > 0:
-            half_life = min(half_life, self.settings.ema_ramp * images_shown)
-        decay = 0.5 ** (batch / half_life) if half_life > 0 else 0.0
-        torch._foreach_lerp_(
-            list(self.generator_ema.parameters()), [p.detach() for p in self.generator.parameters()], 1 - decay
-        )
-        for average, buffer in zip(self.generator_ema.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(buffer)
+    def membership_scores(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the discriminator's logits, (n,): high for images that it knows.
 
-    @torch.no_grad()
-    def generate(self, labels: Tensor | None, count: int, stream: torch.Generator, truncation: float = 1.0) -> Tensor:
-        """Draw images with the running average of the generator.
-
-        Parameters
-        ----------
-        labels
-            (count,) int64, or None for an unconditional model.
-        count
-            Number of images; drawn as one batch, so the caller chooses what memory allows.
-        stream
-            Of latents and noise.
-        truncation
-            In [0, 1]; 1 draws from the learned distribution.
-
-        Returns
-        -------
-        uint8 (count, resolution, resolution, 3), on the model's device.
+        See :class:`federation.models.protocol.GenerativeModel` for the parameters.
         """
-        z = self._latents(self.generator_ema, count, stream)
-        images = self.generator_ema(z, None if labels is None else labels.to(self.device), stream, truncation)
-        return to_uint8(images)
+        count, group = len(images), self.discriminator.minibatch_std_group
+        # A group of the minibatch standard deviation must be whole: the last one is filled with the first images.
+        rows = torch.arange(count + (-count % group if group else 0), device=images.device) % count
+        logits: Tensor = self.discriminator(images[rows], None if labels is None else labels[rows])
+        return logits[:count]
 
     def private_state(self) -> dict[str, Tensor]:
         """Return Adam's moments by parameter name and the number of steps taken."""
-        state = {"num_steps": torch.tensor(self.num_steps)}
-        for name, optimizer in self.optimizers.items():
-            for key, parameter in self.networks[name].named_parameters():
-                for entry, value in optimizer.state.get(parameter, {}).items():
-                    state[f"{name}.{key}.{entry}"] = value
-        return state
+        return private_state(self.optimizers, self.networks, self.num_steps)
 
     def load_private_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back :meth:`private_state`; an empty mapping means that training starts anew.
@@ -489,30 +439,17 @@ class StyleGAN2:
         WireError
             If the state belongs to other networks.
         """
-        self.num_steps = int(state["num_steps"]) if state else 0
-        for name, optimizer in self.optimizers.items():
-            optimizer.state.clear()
-            for key, parameter in self.networks[name].named_parameters():
-                prefix = f"{name}.{key}."
-                entries = {entry: state.get(prefix + entry) for entry in ("step", "exp_avg", "exp_avg_sq")}
-                if all(value is None for value in entries.values()):
-                    continue  # never updated: Adam starts it at its first step
-                for entry, value in entries.items():
-                    if value is None or (entry != "step" and value.shape != parameter.shape):
-                        found = "nothing" if value is None else f"shape {tuple(value.shape)}"
-                        raise WireError(
-                            f"private state {prefix}{entry}: found {found}, expected shape {tuple(parameter.shape)}"
-                        )
-                optimizer.state[parameter] = {
-                    # Adam's fused kernel wants all of them beside the parameter.
-                    entry: value.to(parameter.device, copy=True)
-                    for entry, value in entries.items()
-                    if value is not None
-                }
+        self.num_steps = load_private_state(state, self.optimizers, self.networks)
 
 
-def _set_gradients(network: nn.Module, gradients: Sequence[Tensor]) -> None:
-    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-        # Adam's fused kernel walks through memory: a gradient laid out channels-last beside a weight that
-        # is not would move the wrong entries.
-        parameter.grad = gradient.contiguous()
+def _terms_of_discriminator(
+    loss: Tensor, real_logits: Tensor, fake_logits: Tensor, penalties: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    terms = {
+        "loss-discriminator": loss.detach(),
+        "logit-real": real_logits.detach().mean(),
+        "logit-fake": fake_logits.detach().mean(),
+    }
+    return terms | {
+        name: penalty.detach() for name, penalty in zip(("penalty-real", "penalty-fake"), penalties, strict=False)
+    }

@@ -9,26 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import (
-    AugmentationSettings,
-    Configuration,
-    Layer,
-    StrategySettings,
-    TrainingSettings,
-    parse_assignments,
-    resolve,
-)
+from federation.config import Configuration, Layer, parse_assignments, schema
 from federation.errors import ConfigurationError
-from federation.strategy_facts import (
-    STRATEGY_FACTS,
+from federation.settings.strategy import StrategySettings
+from strategies.catalogue import STRATEGIES
+from strategies.configuration import (
     least_replies,
     names_in_use,
+    numbers_in_use,
     reads_class_counts,
+    resolve,
     strategy_problems,
 )
+from strategies.sharing import private_prefixes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEFAULTS = (TrainingSettings(), AugmentationSettings())
 THERE_ARE = (
     "There are fedgan, fedavg, fedavgm, fedprox, fedadam, fedyogi, fedadagrad, fedmedian, fedtrimmedavg, krum, "
     "multikrum, bulyan, geometric-median, qfedavg, scaffold, fednova, feddyn, fedbn, partial-sync, fegan, fed-tgan, "
@@ -49,6 +44,13 @@ def problems_of(*assignments: str) -> tuple[str, ...]:
     with pytest.raises(ConfigurationError) as caught:
         resolved(*assignments)
     return caught.value.problems
+
+
+def found_in(settings: StrategySettings, hospitals: int) -> list[str]:
+    """What is wrong with a strategy for so many hospitals, all other settings being the defaults."""
+    defaults = schema()()
+    partition = defaults.partition.model_copy(update={"hospitals": hospitals})
+    return list(strategy_problems(defaults.model_copy(update={"strategy": settings, "partition": partition})))
 
 
 # ---------------------------------------------------------------- names
@@ -83,13 +85,13 @@ NEEDS = {
     "multikrum": ("strategy.malicious=0",),
     "bulyan": ("strategy.malicious=0",),
     "fedtrimmedavg": ("strategy.trim=0.25",),
-    "dp-fedavg-gan": ("training.loss=logistic",),
-    "ua-gan": ("training.loss=logistic",),
-    "md-gan": ("training.loss=logistic",),
+    "dp-fedavg-gan": ("stylegan2.loss=logistic",),
+    "ua-gan": ("stylegan2.loss=logistic",),
+    "md-gan": ("stylegan2.loss=logistic",),
 }
 
 
-@pytest.mark.parametrize("name", STRATEGY_FACTS)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_is_accepted_by_its_name_and_resolves_again_to_itself(name: str) -> None:
     configuration = resolved(f"strategy.name={name}", *NEEDS.get(name, ()))
     assert configuration.strategy.name == name
@@ -98,14 +100,14 @@ def test_every_strategy_is_accepted_by_its_name_and_resolves_again_to_itself(nam
 
 def test_the_documentation_of_the_name_lists_every_strategy() -> None:
     field = StrategySettings.model_fields["name"]
-    source = Path(REPOSITORY / "federation" / "config.py").read_text(encoding="utf-8")
+    source = Path(REPOSITORY / "federation" / "settings" / "strategy.py").read_text(encoding="utf-8")
     documented = source.split(f'name: str = "{field.default}"', 1)[1].split('"""')[1]
-    assert [name for name in STRATEGY_FACTS if f"``{name}``" not in documented] == []
+    assert [name for name in STRATEGIES if f"``{name}``" not in documented] == []
 
 
 def test_every_option_of_strategies_has_an_owner_and_every_owner_a_field() -> None:
     common = {"name", "generator", "discriminator", "private", "averaged_state"}
-    owned = {option for facts in STRATEGY_FACTS.values() for option in facts.options}
+    owned = {option for facts in STRATEGIES.values() for option in facts.options}
     assert owned == set(StrategySettings.model_fields) - common
 
 
@@ -157,7 +159,7 @@ def test_a_strategy_reads_its_own_options_also_for_one_network() -> None:
 
 
 def test_a_rule_for_both_networks_is_refused_for_one() -> None:
-    (problem,) = problems_of("strategy.generator=ua-gan", "training.loss=logistic")
+    (problem,) = problems_of("strategy.generator=ua-gan", "stylegan2.loss=logistic")
     assert problem == (
         "strategy.generator = 'ua-gan': is a rule for both networks together; where strategy.generator or "
         f"strategy.discriminator is set, choose from {FOR_ONE_NETWORK}, or private for one of them"
@@ -168,17 +170,17 @@ def test_a_rule_for_both_networks_is_refused_for_one() -> None:
 
 def test_strategies_for_one_network_and_private_are_allowed() -> None:
     both = resolved("strategy.generator=fedadam", "strategy.discriminator=private")
-    assert names_in_use(both.strategy) == ("fedadam", "private")
-    assert both.private_prefixes == ("discriminator",)
+    assert names_in_use(both.strategy) == ("fedadam",)
+    assert private_prefixes(both) == ("discriminator",)
     mixed = resolved("strategy.name=fedavgm", "strategy.generator=private", "strategy.private=generator.mapping")
-    assert names_in_use(mixed.strategy) == ("private", "fedavgm")
-    assert mixed.private_prefixes == ("generator.mapping", "generator")
+    assert names_in_use(mixed.strategy) == ("fedavgm",)
+    assert private_prefixes(mixed) == ("generator.mapping", "generator")
 
 
 @pytest.mark.parametrize("name", FOR_ONE_NETWORK.split(", "))
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_each_of_the_strategies_that_the_message_lists_is_allowed_for_one_network(name: str, network: str) -> None:
-    assert list(strategy_problems(StrategySettings(**{network: name}), 20, *DEFAULTS)) == []
+    assert found_in(StrategySettings(**{network: name}), 20) == []
 
 
 # ---------------------------------------------------------------- how many hospitals
@@ -209,8 +211,8 @@ def test_a_hospital_fewer_than_a_robust_rule_needs_is_refused(name: str, hospita
 )
 def test_hospitals_that_may_be_hostile_against_hospitals_that_there_are(name: str, malicious: int, least: int) -> None:
     settings = StrategySettings(name=name, malicious=malicious)
-    assert list(strategy_problems(settings, least, *DEFAULTS)) == []
-    (problem,) = strategy_problems(settings, least - 1, *DEFAULTS)
+    assert found_in(settings, least) == []
+    (problem,) = found_in(settings, least - 1)
     assert f"here {least - 1} hospitals are asked in a round, at least {least} are needed" in problem
 
 
@@ -230,8 +232,8 @@ def test_trimming_that_cuts_nothing_off_is_refused(trim: float, least: int) -> N
     """Flower cuts int(trim x n) off at either end."""
     settings = StrategySettings(name="fedtrimmedavg", trim=trim)
     assert (int(trim * least), int(trim * (least - 1))) == (1, 0)
-    assert list(strategy_problems(settings, least, *DEFAULTS)) == []
-    assert len(list(strategy_problems(settings, least - 1, *DEFAULTS))) == 1
+    assert found_in(settings, least) == []
+    assert len(found_in(settings, least - 1)) == 1
 
 
 def test_only_hospitals_that_are_asked_in_a_round_are_counted() -> None:
@@ -248,7 +250,7 @@ def test_the_strategy_that_needs_most_replies_decides() -> None:
 
 
 def test_class_counts_are_asked_for_only_where_they_are_read() -> None:
-    assert [name for name in STRATEGY_FACTS if reads_class_counts(StrategySettings(name=name))] == [
+    assert [name for name in STRATEGIES if reads_class_counts(StrategySettings(name=name))] == [
         "fegan", "fed-tgan", "fedcar", "label-aware", "dp-fedavg-gan", "ua-gan", "md-gan",
     ]  # fmt: skip
     assert reads_class_counts(StrategySettings(generator="label-aware", discriminator="private"))
@@ -261,8 +263,8 @@ def test_class_counts_are_asked_for_only_where_they_are_read() -> None:
 @pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
 def test_a_server_that_trains_the_generator_has_no_real_images_to_pair_with(name: str) -> None:
     assert problems_of(f"strategy.name={name}") == (
-        f"training.loss = 'relativistic': under {name} the server trains the generator and has no real images to pair "
-        "with generated ones; set training.loss=logistic",
+        "stylegan2.loss = 'relativistic': the server trains the generator and has no real images to pair with "
+        f"generated ones; set stylegan2.loss=logistic (strategy.name = {name})",
     )
 
 
@@ -272,13 +274,13 @@ def test_a_server_that_trains_the_generator_says_itself_what_is_shared(name: str
     problems = problems_of(
         f"strategy.name={name}",
         f"strategy.{option}",
-        "training.loss=logistic",
-        "augmentation.name=ada",
+        "stylegan2.loss=logistic",
+        "stylegan2.augmentation.name=ada",
     )
     assert problems == (
-        f"augmentation.name = 'ada': under {name} the server cannot know how strongly each hospital augments now; set "
-        "augmentation.name=fixed",
         f"strategy.private and strategy.averaged-state: {name} says itself what is shared; leave them out",
+        "stylegan2.augmentation.name = 'ada': the server, which trains the generator, cannot know how strongly each "
+        f"hospital augments now; set stylegan2.augmentation.name=fixed (strategy.name = {name})",
     )
 
 
@@ -287,22 +289,25 @@ def test_a_server_that_trains_the_generator_says_itself_what_is_shared(name: str
 def test_a_server_that_trains_the_generator_hears_all_labels(name: str, key: str) -> None:
     """Else the discriminator would learn with hidden labels at a hospital, and the generator with others here."""
     value = "0.5" if key == "label-dropout" else "500.0"
-    (problem,) = problems_of(f"strategy.name={name}", "training.loss=logistic", f"training.{key}={value}")
-    assert problem.startswith(f"training.{key} = {float(value):g}: under {name} generator and discriminator are")
+    (problem,) = problems_of(f"strategy.name={name}", "stylegan2.loss=logistic", f"stylegan2.{key}={value}")
+    assert problem == (
+        f"stylegan2.{key} = {float(value):g}: generator and discriminator are trained in different places, and would "
+        f"not hear the same labels; set it to 0 (strategy.name = {name})"
+    )
 
 
 @pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
 def test_a_server_that_trains_the_generator_does_not_regularise_path_lengths(name: str) -> None:
-    assert problems_of(f"strategy.name={name}", "training.loss=logistic", "training.path-length-weight=2.0") == (
-        f"training.path-length-weight = 2: under {name} the server trains the generator, without this regularisation; "
-        "set it to 0",
+    assert problems_of(f"strategy.name={name}", "stylegan2.loss=logistic", "stylegan2.path-length-weight=2.0") == (
+        "stylegan2.path-length-weight = 2: the server trains the generator, without this regularisation; set it to 0 "
+        f"(strategy.name = {name})",
     )
 
 
 @pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
 def test_local_epochs_do_not_say_how_many_steps_the_server_takes(name: str) -> None:
     """Else the generator would stay as it began."""
-    epochs = (f"strategy.name={name}", "training.loss=logistic", "training.local-epochs=0.5")
+    epochs = (f"strategy.name={name}", "stylegan2.loss=logistic", "training.local-epochs=0.5")
     assert problems_of(*epochs) == (
         "strategy.generator-steps = 0: means as many as training.local-steps, and training.local-epochs is given in "
         "its place; set strategy.generator-steps to the server's steps in a round",
@@ -314,9 +319,115 @@ def test_all_problems_of_a_strategy_come_at_once() -> None:
     problems = problems_of("strategy.name=ua-gan", "strategy.private=generator", "strategy.trim=0.1")
     assert [problem.split(":")[0] for problem in problems] == [
         "strategy.trim = 0.1",
-        "training.loss = 'relativistic'",
         "strategy.private and strategy.averaged-state",
+        "stylegan2.loss = 'relativistic'",
     ]
+
+
+# ---------------------------------------------------------------- what a family of models has not
+
+
+@pytest.mark.parametrize("name", ["dp-fedavg-gan", "ua-gan", "md-gan"])
+def test_a_generator_that_the_server_trains_needs_a_family_with_a_discriminator(name: str) -> None:
+    assert problems_of("model.name=vae", f"strategy.name={name}") == (
+        f"strategy.name = '{name}': hospitals train a discriminator and the server the generator, and "
+        "model.name = vae has no such pair; choose another strategy.name, or model.name=stylegan2",
+    )
+
+
+@pytest.mark.parametrize("key", ["generator", "discriminator"])
+@pytest.mark.parametrize("value", ["fedadam", "private"])
+def test_a_strategy_for_each_network_needs_a_family_with_a_discriminator(key: str, value: str) -> None:
+    assert problems_of("model.name=vae", f"strategy.{key}={value}") == (
+        f"strategy.{key} = '{value}': model.name = vae has no generator and discriminator; leave it out, or set "
+        "model.name=stylegan2",
+    )
+
+
+NETWORKS = {
+    "stylegan2": "both, none, generator, discriminator, several networks separated by commas",
+    "vae": "both, none, generator, encoder, decoder, several networks separated by commas",
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "word"),
+    [
+        ("stylegan2", "critic"),
+        ("stylegan2", "generator_ema"),
+        ("stylegan2", "generator,critic"),
+        ("vae", "discriminator"),
+    ],
+)
+def test_a_network_that_a_family_has_not_is_refused_with_those_that_it_has(family: str, word: str) -> None:
+    assert problems_of(f"model.name={family}", "strategy.name=partial-sync", f"strategy.synchronise={word}") == (
+        f"strategy.synchronise = '{word}': model.name = {family} has no such trained network; choose from "
+        f"{NETWORKS[family]}",
+    )
+    assert problems_of(f"model.name={family}", "strategy.name=fegan", f"strategy.weighted-networks={word}") == (
+        f"strategy.weighted-networks = '{word}': model.name = {family} has no such trained network; choose from "
+        f"auto, {NETWORKS[family]}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "word"),
+    [
+        ("stylegan2", "discriminator"),
+        ("stylegan2", "generator, discriminator"),
+        ("vae", "generator"),
+        ("vae", "encoder"),
+    ],
+)
+def test_a_network_that_a_family_has_is_allowed(family: str, word: str) -> None:
+    for option in ("strategy.name=partial-sync", f"strategy.synchronise={word}"), (
+        "strategy.name=fegan", f"strategy.weighted-networks={word}",
+    ):  # fmt: skip
+        resolved(f"model.name={family}", *option)
+
+
+@pytest.mark.parametrize(
+    ("others", "loss", "asked", "choices"),
+    [
+        (("strategy.fairness-loss=logit-real",), "logit-real", "logit-real", "loss-generator, loss-discriminator"),
+        (("strategy.fairness-loss=elbo",), "elbo", "elbo", "loss-generator, loss-discriminator"),
+        (("model.name=vae",), "loss-negative-elbo", "auto", "loss-divergence"),
+        (
+            ("model.name=vae", "strategy.fairness-loss=loss-discriminator"),
+            "loss-discriminator",
+            "loss-discriminator",
+            "loss-divergence",
+        ),
+    ],
+)
+def test_hospitals_are_not_weighed_by_what_can_be_negative(
+    others: tuple[str, ...], loss: str, asked: str, choices: str
+) -> None:
+    family = "vae" if "model.name=vae" in others else "stylegan2"
+    assert problems_of("strategy.name=qfedavg", *others) == (
+        f"strategy.fairness-loss = '{asked}': of model.name = {family} {loss} can be negative or is not known, and "
+        f"qfedavg takes powers of it; choose from {choices}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "loss"),
+    [
+        ((), "loss-discriminator"),
+        (("strategy.fairness-loss=loss-generator",), "loss-generator"),
+        (("model.name=vae", "vae.variance=fixed"), "loss-negative-elbo"),
+        (("model.name=vae", "strategy.fairness-loss=loss-divergence"), "loss-divergence"),
+    ],
+)
+def test_the_loss_that_hospitals_are_weighed_by_is_asked_of_every_reply(others: tuple[str, ...], loss: str) -> None:
+    assert numbers_in_use(resolved("strategy.name=qfedavg", *others)) == (loss,)
+
+
+def test_no_state_of_training_is_averaged_of_a_family_that_has_none() -> None:
+    assert problems_of("model.name=vae", "strategy.averaged-state=ada-p") == (
+        "strategy.averaged-state = 'ada-p': 'ada-p' is not known; allowed are none in this family of models; leave it "
+        "empty",
+    )
 
 
 # ---------------------------------------------------------------- effgan, centralised

@@ -1,0 +1,61 @@
+"""Who holds which images: from a source's files to the rows of each hospital, for server and hospitals alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_partitions.image_cache import Progress
+from data_partitions.image_index import ImageIndex
+from data_partitions.partition import Partition, partition_for_site, partition_images
+from data_partitions.sources import load_index
+from data_partitions.split import check_split, split_parts
+from federation.settings.data import DataSettings, PartitionSettings
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """All images of a source, the part of the split that each is in, and the hospital that holds it."""
+
+    index: ImageIndex
+    parts: np.ndarray
+    """The part of each row: train, extractor, validation or test."""
+    partition: Partition
+    notes: tuple[str, ...]
+    """What a user should know about the split: a sentence each; of a real site none."""
+
+
+def find_holdings(
+    data: DataSettings,
+    partition: PartitionSettings,
+    resolution: int,
+    *,
+    site: str = "",
+    progress: Progress | None = None,
+) -> Holdings:
+    """Read a source's index, split it, and divide its training images between hospitals.
+
+    Parameters
+    ----------
+    data, partition
+        Which images, and how they are divided.
+    resolution
+        Side in pixels of the images that will be asked for.
+    site
+        Name of a real site: the images are its own, all of its training images are held by it, and it need not have
+        every class. Empty: all hospitals of a simulation.
+    progress
+        Called while images are hashed and decoded.
+
+    Raises
+    ------
+    InputError
+        If the data or the partition are not possible.
+    """
+    index = load_index(data, resolution=resolution, progress=progress, require_every_class=not site)
+    parts = split_parts(index.groups, data.split_seed)
+    if site:
+        return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
+    notes = check_split(index, parts)
+    return Holdings(index, parts, partition_images(index, parts, partition), tuple(notes))

@@ -1,0 +1,111 @@
+"""What training steps of every family share: Adam's moments on disk, the running average, the type of arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from federation.errors import WireError
+from federation.settings.training import TrainingSettings
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 faster than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # AVX-512 alone would emulate bf16, slower than fp32.
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type of the convolutions for ``training.precision`` on `device`."""
+    if precision == "auto":
+        precision = "bf16" if supports_bf16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def build_adam(network: nn.Module, settings: TrainingSettings) -> torch.optim.Adam:
+    """Return Adam over all parameters of a network."""
+    return torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
+    )
+
+
+def ema_decay(settings: TrainingSettings, images_in_step: float, images_shown: float) -> float:
+    """Return how much of a running average stays after a step.
+
+    Parameters
+    ----------
+    settings
+        Half-life and ramp.
+    images_in_step, images_shown
+        At one hospital: in this step, and so far with it.
+    """
+    half_life = settings.ema_half_life_images
+    if settings.ema_ramp > 0:
+        half_life = min(half_life, settings.ema_ramp * images_shown)
+    return 0.5 ** (images_in_step / half_life) if half_life > 0 else 0.0
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move a running average towards its network; buffers, which nothing trains, are copied."""
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], 1 - decay)
+    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(buffer)
+
+
+def set_gradients(network: nn.Module, gradients: Iterable[Tensor]) -> None:
+    """Give parameters their gradients, laid out as the parameters are."""
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        # Adam's fused kernel walks through memory: a gradient laid out channels-last beside a weight that
+        # is not would move the wrong entries.
+        parameter.grad = gradient.contiguous()
+
+
+def private_state(
+    optimizers: Mapping[str, torch.optim.Adam], networks: Mapping[str, nn.Module], num_steps: int
+) -> dict[str, Tensor]:
+    """Return Adam's moments by parameter name and the number of steps taken."""
+    state = {"num_steps": torch.tensor(num_steps)}
+    for name, optimizer in optimizers.items():
+        for key, parameter in networks[name].named_parameters():
+            for entry, value in optimizer.state.get(parameter, {}).items():
+                state[f"{name}.{key}.{entry}"] = value
+    return state
+
+
+def load_private_state(
+    state: Mapping[str, Tensor], optimizers: Mapping[str, torch.optim.Adam], networks: Mapping[str, nn.Module]
+) -> int:
+    """Take back :func:`private_state`; an empty mapping means that training starts anew. Return the number of steps.
+
+    Raises
+    ------
+    WireError
+        If the state belongs to other networks.
+    """
+    for name, optimizer in optimizers.items():
+        optimizer.state.clear()
+        for key, parameter in networks[name].named_parameters():
+            prefix = f"{name}.{key}."
+            entries = {entry: state.get(prefix + entry) for entry in ("step", "exp_avg", "exp_avg_sq")}
+            if all(value is None for value in entries.values()):
+                continue  # never updated: Adam starts it at its first step
+            for entry, value in entries.items():
+                if value is None or (entry != "step" and value.shape != parameter.shape):
+                    found = "nothing" if value is None else f"shape {tuple(value.shape)}"
+                    raise WireError(
+                        f"private state {prefix}{entry}: found {found}, expected shape {tuple(parameter.shape)}"
+                    )
+            optimizer.state[parameter] = {
+                # Adam's fused kernel wants all of them beside the parameter.
+                entry: value.to(parameter.device, copy=True)
+                for entry, value in entries.items()
+                if value is not None
+            }
+    return int(state["num_steps"]) if state else 0

@@ -1,0 +1,82 @@
+"""Which images there are, and which hospital holds which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from federation.settings.section import Section, split_names
+
+
+class DataSettings(Section):
+    """Which images there are."""
+
+    source: Literal["phantom", "ham10000", "isic2019", "isic2020", "folder", "huggingface"] = "phantom"
+    """Where images come from; ``phantom`` is generated and needs neither download nor patient."""
+    root: str = ""
+    """Folder that holds the images and their csv; unused for ``phantom``."""
+    classes: str = ""
+    """Class names in the order of their label, separated by commas. Empty: the source's published
+    classes (in simulation, the names found in a folder). A hospital site never infers them."""
+    split_seed: int = Field(default=0, ge=0)
+    """Key of the train / extractor / validation / test split; independent of ``seed``."""
+    phantom_images: int = Field(default=4000, ge=200, le=100_000)
+    """Number of generated images when the source is ``phantom``."""
+    csv: str = ""
+    """``folder``: csv file, relative to the root. Empty: the only csv there, or one sub-folder per class."""
+    image_column: str = "image"
+    """``folder``: csv column with the image's file name, with or without its suffix."""
+    label_column: str = "label"
+    """``folder``, ``huggingface``: column with the class name."""
+    group_column: str = ""
+    """``folder``, ``huggingface``: column with the patient or lesion. Empty: each image is its own group."""
+    site_column: str = ""
+    """``folder``, ``huggingface``, ``isic2020``: column with the hospital. Empty: one site."""
+    dataset: str = ""
+    """``huggingface``: dataset name; empty when ``data.root`` is a local ``imagefolder``."""
+    dataset_split: str = "train"
+    """``huggingface``: the split of the dataset to read."""
+    cache_dir: str = ""
+    """Where decoded images are kept, outside the run. Empty: the user's cache folder."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names in ``data.classes``, in the order of their label."""
+        return split_names(self.classes)
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        if self.source in ("ham10000", "isic2019", "isic2020", "folder") and not self.root:
+            yield f"data.root is empty: data.source = {self.source} needs a folder; set data.root=/path/to/the/images"
+        if self.source == "huggingface" and not (self.root or self.dataset):
+            yield (
+                "data.dataset and data.root are empty: data.source = huggingface needs a dataset name or a local folder"
+            )
+        names = self.class_names
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            yield f"data.classes = {self.classes!r}: names {', '.join(repeated)} more than once; name each class once"
+
+
+class PartitionSettings(Section):
+    """Which hospital holds which training images."""
+
+    scheme: Literal["natural", "dirichlet", "pathological", "quantity", "dominant", "iid"] = "natural"
+    """``natural``: by site. ``dirichlet``: label skew. ``pathological``: a few classes each.
+    ``quantity``: size skew. ``dominant``: one hospital is ``dominance`` times as large as each other.
+    ``iid``: alike."""
+    hospitals: int = Field(default=4, ge=1, le=10_000)
+    """Number of hospitals; 1 pools all images, which is centralised training."""
+    alpha: float = Field(default=0.5, gt=0, le=1e6)
+    """Concentration of ``dirichlet`` (0.1: most of a hospital's images are of one class; 100: nearly
+    alike) and of ``quantity`` (0.5: the largest hospital holds most images)."""
+    classes_per_hospital: int = Field(default=2, ge=1)
+    """``pathological``: how many classes each hospital holds."""
+    dominance: float = Field(default=50.0, ge=1)
+    """``dominant``: images at the first hospital for each image at another."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the partition; independent of ``seed``, so that seeds are compared on the same hospitals."""
+    min_images: int = Field(default=16, ge=1)
+    """Least number of training images at a hospital."""

@@ -1,0 +1,77 @@
+"""How the global generator is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from federation.settings.section import Section, split_names
+
+UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
+"""What classifiers that test synthetic images are trained on."""
+
+
+class EvaluationSettings(Section):
+    """How the global generator is judged."""
+
+    every: int = Field(default=4, ge=1)
+    """Rounds from one evaluation to the next; round 0 and the last are always evaluated."""
+    images: int = Field(default=1000, ge=16, le=100_000)
+    """Most generated, and most real, images in an evaluation."""
+    extractor: Literal["auto", "inception-v3", "dinov2", "lesion-cnn"] = "auto"
+    """Network whose features are compared. ``auto``: Inception where its weights are on this machine or may be
+    downloaded, since published figures are of it, else DINOv2 where its weights are on this machine, else a small
+    lesion classifier trained on the extractor part."""
+    extractor_weights: str = ""
+    """Weight file of Inception or, a safetensors file, of DINOv2. Empty: where their own libraries keep it."""
+    allow_downloads: bool = False
+    """Whether weights of extractors and of pretrained classifiers may be downloaded."""
+    draws: int = Field(default=5, ge=1, le=100)
+    """Independent sets of generated images in the final evaluation: intervals are over them."""
+    utility: bool = True
+    """Whether classifiers are trained on synthetic images and tested on real ones at the end."""
+    utility_arms: str = "real,synthetic,real+synthetic,rare"
+    """What classifiers are trained on, separated by commas: ``real`` images, ``synthetic`` ones,
+    ``real+synthetic`` together, or real ones with synthetic ones of the ``rare`` classes alone."""
+    utility_ratio: float = Field(default=1.0, gt=0, le=100)
+    """``real+synthetic``: synthetic images for each real one."""
+    utility_classifier: Literal["small-cnn", "efficientnet-b2"] = "small-cnn"
+    """The classifier. ``small-cnn`` takes seconds on a processor, ``efficientnet-b2`` a GPU or patience."""
+    utility_weights: str = ""
+    """``efficientnet-b2``: file of ImageNet weights. Empty: torchvision's usual place, else initial weights
+    are random, and the classifier's name says so."""
+    utility_seeds: int = Field(default=3, ge=1, le=100)
+    """Classifiers trained on each kind of images: intervals are over them."""
+    utility_steps: int = Field(default=300, ge=10)
+    """Training steps of each of those classifiers; the state that is best on validation images is kept."""
+    authenticity: bool = True
+    """Whether it is tested at the end if the generator copies its training images."""
+    threads: int = Field(default=2, ge=1, le=256)
+    """CPU threads of the evaluation."""
+    overlap: Literal["auto", "always", "never"] = "auto"
+    """Whether hospitals train the next round while the last one is judged; the scores are the same. ``auto``: where
+    the hospitals' work leaves ``evaluation.threads`` cores of this machine free, and nothing waits for the score."""
+
+    @property
+    def utility_arm_names(self) -> tuple[str, ...]:
+        """The names in ``evaluation.utility-arms``."""
+        return split_names(self.utility_arms)
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        for name in self.utility_arm_names:
+            if name not in UTILITY_ARMS:
+                yield (
+                    f"evaluation.utility-arms = {self.utility_arms!r}: {name!r} is not known; allowed are "
+                    f"{', '.join(UTILITY_ARMS)}"
+                )
+        if self.utility and not self.utility_arm_names:
+            yield "evaluation.utility-arms is empty: name what to train on, or set evaluation.utility=false"
+        if self.utility_weights and self.utility_classifier != "efficientnet-b2":
+            yield (
+                f"evaluation.utility-weights = {self.utility_weights!r}: evaluation.utility-classifier = "
+                f"{self.utility_classifier} has no pretrained weights; leave it out, or set "
+                "evaluation.utility-classifier=efficientnet-b2"
+            )

@@ -1,0 +1,46 @@
+"""What every table of the configuration is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+Scalar = int | float | bool | str
+"""Values of settings: Flower's run configuration and the messages to hospitals take nothing else."""
+
+
+def kebab(name: str) -> str:
+    """Return the key of a field."""
+    return name.replace("_", "-")
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """Split a comma string into names without surrounding blanks."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+class Section(BaseModel):
+    """A table of the configuration."""
+
+    model_config = ConfigDict(
+        alias_generator=kebab,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """Yield a sentence for each combination of values that makes no sense.
+
+        Parameters
+        ----------
+        configuration
+            The whole :class:`federation.config.Configuration`, whose every value is allowed by itself.
+        """
+        yield from ()

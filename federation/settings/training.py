@@ -1,0 +1,78 @@
+"""What every family of models has in common, and what a hospital does in a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from federation.settings.section import Section
+
+
+class ModelSettings(Section):
+    """Which generative model is trained."""
+
+    name: str = "stylegan2"
+    """The family of models, whose own settings stand in the table of its name: ``stylegan2`` or ``vae``."""
+    conditional: bool = True
+    """Whether the model is told the diagnosis."""
+    resolution: int = Field(default=32, ge=32, le=512)
+    """Side of the images in pixels, a power of two: 32, 64, 128, 256 or 512."""
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        if not math.log2(self.resolution).is_integer():
+            yield f"model.resolution = {self.resolution}: allowed is a power of two: 32, 64, 128, 256 or 512"
+
+
+class TrainingSettings(Section):
+    """What a hospital does in a round."""
+
+    local_steps: int = Field(default=40, ge=0)
+    """Training steps per round at each hospital."""
+    local_epochs: float = Field(default=0.0, ge=0, le=1000)
+    """Passes over the hospital's own images per round, in place of ``local-steps``. 0: unused."""
+    batch_size: int = Field(default=8, ge=2, le=4096)
+    """Images in a step at one hospital. Small: averaged steps see hospitals x batch-size images, and on a
+    processor quality follows the number of steps more than the number of images."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """CPU threads of a hospital. It changes the last bits of the weights, so it is a setting and never
+    derived; two hospitals at one thread each are faster than one at two."""
+    learning_rate: float = Field(default=0.002, gt=0, le=1)
+    """Adam's step size, of all networks."""
+    beta1: float = Field(default=0.0, ge=0, lt=1)
+    """Adam's decay of the gradient's mean."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Adam's decay of the gradient's square."""
+    ema_half_life_images: float = Field(default=5000.0, ge=0)
+    """Half-life of running averages, e.g. the generator's, in images shown at one hospital."""
+    ema_ramp: float = Field(default=0.1, ge=0, le=1)
+    """The half-life is at most this share of the images shown so far, so that early rounds are not judged
+    on initial weights (0.05 in StyleGAN2-ADA, for runs a thousand times as long). 0: no ramp."""
+    flips: bool = True
+    """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
+    balanced_classes: bool = False
+    """Whether every class that a hospital holds is drawn equally often, for long tails; else every image is."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the convolutions. ``auto``: bf16 where the processor has it. Weights are always fp32."""
+
+    def count_steps(self, num_images: int) -> int:
+        """Return the steps of a round at a hospital with `num_images` training images, at least 1."""
+        if self.local_epochs > 0:
+            return max(1, math.ceil(self.local_epochs * num_images / self.batch_size))
+        return self.local_steps
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        default_steps = type(self).model_fields["local_steps"].default
+        if self.local_epochs > 0 and self.local_steps not in (0, default_steps):
+            yield (
+                f"training.local-steps = {self.local_steps} and training.local-epochs = {self.local_epochs:g}: "
+                "give one of them"
+            )
+        if self.local_epochs == 0 and self.local_steps == 0:
+            yield (
+                "training.local-steps = 0 and training.local-epochs = 0: give one of them, e.g. training.local-steps=40"
+            )
