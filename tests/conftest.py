@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,24 +36,16 @@ LONGEST_FIRST = (
     "federation/test_engine.py",
     "federation/test_engine_order.py",
 )
-# Whose tests share nothing that takes long: with -n they may run in any process, so many of them at a time.
-DIVIDED = {"server/test_every_strategy.py": 12}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; with -n, let the tests of a file run in one process, since they share runs."""
+    """Put the longest files first."""
 
     def name(item: pytest.Item) -> str:
         return item.path.relative_to(REPOSITORY / "tests").as_posix()
 
     place = {file: number for number, file in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(name(item), len(place)))  # others stay in their order
-    counts: Counter[str] = Counter()
-    for item in items:
-        file = name(item)
-        number = counts[file] // DIVIDED.get(file, len(items))
-        counts[file] += 1
-        item.add_marker(pytest.mark.xdist_group(f"{file} {number}"))
 
 
 @pytest.fixture(scope="session")
