@@ -37,7 +37,7 @@ class AugmentationSettings(Section):
 
     name: Literal["none", "ada", "fixed", "diffaugment"] = "none"
     """``ada``: each transform with a probability p that a controller adapts to the discriminator's overfitting.
-    ``fixed``: with p = ``p``. ``diffaugment``: colour, translation and cutout, always."""
+    ``fixed``: with the probability ``p``. ``diffaugment``: colour, translation and cutout, always."""
     transforms: str = "dermoscopy"
     """``ada``, ``fixed``: sets (``bgc``, ``dermoscopy``) and transforms, separated by commas; a minus leaves one
     out. E.g. ``bgc,-hue`` or ``x-flip,rotate90``."""
