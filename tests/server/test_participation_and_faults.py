@@ -184,7 +184,7 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
     lost = {place for place, (_, times) in planned.items() if times == 2}
     assert 3 <= len(lost) < len(planned) - 2
     (tmp_path / "attempts").mkdir()
-    chaos = configuration(tmp_path / "chaos", cache_dir, "simulation.workers=2", "participation.train-seconds=30")
+    chaos = configuration(tmp_path / "chaos", cache_dir, "simulation.workers=2", "participation.train-seconds=90")
     printed = run(chaos, Faults(tmp_path / "attempts", planned))
     (tmp_path / "none").mkdir()
     run(
@@ -201,7 +201,7 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
         "raise": ("failed", "ValueError: the images of this hospital are gone"),
         "late raise": ("failed", "ConnectionError: the line is dead"),
         "nan": ("refused", "generator.constant: 1 of 256 values are not finite"),
-        "hang": ("late", "no answer within 30 s"),
+        "hang": ("late", "no answer within 90 s"),
     }
     for place, line in failed.items():
         status, reason = expected[planned[place][0]]
