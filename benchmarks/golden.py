@@ -91,6 +91,10 @@ SPECIAL = {
     "md-gan": ("training.loss=logistic", "strategy.swap-rounds=1"),
     "dp-fedavg-gan": ("training.loss=logistic", "strategy.noise-multiplier=0.1"),
     "fegan": ("participation.fraction=0.7",),
+    # In the first step these are FedGAN; FedNova is where hospitals take as many steps.
+    "fedprox": ("training.local-steps=2",),
+    "feddyn": ("training.local-steps=2",),
+    "fednova": ("partition.scheme=quantity", "training.local-steps=0", "training.local-epochs=0.1"),
     "fedtrimmedavg": ("partition.hospitals=5",),
     "krum": ("partition.hospitals=5",),
     "multikrum": ("partition.hospitals=5",),

@@ -130,13 +130,15 @@ class Bench:
             self.generators[f"generator {target:,}"] = kept
 
     def halves(self, resample: int) -> tuple[np.ndarray, np.ndarray]:
-        """Divide held-out images in two, by lesion: the reference, and what is judged."""
+        """Divide held-out images in two, by lesion: the reference, and what is judged, as many of each."""
         rows = np.concatenate([self.inputs.rows("validation"), self.inputs.rows("test")])
         groups = self.inputs.index.groups[rows]
-        names = np.unique(groups)
-        chosen = numpy_stream(resample, "ladder, halves").permutation(names)[: len(names) // 2]
-        first = np.isin(groups, chosen)
-        return rows[first], rows[~first]
+        names = numpy_stream(resample, "ladder, halves").permutation(np.unique(groups))
+        first = np.isin(groups, names[: len(names) // 2])
+        reference, judged = rows[first], rows[~first]
+        # With unequal numbers, KID would be taken of twenty subsets that are nearly everything.
+        size = min(len(reference), len(judged))
+        return reference[:size], judged[:size]
 
     def rungs(self, resample: int, judged: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
         """Return every set of images of known quality, made when it is asked for."""

@@ -12,6 +12,7 @@ from clients.hospital import Identity
 from clients.outbox import Answer, Outbox
 from clients.questions import Asked, describe, preflight, train
 from federation.config import Layer
+from federation.errors import WireError
 from federation.exchange import (
     ARRAYS,
     CHECKPOINT_ROUNDS,
@@ -59,7 +60,12 @@ app = HospitalApp()
 
 
 def _unpack(message: Message) -> Asked:
+    if CONFIG not in message.content.config_records:
+        raise WireError(f"a question without its settings: the record {CONFIG!r} is missing")
     record: dict[str, Any] = dict(message.content.config_records[CONFIG])
+    for key in (SERVER_ROUND, LAST_ROUND):
+        if not isinstance(record.get(key, 0), int):
+            raise WireError(f"{key} = {record[key]!r}: is no whole number")
     return Asked(
         server_round=record.pop(SERVER_ROUND, 0),
         last_round=record.pop(LAST_ROUND, 0),

@@ -20,6 +20,13 @@ from federation.errors import ConfigurationError, DataError
 from federation.run_directory import written_atomically
 from federation.settings.data import DataSettings, PartitionSettings
 
+_OF_SITES = ("site", "data-dir", "state-dir", "policy")
+
+
+def is_site(node_config: Mapping[str, object]) -> bool:
+    """Return whether a node's configuration has anything that only a real site has."""
+    return any(key in node_config for key in _OF_SITES)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -51,11 +58,12 @@ class Identity:
             Naming the key that is missing.
         """
         missing = [key for key in ("partition-id", "num-partitions") if key not in node_config]
-        if ("site" in node_config) != ("data-dir" in node_config):
-            missing += [key for key in ("site", "data-dir") if key not in node_config]
+        # Whatever only a real site has makes it one: half a site must not be taken for a simulated hospital.
+        if is_site(node_config):
+            missing += [key for key in ("site", "data-dir") if not node_config.get(key)]
         if missing:
             raise ConfigurationError(
-                f"node configuration: {' and '.join(missing)} missing; a site is started with --node-config "
+                f"node configuration: {' and '.join(missing)} missing or empty; a site is started with --node-config "
                 '\'site="name" data-dir="/path/to/images" partition-id=0 num-partitions=3\''
             )
         return cls(
@@ -181,6 +189,7 @@ def load_hospital(
     if identity.site:
         if not configuration.class_names:
             raise ConfigurationError("data.classes is empty: sites must be told the classes, so that labels agree")
+        _check_stays_inside(configuration.data)
         cache_dir = cache_dir or str(_site_root(identity) / "cache")
         data = configuration.data.model_copy(update={"root": identity.data_dir, "cache_dir": cache_dir})
     else:
@@ -209,9 +218,28 @@ def load_hospital(
     )
 
 
+def _check_stays_inside(data: DataSettings) -> None:
+    """Refuse settings by which a server would have a site read anything but its own folder."""
+    if data.source == "huggingface" or data.dataset:
+        raise ConfigurationError(
+            f"data.source = {data.source!r}, data.dataset = {data.dataset!r}: a site reads its own folder alone; "
+            "choose another data.source, and leave data.dataset empty"
+        )
+    if Path(data.csv).is_absolute() or ".." in Path(data.csv).parts:
+        raise ConfigurationError(
+            f"data.csv = {data.csv!r}: leads out of a site's own folder; give the name of a file in it"
+        )
+
+
 def _state_root(configuration: Configuration, identity: Identity) -> Path:
     if identity.site:
-        return _site_root(identity) / Path(configuration.run_dir).name
+        name = Path(configuration.run_dir).name
+        if name in ("", ".."):
+            raise ConfigurationError(
+                f"run-dir = {configuration.run_dir!r}: its last part names the folder in which a site keeps its state; "
+                "give a path that ends in a name"
+            )
+        return _site_root(identity) / name
     return Path(configuration.run_dir) / "hospitals"
 
 

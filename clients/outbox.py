@@ -16,7 +16,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from clients.hospital import Identity
+from clients.hospital import Identity, is_site
 from clients.policy import QUESTIONS, OpenPolicy, Policy, load_policy
 from federation.errors import ConfigurationError, NotFiniteError, PolicyError, WireError
 from federation.exchange import (
@@ -77,17 +77,26 @@ class Outbox:
 
         Raises
         ------
-        ConfigurationError
-            If its policy file is not as it should be.
+        PolicyError
+            If its policy file is not as it should be. What is wrong stands in the error's cause, for the site's log
+            alone: it may quote the file, and names its path.
         """
         if not identity.site:
             return cls(OpenPolicy(), is_site=False)
-        return cls(load_policy(Path(identity.policy)) if identity.policy else Policy(), is_site=True)
+        if not identity.policy:
+            return cls(Policy(), is_site=True)
+        try:
+            return cls(load_policy(Path(identity.policy)), is_site=True)
+        except ConfigurationError as error:
+            raise PolicyError(
+                "the policy file of this hospital is not as it should be, so that nothing leaves; its log says what is "
+                "wrong with it"
+            ) from error
 
     @classmethod
     def closed(cls, node_config: Mapping[str, object]) -> Outbox:
         """Return the outbox of a node of which nothing is known yet but whether it is a real site."""
-        return cls(Policy(questions=""), is_site="site" in node_config or "data-dir" in node_config)
+        return cls(Policy(questions=""), is_site=is_site(node_config))
 
     # ------------------------------------------------------------------ before anything is done
 
@@ -186,8 +195,11 @@ class Outbox:
             allowed.add(NUM_EXAMPLES)
         if self.policy.tells("classes"):
             allowed.add(CLASS_COUNTS)
+        counts = {NUM_EXAMPLES, CLASS_COUNTS}  # never by a pattern for numbers
         return {
-            name: value for name, value in answer.facts.items() if name in allowed or self.policy.sends_number(name)
+            name: value
+            for name, value in answer.facts.items()
+            if name in allowed or (name not in counts and self.policy.sends_number(name))
         }
 
     def send_error(self, message: Message, error: Exception) -> Message:

@@ -13,6 +13,7 @@ and its number of training images, and nothing else. ::
 from __future__ import annotations
 
 import difflib
+import os
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from federation.sharing import OWN
 
 QUESTIONS = ("describe", "train", "preflight")
 """What a hospital can be asked."""
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 COUNTS = ("images", "classes")
 """What of its images a hospital may count for others."""
 
@@ -112,23 +114,22 @@ def load_policy(path: Path) -> Policy:
     Raises
     ------
     ConfigurationError
-        Naming each key that is not known or whose value is not allowed, or a file that cannot be read or that
-        others than its owner could change.
+        Naming each key that is not known or whose value is not allowed, or a file that cannot be read, or that
+        others than its owner could change or replace.
     """
     try:
-        mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            status, text = (
+                os.fstat(file.fileno()),
+                file.read(),
+            )  # of the file that was read, whatever is put in its place
     except OSError as error:
         raise ConfigurationError(
             f"policy {path}: cannot be read ({error.strerror}); give the site's own file"
         ) from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"policy {path}: is not a text file; give a toml file") from None
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(
-            f"policy {path}: others than its owner can write to it (mode {stat.S_IMODE(mode):04o}); run "
-            f"chmod go-w {path}"
-        )
+    _check_owned(path, status)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -143,6 +144,26 @@ def load_policy(path: Path) -> Policy:
     if problems or policy is None:
         raise ConfigurationError(problems)
     return policy
+
+
+def _check_owned(path: Path, status: os.stat_result) -> None:
+    """Refuse a file that others than its owner could write to or replace, as ssh does with keys."""
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigurationError(
+            f"policy {path}: belongs to another user (uid {status.st_uid}); run chown {os.geteuid()} {path}"
+        )
+    if status.st_mode & _OTHERS_WRITE:
+        raise ConfigurationError(
+            f"policy {path}: others than its owner can write to it (mode {stat.S_IMODE(status.st_mode):04o}); run "
+            f"chmod go-w {path}"
+        )
+    for folder in dict.fromkeys((*path.absolute().parents, *path.resolve().parents)):
+        mode = folder.stat().st_mode
+        if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
+            raise ConfigurationError(
+                f"policy {path}: others can put another file in its place, since they can write to the folder {folder} "
+                f"(mode {stat.S_IMODE(mode):04o}); run chmod go-w {folder}, or keep the file elsewhere"
+            )
 
 
 def _validated(path: Path, values: dict[str, Any], problems: list[str]) -> Policy | None:

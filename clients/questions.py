@@ -18,8 +18,8 @@ from clients.hospital import Hospital, Identity, load_hospital
 from clients.local_training import LocalResult, train_locally
 from clients.outbox import Answer, Outbox
 from federation.config import Configuration
-from federation.errors import PolicyError
-from federation.exchange import CLASS_COUNTS, DEPLOYED, NUM_EXAMPLES, SITE, check_arrays
+from federation.errors import PolicyError, WireError
+from federation.exchange import ARRAYS, CLASS_COUNTS, DEPLOYED, NUM_EXAMPLES, SITE, check_arrays
 from federation.models import GenerativeModel, build_model
 from federation.seeding import torch_stream
 from federation.settings.participation import AttackSettings
@@ -193,7 +193,8 @@ class _LocalRound:
         self.shared = shared_tensors(networks, self.policy)
         everywhere = shared_tensors(networks, sharing_policy(asked.configuration, 0))
         sent = self.rule.down(everywhere, networks)
-        assert asked.arrays is not None
+        if asked.arrays is None:
+            raise WireError(f"a round without networks to train: the record {ARRAYS!r} is missing")
         arrived = check_arrays(asked.arrays, sent)
         state = self.hospital.private_state.load(asked.last_round, asked.server_round)
         load_tensors(networks, {name: value for name, value in self.initial.items() if name not in arrived})

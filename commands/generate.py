@@ -57,8 +57,8 @@ TruncationOption = Annotated[
     float,
     typer.Option(
         metavar="T",
-        help="From 1, as varied as was learned, to 0, the mean image of all classes: between them, more typical "
-        "and less varied images (StyleGAN, Appendix B).",
+        help="From 1, as varied as was learned, to 0, the typical image (of all classes for a StyleGAN2, of each for a "
+        "VAE); between them, more typical and less varied images.",
     ),
 ]
 ThreadsOption = Annotated[

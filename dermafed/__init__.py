@@ -1,7 +1,7 @@
 """dermafed: federated learning of generative models of skin lesions; the part of it that is meant to be imported.
 
-Importing it costs nothing: a name is looked up when it is first used, so that it can be had without Flower and Ray,
-and PyTorch is not loaded for a configuration. ::
+Importing it costs nothing: a name is looked up when it is first used, and what it needs is imported then. All but
+``resolve``, which asks the strategies, works without Flower and Ray. ::
 
     import dermafed
 

@@ -146,7 +146,7 @@ class Configuration(Section):
         return self.with_values({key: str(Path(path).expanduser().absolute()) for key, path in paths.items()})
 
     def with_values(self, values: Mapping[str, Scalar]) -> Configuration:
-        """Return a copy with some dotted keys set anew; refuses what :func:`resolve` refuses."""
+        """Return a copy with some dotted keys set anew, validated as by :func:`resolve`."""
         return resolve([Layer("configuration", self.to_flat()), Layer("update", dict(values))])
 
 

@@ -1,8 +1,8 @@
 """What crosses the wire: named networks to Flower records and back, and the check of what arrives.
 
-A message holds one ArrayRecord with keys ``generator.*``, ``discriminator.*``, ``generator_ema.*``,
-one ConfigRecord with the whole configuration on the way to a hospital, and one MetricRecord with
-numbers on the way back. Never an image.
+A message holds one ArrayRecord with an entry for each tensor, whose key begins with the part of the model
+(``generator.*``, ``decoder_ema.*``), one ConfigRecord with the whole configuration on the way to a hospital, and one
+MetricRecord with numbers on the way back. Never an image.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from federation.config import Configuration, load_stored_toml
+from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory, check_free, read_lines
 from server.run_state import RunState, shapes_in
@@ -44,12 +44,13 @@ def check_directory(directory: RunDirectory, configuration: Configuration, state
         raise RunDirectoryError(
             f"run directory {directory.path}: has no config.toml to resume; leave --resume out to start a run there"
         )
-    before = resolve([load_stored_toml(directory.config)]).to_flat()
+    # Both by the names of today: a value that has two is no difference.
+    before = with_new_names(resolve([load_stored_toml(directory.config)]).to_flat())
     names = names_in_use(configuration.strategy)
     fixed = [key for name in names for key in STRATEGIES[name].resumed_with]
     problems = [
         f"{key}: the run was started with {before[key]!r} and cannot go on with {value!r}; set {key} back"
-        for key, value in configuration.to_flat().items()
+        for key, value in with_new_names(configuration.to_flat()).items()
         if before[key] != value and (not key.startswith(_RESUMABLE) or key in fixed)
     ]
     problems += _architecture_problems(directory, state)

@@ -25,7 +25,7 @@ class RunState:
 
     completed_rounds: int
     record: ArrayRecord
-    """The global networks. Entries that are private to hospitals stay as they began."""
+    """The global networks, without entries that are private to hospitals."""
     num_images: int
     """Images shown so far."""
     num_evaluations: int

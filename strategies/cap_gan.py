@@ -20,9 +20,6 @@ from federation.settings.strategy import StrategySettings
 from strategies.aggregation import WeightedAverage
 from strategies.strategy import OWN_GENERATOR
 
-_GROUPS = {"mapping": "mapping", "styles": "normalisation"}
-"""Of each personal part the group of layers that it is."""
-
 
 class CapGAN(WeightedAverage):
     """FedGAN on what is shared."""
@@ -34,14 +31,14 @@ class CapGAN(WeightedAverage):
     @classmethod
     def private(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:
         """Return the layers of the personal part."""
-        return anatomy.groups.get(_GROUPS[settings.personal_part], ())
+        return anatomy.groups.get(settings.personal_part, ())
 
     @classmethod
     def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
         """See :class:`strategies.strategy.Strategy`."""
         chosen = configuration.strategy.personal_part
-        if _GROUPS[chosen] not in anatomy.groups:
-            there = [part for part, group in _GROUPS.items() if group in anatomy.groups]
+        if chosen not in anatomy.groups:
+            there = [part for part in ("mapping", "styles") if part in anatomy.groups]
             remedy = f"set strategy.personal-part={there[0]}" if there else "choose another strategy.name"
             yield (
                 f"strategy.personal-part = {chosen!r}: model.name = {configuration.model.name} has no such layers; "

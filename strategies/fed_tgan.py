@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.spatial.distance import jensenshannon
 
 from federation.site import Site
 from strategies.scored_average import KnownScoreAverage, softmax
@@ -31,6 +30,8 @@ class FedTGAN(KnownScoreAverage):
         """See :class:`Aggregation`."""
         super().meet(sites)
         shares, pooled = self.class_shares()
+        from scipy.spatial.distance import jensenshannon  # at the server alone: a hospital need not import it
+
         distances = np.nan_to_num(np.array([jensenshannon(share, pooled) for share in shares.values()]))
         total = distances.sum()
         parts = distances / total if total > 0 else np.full(len(distances), 1 / len(distances))

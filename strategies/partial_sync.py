@@ -34,4 +34,10 @@ class PartialSync(WeightedAverage):
     @classmethod
     def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
         """See :class:`strategies.strategy.Strategy`."""
-        yield from parts_problem("synchronise", configuration.strategy.synchronise, configuration, anatomy)
+        settings = configuration.strategy
+        yield from parts_problem("synchronise", settings.synchronise, configuration, anatomy)
+        if settings.averaged_state_names and not parts_named(settings.synchronise, anatomy):
+            yield (
+                f"strategy.averaged-state = {settings.averaged_state!r}: strategy.synchronise = "
+                f"{settings.synchronise} sends nothing; leave it empty, or synchronise a network"
+            )

@@ -73,3 +73,8 @@ class Alone(WeightedAverage):
                 f"attack.name = {configuration.attack.name}: strategy.name = alone sends nothing that could be "
                 "falsified; choose flipped-labels or noisy-camera, or another strategy"
             )
+        if configuration.strategy.averaged_state_names:
+            yield (
+                f"strategy.averaged-state = {configuration.strategy.averaged_state!r}: strategy.name = alone sends "
+                "nothing that could be averaged; leave it empty, or choose another strategy"
+            )

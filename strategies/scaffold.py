@@ -39,12 +39,12 @@ class ScaffoldLocally(LocalRule):
     def down(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """The global entries and c."""
         mine = self.of_mine(shared, networks)
-        return dict(shared) | {_CONTROL + name: torch.empty_like(value) for name, value in mine.items()}
+        return dict(shared) | {_CONTROL + name: torch.zeros_like(value) for name, value in mine.items()}
 
     def up(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """The local entries and c_i⁺ − c_i."""
         mine = self.of_mine(shared, networks)
-        change = {_CONTROL + name: self._change.get(name, torch.empty_like(value)) for name, value in mine.items()}
+        change = {_CONTROL + name: self._change.get(name, torch.zeros_like(value)) for name, value in mine.items()}
         return dict(shared) | change
 
     def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:

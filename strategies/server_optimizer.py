@@ -3,7 +3,7 @@
 In float64, on the mean update by number of images. The rules are written out; Flower's own are the oracle of the
 tests, which they equal to the bit.
 
-Deviations of all four: the server steps trained weights alone, and moves the EMA of the generator itself
+Deviations of all four: the server steps trained weights alone, and moves running averages itself
 (:class:`strategies.aggregation.ServerEMA`); buffers are averaged.
 """
 

@@ -149,6 +149,8 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(opened, number)
         os.close(opened)
     random.seed()
+    # A shell that runs the tests in the background has it ignored, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = request["start"]
     if sys.argv[0] == "dermafed":
         from commands.main import main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -11,8 +12,8 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,9 @@ class _Worker:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
 
     def ready(self) -> int:
-        """Return the process id, once the process is up and the app is imported."""
+        """Return the process id, once the process is up and has imported what it needs."""
+        # The first optimizer would import it, for seconds: before the clock of a message runs.
+        importlib.import_module("torch._dynamo")
         return os.getpid()
 
     def handle(
@@ -207,21 +210,23 @@ class RayGrid(SimulationGrid):
             "log_to_driver": False,
             "configure_logging": False,
             "logging_level": logging.ERROR,
-            "runtime_env": {"env_vars": environment},
         }
         if not address:
             # Memory of replies that were let go of is used again at once, and not a second later: the store then stays
             # small, and its pages stay mapped.
-            os.environ.setdefault("RAY_free_objects_batch_size", "1")
-            # "local": never somebody else's cluster that happens to run here.
-            self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
+            batch_size = "RAY_free_objects_batch_size"
+            environment[batch_size] = os.environ.get(batch_size, "1")
+            # Workers inherit it. Given to Ray as their runtime environment, each takes a second longer to start.
+            with _environment(environment):
+                # "local": never somebody else's cluster that happens to run here.
+                self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
             return
         try:
             host, _, port = address.rpartition(":")
             if port.isdigit():
                 # Ray itself would try for minutes.
                 socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-            self._ray.init(address=address, **arguments)
+            self._ray.init(address=address, runtime_env={"env_vars": environment}, **arguments)
         except OSError as error:  # ConnectionError, which Ray raises too, is one
             raise ConfigurationError(
                 f"simulation.address = {address!r}: no Ray cluster answers there ({str(error).splitlines()[0]}); start "
@@ -483,6 +488,21 @@ class RayGrid(SimulationGrid):
     def close(self) -> None:
         """Stop the workers and Ray."""
         self._ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Add to this process's environment for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _memory_bytes() -> int:

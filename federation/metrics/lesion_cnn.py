@@ -36,7 +36,13 @@ _NUM_FEATURES = 64
 _MIN_IMAGES = 16
 _BATCH = 100  # images at once: memory only
 # Whatever changes the weights belongs here or in `_training_key`: a stored extractor is found by it.
-_RECIPE: dict[str, Any] = {"format": _FORMAT, "steps": 500, "batch_size": 64, "colour_jitter": 0.2}
+_RECIPE: dict[str, Any] = {
+    "format": _FORMAT,
+    "steps": 500,
+    "batch_size": 64,
+    "colour_jitter": 0.2,
+    "deviation": "two-pass",
+}
 # A channel that (nearly) never fires must not be blown up to unit variance: its deviation counts as
 # at least this share of the median channel's.
 _LEAST_DEVIATION = 0.1
@@ -245,9 +251,16 @@ def _activation_statistics(network: SmallCNN, images: NDArray[np.uint8]) -> Tens
     for start in range(0, len(images), _BATCH):
         # A copy: a memory map that cannot be written makes torch warn.
         batch = torch.from_numpy(np.array(images[start : start + _BATCH], order="C")).to(device)
-        blocks = network.activations(to_floats(batch))
-        rows.append(torch.cat([torch.cat([block.mean((2, 3)), block.std((2, 3))], dim=1) for block in blocks], dim=1))
+        found = [part for block in network.activations(to_floats(batch)) for part in _mean_and_deviation(block)]
+        rows.append(torch.cat(found, dim=1))
     return torch.cat(rows).to("cpu", torch.float64)
+
+
+def _mean_and_deviation(block: Tensor) -> tuple[Tensor, Tensor]:
+    """Over pixels, each (n, channels). In two passes: on a CPU ``Tensor.std`` takes longer than the convolutions."""
+    mean = block.mean((2, 3), keepdim=True)
+    squares = (block - mean).square_().sum((2, 3))
+    return mean[:, :, 0, 0], (squares / (block.shape[2] * block.shape[3] - 1)).sqrt_()
 
 
 def _training_key(

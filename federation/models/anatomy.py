@@ -71,8 +71,8 @@ class Anatomy:
     steadier: str = ""
     """What of the family's own settings to change where a loss is no longer finite, e.g. ``raise stylegan2.gamma``."""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Layers by what they do, as patterns of names: ``normalisation`` (what sets the scale of channels) and ``mapping``
-    (what turns the latent into what the rest is told)."""
+    """Layers by what they do, as patterns of names: ``normalisation`` (what sets the scale of channels), ``mapping``
+    (what turns the latent into what the rest is told) and ``styles`` (what makes scales of channels of it)."""
     shareable_state: Mapping[str, str] = field(default_factory=dict)
     """State of training that ``strategy.averaged-state`` may name, e.g. ``ada-p``; with the setting without which there
     is none to average, or nothing where there is."""

@@ -25,7 +25,7 @@ class Family:
     """A family: its settings, what it is made of, and how it is built.
 
     The functions are given the whole configuration and read ``[model]``, ``[training]`` and the family's own table
-    (``configuration.own(…)``). None but the last two imports PyTorch.
+    (``configuration.own(…)``). None but ``build`` and ``build_drawing`` imports PyTorch.
     """
 
     settings: type[Section]

@@ -53,7 +53,7 @@ def request_problems(*, count: int, seed: int, truncation: float, threads: int) 
         if value < least
     ]
     if not 0 <= truncation <= 1:
-        problems.append(f"truncation {truncation:g}: allowed is a number from 0 (the mean image) to 1 (as learned)")
+        problems.append(f"truncation {truncation:g}: allowed is a number from 0 (the typical image) to 1 (as learned)")
     return problems
 
 
@@ -134,9 +134,9 @@ class FinalGenerator:
         seed
             At least 0; another seed draws other images.
         truncation
-            In [0, 1]. 1 draws from the learned distribution; less pulls w towards its mean, for more typical
-            and less varied images (Karras et al. 2019, arXiv 1812.04948, Appendix B). The mean is over all
-            classes, so that strong truncation blurs their difference too.
+            In [0, 1]. 1 draws from the learned distribution; less, more typical and less varied images. A StyleGAN2's
+            w is pulled towards its mean over all classes (Karras et al. 2019, arXiv 1812.04948, Appendix B), so that
+            strong truncation blurs their difference too; a VAE's z towards 0, the typical image of each class.
         threads
             CPU threads, each with a chunk of its own in memory, so that their number does not change the
             images. Unused on a GPU.
@@ -277,10 +277,10 @@ def _read_network(
         problems = [f"{file}: {problem}" for problem in problems[:NAMED_TENSORS]]
         if hidden > 0:
             problems.append(f"{file}: {hidden} more like these")
-        problems.append(
+        belong = (
             f"{file.parent}: its files do not belong together or are damaged; copy all of them from one finished run"
         )
-        raise DataError(problems)
+        raise DataError([belong, *problems])
     network.load_state_dict(tensors)
     return network.to(device).requires_grad_(False).eval()
 
@@ -366,6 +366,7 @@ def _is_mixture(mixture: object, num_classes: int) -> bool:
     return isinstance(mixture, list) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("hospital"), str)
+        and entry["hospital"]
         and isinstance(entry.get("file"), str)
         and Path(entry["file"]).name == entry["file"]
         and isinstance(entry.get("weights"), list)
@@ -386,6 +387,8 @@ def _resolve_model(description: dict[str, Any]) -> Configuration:
     name = str(values.get("model.name", ""))
     if isinstance(description.get(name), dict):
         values |= flatten({name: description[name]})
+    if not name:
+        raise ConfigurationError("model.name: is missing")
     if name in FAMILIES:
         own = [f"{name}.{kebab(field)}" for field in FAMILIES[name].architecture]
         required = [*(key for key in fields_by_key() if key.startswith("model.")), *sorted(own)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federation.config import Configuration, load_stored_toml
+from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory, read_lines, write_text
 from server.benchmark.plan import Cell
@@ -223,4 +223,4 @@ _MAY_DIFFER = re.compile(r"^(run-dir|resume|data\.classes|simulation\..*|data\.c
 
 def comparable(configuration: Configuration) -> dict[str, Any]:
     """Return the settings on which a cell's figures depend."""
-    return {key: value for key, value in configuration.to_flat().items() if not _MAY_DIFFER.match(key)}
+    return {key: value for key, value in with_new_names(configuration.to_flat()).items() if not _MAY_DIFFER.match(key)}

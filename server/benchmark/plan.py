@@ -18,7 +18,7 @@ from federation.config import Configuration, Layer, flatten, parse_assignments
 from federation.errors import ConfigurationError
 from server.benchmark.budget import planned_bytes, planned_evaluations, planned_images
 from strategies.catalogue import STRATEGIES
-from strategies.configuration import resolve
+from strategies.configuration import names_in_use, resolve, with_values
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 BUDGET_TOLERANCE = 0.02
@@ -353,7 +353,7 @@ def equal_bytes(plan: BenchmarkPlan, cells: Sequence[Cell]) -> list[Cell]:
         configuration = cell.configuration
         if per_round:
             rounds = max(1, round(budgets[cell.place] / per_round))
-            configuration = configuration.with_values({"rounds": rounds})
+            configuration = with_values(configuration, {"rounds": rounds})
         found.append(Cell(cell.strategy, cell.partition, cell.model, cell.seed, configuration))
     return found
 
@@ -372,6 +372,11 @@ def _budget_problems(plan: BenchmarkPlan, cells: Sequence[Cell]) -> Iterator[str
         told.add((cell.strategy, cell.partition, cell.model))
         base = baselines[cell.place].configuration
         where = f"[strategies.{cell.strategy}] on {cell.partition}, {cell.model}"
+        if plan.budget == "evaluations" and any(
+            STRATEGIES[name].adversarial for name in names_in_use(cell.configuration.strategy)
+        ):
+            yield f"{where}: trains at the server too, which this budget does not count; choose another budget"
+            continue
         in_epochs = [one.training.local_epochs > 0 for one in (base, cell.configuration)]
         if plan.budget != "rounds" and in_epochs[0] != in_epochs[1]:
             yield f"{where}: has epochs or steps where the baseline has the other; give both training.local-steps"

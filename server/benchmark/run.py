@@ -147,7 +147,7 @@ def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any
     written: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
     chosen = {strategy: with_new_names(values) for strategy, values in written.items()}
     for strategy, table in plan.strategies.items():
-        tried = trial_values(plan, strategy) if "tune" in table else []
+        tried = [with_new_names(values) for values in trial_values(plan, strategy)] if "tune" in table else []
         if (strategy in chosen) != bool(tried) or (tried and chosen[strategy] not in tried):
             raise RunDirectoryError(
                 f"{kept}: what was chosen for {strategy} is not among what the file tries now; give another --out, or "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from federation.metrics.feature_cache import features_of_batches
-from federation.metrics.features import LesionCNNExtractor
+from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
 from federation.metrics.fidelity import fid_caveat
 from federation.models.drawing import Drawer
 from federation.models.final import FinalGenerator, load_final
@@ -68,7 +68,12 @@ class Evaluator:
         self.progress = progress
         settings = self.configuration.evaluation
 
-        self.extractor, sentence = extractor_of(inputs, device=device, progress=progress.step)
+        if self.configuration.resume and directory.extractor.is_dir():
+            # The very network that gave the scores so far: another version or processor would train another.
+            self.extractor: FeatureExtractor = LesionCNNExtractor.load(directory.extractor, device=device)
+            sentence = f"{self.extractor.name}, which the run has kept"
+        else:
+            self.extractor, sentence = extractor_of(inputs, device=device, progress=progress.step)
         progress.say(f"extractor: {sentence}")
 
         self.judge = Judge(inputs, self.extractor, device=device, progress=self._show)

@@ -23,7 +23,7 @@ from federation.models import build_model
 from federation.models.anatomy import Anatomy
 from federation.run_directory import RunDirectory, read_lines, to_json, write_text, written_atomically
 from federation.sharing import SharingPolicy, load_tensors, named_tensors
-from strategies.sharing import private_prefixes
+from strategies.sharing import private_prefixes, sharing_policy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,11 +62,11 @@ def nothing_attacked(reason: str, score: str = "") -> Attacked:
 def save_upload(
     directory: RunDirectory, anatomy: Anatomy, site: str, server_round: int, arrays: dict[str, NDArray[Any]]
 ) -> None:
-    """Keep the scoring networks that one hospital sent; nothing where it sends none."""
+    """Keep the scoring networks that one hospital sent; nothing where it does not send all of them."""
     chosen = {
         name: np.ascontiguousarray(value) for name, value in arrays.items() if name.partition(".")[0] in anatomy.scoring
     }
-    if not chosen:
+    if {name.partition(".")[0] for name in chosen} != set(anatomy.scoring):
         return
     # Gone before its weights change: it names the hospital that they are of.
     (directory.upload / _DESCRIPTION).unlink(missing_ok=True)
@@ -80,16 +80,20 @@ def load_attacked(directory: RunDirectory, configuration: Configuration, device:
     anatomy = configuration.anatomy
     if not anatomy.scoring:
         return nothing_attacked(f"model.name = {configuration.model.name} has no score of an image to attack with")
-    policy = SharingPolicy(anatomy, private_prefixes(configuration))
-    is_private = any(policy.is_private(part) for part in anatomy.scoring)
-    what = " and ".join(anatomy.scoring)
-    if is_private and not (directory.upload / _DESCRIPTION).is_file():
-        reason = f"strategy.private keeps the {what} at the hospitals: none was ever sent"
-        return nothing_attacked(reason, anatomy.membership)
-    rounds = directory.checkpoint_rounds()
     # The last round is always evaluated, be it the one that the run was started for or one where it ended early.
     judged = read_lines(directory.metrics) if directory.metrics.is_file() else []
     last_round = judged[-1]["round"] if judged else configuration.rounds
+    policy = sharing_policy(configuration, last_round)
+    what = " and ".join(part for part in anatomy.scoring if policy.is_private(part))
+    is_private = bool(what)
+    if is_private and not (directory.upload / _DESCRIPTION).is_file():
+        always = SharingPolicy(anatomy, private_prefixes(configuration))
+        if any(always.is_private(part) for part in anatomy.scoring):
+            reason = f"strategy.private keeps the {what} at the hospitals: none was ever sent"
+        else:
+            reason = f"in round {last_round} the {what} stayed at the hospitals"
+        return nothing_attacked(reason, anatomy.membership)
+    rounds = directory.checkpoint_rounds()
     final, final_reason = None, "the run directory has no checkpoint of the last round"
     if is_private:  # under a strategy that carries them to the server and back
         final_reason = f"hospitals have a {what} of their own: there is none of the federation"

@@ -40,7 +40,7 @@ def test_identity_of_a_simulated_and_of_a_deployed_node() -> None:
     assert Identity.from_node_config(deployed) == Identity(0, 3, "a", "/images", "")
     with pytest.raises(ConfigurationError, match="partition-id and num-partitions missing"):
         Identity.from_node_config({})
-    with pytest.raises(ConfigurationError, match="data-dir missing; a site is started with"):
+    with pytest.raises(ConfigurationError, match="data-dir missing or empty; a site is started with"):
         Identity.from_node_config({"partition-id": 0, "num-partitions": 3, "site": "a"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from PIL import Image
 
 from clients.app import app
-from clients.outbox import Outbox, scrubbed
+from clients.outbox import Answer, Outbox, scrubbed
 from clients.policy import Policy, load_policy
 from federation.config import Configuration, parse_assignments
 from federation.engine.in_process import InProcessGrid
@@ -170,7 +171,13 @@ def test_nothing_outside_the_policy_leaves(
     reply = train(configuration, node)
     left = names_that_left(reply)
 
-    assert not any(name.startswith("own.") for name in left)  # of what is private, nothing, though it is asked for
+    # Of what is private, nothing, though it is asked for; whatever our own notion of what is shared says.
+    hidden = [pattern for name in private.split(",") if name for pattern in (name, f"{name}.*")]
+    for name in left:
+        part, _, rest = name.removeprefix("own.").partition(".")
+        plain = f"{part.removesuffix('_ema')}.{rest}"
+        assert not any(fnmatchcase(plain, pattern) for pattern in hidden), name
+        assert not name.startswith("own.")
     if all(allowed(name.split(".")[0]) for name in wanted) and not needs_own(configuration):
         assert left == wanted
         record = described.content[CONFIG]
@@ -287,7 +294,7 @@ def test_a_missing_key_of_a_site_is_told_without_its_folder(images: Path, tmp_pa
     node = site_node(images, tmp_path)
     del node["partition-id"]
     reply = ask(DESCRIBE, settings("stylegan2", images, tmp_path), node)
-    assert "ConfigurationError: node configuration: partition-id missing" in reply.error.reason
+    assert "ConfigurationError: node configuration: partition-id missing or empty" in reply.error.reason
 
 
 def test_a_simulated_hospital_raises_what_happened(images: Path, tmp_path: Path) -> None:
@@ -359,8 +366,122 @@ def test_a_policy_that_others_can_write_to_is_refused(mode: int, images: Path, t
     with pytest.raises(ConfigurationError, match="others than its owner can write to it"):
         load_policy(Path(str(node["policy"])))
     reply = ask(DESCRIBE, settings("stylegan2", images, tmp_path), node)
-    assert "others than its owner can write to it" in reply.error.reason
-    assert str(tmp_path) not in reply.error.reason
+    assert reply.error.code == REFUSED
+    assert "the policy file of this hospital is not as it should be" in reply.error.reason
+    assert "policy.toml" not in reply.error.reason
+
+
+def test_a_policy_in_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    """They could put another file in its place; a link does not help."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    file = folder / "policy.toml"
+    file.write_text('parts = "*"')
+    file.chmod(0o600)
+    link = tmp_path / "link.toml"
+    link.symlink_to(file)
+    for path in (file, link):
+        assert load_policy(path).parts == "*"
+    folder.chmod(0o777)
+    for path in (file, link):
+        with pytest.raises(ConfigurationError, match="others can put another file in its place"):
+            load_policy(path)
+    folder.chmod(0o1777)  # as /tmp: only the owner removes a file
+    assert load_policy(file).parts == "*"
+
+
+def test_a_policy_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('parts = "*"')
+    file.chmod(0o600)
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    else:
+        os.chown(file, 4711, -1)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        load_policy(file)
+
+
+def test_what_is_in_a_wrong_policy_stays_in_the_sites_log(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ward = tmp_path / "Ward Mueller"
+    ward.mkdir()
+    node = site_node(images, ward, f'{PATIENT} = "secret"')
+    reply = ask(DESCRIBE, settings("stylegan2", images, tmp_path), node)
+    assert reply.error.code == REFUSED
+    for word in (PATIENT, "Mueller", "secret", "policy.toml"):
+        assert word not in reply.error.reason
+    assert f"{PATIENT}: unknown key" in caplog.text
+
+
+# ---------------------------------------------------------------- half a site, and settings that lead out of it
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"site": ""}, {"data-dir": ""}, {"site": None}, {"data-dir": None}, {"site": None, "data-dir": None}],
+    ids=["site empty", "folder empty", "no site", "no folder", "policy alone"],
+)
+def test_half_a_site_is_no_simulated_hospital(change: dict[str, str | None], images: Path, tmp_path: Path) -> None:
+    """Or everything would leave it, under the open policy of a simulation."""
+    node = site_node(images, tmp_path, 'parts = "*"')
+    for key, value in change.items():
+        if value is None:
+            del node[key]
+        else:
+            node[key] = value
+    configuration = settings("stylegan2", images, tmp_path, f"data.root={images}")
+    for reply in (ask(DESCRIBE, configuration, node), train(configuration, node)):
+        assert reply.error.code == REFUSED
+        assert "missing or empty" in reply.error.reason
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("data.csv=/etc/other-ward.csv", "leads out of a site's own folder"),
+        ("data.csv=../other-ward.csv", "leads out of a site's own folder"),
+        ("data.dataset=/srv/other-ward", "a site reads its own folder alone"),
+        ("data.source=huggingface", "a site reads its own folder alone"),
+        ("run-dir=/x/..", "its last part names the folder in which a site keeps its state"),
+    ],
+)
+def test_a_server_cannot_lead_a_site_out_of_its_folder(
+    assignment: str, words: str, images: Path, tmp_path: Path
+) -> None:
+    reply = ask(DESCRIBE, settings("stylegan2", images, tmp_path, assignment), site_node(images, tmp_path))
+    assert reply.error.code == REFUSED
+    assert words in reply.error.reason
+
+
+def test_counts_of_classes_do_not_go_as_numbers(images: Path, tmp_path: Path) -> None:
+    outbox = Outbox(Policy(numbers="*", counts="images"), is_site=True)
+    assert outbox._facts(Answer(facts={"class-counts": [1, 2], "num-examples": 3, "step-seconds": 0.5})) == {
+        "num-examples": 3,
+        "step-seconds": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "words"),
+    [
+        (DESCRIBE, RecordDict(), "WireError: a question without its settings"),
+        (TRAIN, RecordDict({CONFIG: ConfigRecord({SERVER_ROUND: "x"})}), "WireError: server-round = 'x'"),
+    ],
+)
+def test_a_malformed_question_is_refused_by_name(
+    kind: str, content: RecordDict, words: str, images: Path, tmp_path: Path
+) -> None:
+    grid = InProcessGrid(app, {7: {"partition-id": 0, "num-partitions": 3}})
+    message = grid.create_message(content, kind, 7, "1")
+    context = Context(run_id=1, node_id=7, node_config=site_node(images, tmp_path), state=RecordDict(), run_config={})  # type: ignore[arg-type]
+    assert words in app(message, context).error.reason
+
+
+def test_a_round_without_networks_is_refused_by_name(images: Path, tmp_path: Path, one_thread: None) -> None:
+    reply = ask(TRAIN, settings("stylegan2", images, tmp_path), site_node(images, tmp_path))
+    assert "WireError: a round without networks to train" in reply.error.reason
 
 
 def test_the_strictest_policy_is_the_default() -> None:
@@ -372,7 +493,6 @@ def test_the_strictest_policy_is_the_default() -> None:
     assert not policy.sends_entry("own.generator_ema.w", networks)
     assert not policy.sends_number("loss-generator")
     assert not policy.tells("classes")
-    assert Outbox(policy, is_site=True).policy == policy
 
 
 def test_an_attack_is_a_filter_of_what_leaves(images: Path, tmp_path: Path, one_thread: None) -> None:

@@ -160,7 +160,7 @@ def test_all_problems_at_once(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
         "error: --count 0: allowed is a whole number >= 1",
         "error: --seed -1: allowed is a whole number >= 0",
         "error: --threads 0: allowed is a whole number >= 1",
-        "error: --truncation nan: allowed is a number from 0 (the mean image) to 1 (as learned)",
+        "error: --truncation nan: allowed is a number from 0 (the typical image) to 1 (as learned)",
         "error: --device tpu: allowed is one of auto, cpu, cuda",
         f"error: --out {out}: is not empty; give a new or an empty folder, or remove what it holds",
         "error: --class 'df': this generator knows no such class; its classes are nv, mel, bcc",

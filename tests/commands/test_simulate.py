@@ -40,6 +40,9 @@ TINY = [
     "--set=checkpoint.every=1",
 ]
 
+# Without what takes longest of the end, where a test is not about it.
+UNJUDGED = ["--set=evaluation.utility=false", "--set=evaluation.authenticity=false"]
+
 # Of another family of models, and with less that is judged.
 TINY_VAE = [
     *(argument for argument in TINY if "=stylegan2." not in argument),
@@ -49,8 +52,7 @@ TINY_VAE = [
     "--set=vae.latent-size=4",
     "--set=partition.scheme=iid",
     "--set=partition.hospitals=2",
-    "--set=evaluation.utility=false",
-    "--set=evaluation.authenticity=false",
+    *UNJUDGED,
     "--set=simulation.engine=in-process",
 ]
 
@@ -161,7 +163,7 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ray_gives_the_same_bytes(simulate: Simulate, finished: tuple[Path, str], workers: int, tmp_path: Path) -> None:
     run_dir = tmp_path / "ray"
-    process = simulate(*TINY, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}")
+    process = simulate(*TINY, *UNJUDGED, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}")
     assert process.returncode == 0, process.stderr
     assert final_bytes(run_dir) == final_bytes(finished[0])
     pids = {line["worker_pid"] for line in read_lines(run_dir / "hospitals.jsonl")}
@@ -193,7 +195,7 @@ def ray_processes(marker: Path) -> list[int]:
 
 def test_another_seed_differs(simulate: Simulate, finished: tuple[Path, str], tmp_path: Path) -> None:
     run_dir = tmp_path / "seed"
-    process = simulate(*TINY, "--set=seed=1", "--set=simulation.engine=in-process", f"--run-dir={run_dir}")
+    process = simulate(*TINY, *UNJUDGED, "--set=seed=1", "--set=simulation.engine=in-process", f"--run-dir={run_dir}")
     assert process.returncode == 0, process.stderr
     assert final_bytes(run_dir) != final_bytes(finished[0])
     # The split, the extractor and so the yardsticks stay: seeds are compared on the same ground.
@@ -270,8 +272,7 @@ def test_every_scheme_runs(simulate: Simulate, scheme: str, tmp_path: Path) -> N
         f"--set=partition.scheme={scheme}",
         "--set=partition.hospitals=3",
         "--set=partition.classes-per-hospital=3",
-        "--set=evaluation.utility=false",
-        "--set=evaluation.authenticity=false",
+        *UNJUDGED,
         "--set=simulation.engine=in-process",
         f"--run-dir={tmp_path / 'run'}",
     )
@@ -284,8 +285,7 @@ def test_one_hospital_pools_all_images(simulate: Simulate, tmp_path: Path) -> No
         *TINY,
         "--set=rounds=1",
         "--set=partition.hospitals=1",
-        "--set=evaluation.utility=false",
-        "--set=evaluation.authenticity=false",
+        *UNJUDGED,
         "--set=simulation.engine=in-process",
         f"--run-dir={tmp_path / 'run'}",
     )

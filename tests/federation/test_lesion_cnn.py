@@ -46,6 +46,15 @@ def test_features_are_white_on_the_images_they_were_fitted_to() -> None:
     np.testing.assert_allclose(rows.T @ rows / len(rows), np.eye(64), atol=1e-5)
 
 
+def test_statistics_of_a_block_are_the_mean_and_the_deviation_over_pixels() -> None:
+    block = torch.randn(5, 7, 8, 8, generator=torch.Generator().manual_seed(0)).add_(3.0)
+    block[0, 0] = 0.5  # a channel that is the same everywhere has no deviation
+    for layout in (block, block.to(memory_format=torch.channels_last)):
+        mean, deviation = lesion_cnn._mean_and_deviation(layout)
+        torch.testing.assert_close(mean.double(), block.double().mean((2, 3)), rtol=1e-6, atol=0)
+        torch.testing.assert_close(deviation.double(), block.double().std((2, 3)), rtol=1e-6, atol=0)
+
+
 @pytest.mark.usefixtures("few_steps")
 def test_each_row_depends_on_its_image_alone() -> None:
     images, labels, sites = draw_part()

@@ -391,4 +391,4 @@ def test_a_generator_of_another_network_in_a_mixture_is_named(copy: Path, tmp_pa
     (copy / "generator-0001.safetensors").write_bytes((other / "generator.safetensors").read_bytes())
     found = problems(copy)
     assert f"{copy / 'generator-0001.safetensors'}: mapping.w_mean: found shape (16,), expected (8,)" in found
-    assert found[-1].startswith(f"{copy}: its files do not belong together")
+    assert found[0].startswith(f"{copy}: its files do not belong together")

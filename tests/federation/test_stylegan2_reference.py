@@ -67,7 +67,7 @@ def settings(loss: str, resampling: str, assignments: list[str]) -> Configuratio
         "training.precision=fp32",
         f"stylegan2.loss={loss}",
     ]
-    if loss == "logistic" and assignments:
+    if loss == "logistic" and assignments and "model.conditional=false" not in assignments:
         common.append("stylegan2.fake-labels=uniform")  # paired images of one class matter to the other loss alone
     return resolve([parse_assignments(common + assignments)])
 

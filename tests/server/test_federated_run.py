@@ -18,6 +18,7 @@ from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError, InputError, RunDirectoryError, RunError
 from federation.exchange import ARRAYS, METRICS, pack_arrays, unpack_arrays
+from federation.metrics import lesion_cnn
 from federation.run_directory import RunDirectory, read_lines
 from server.app import run_federation
 from server.evaluation.evaluator import Evaluator
@@ -179,11 +180,15 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, cache_d
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_finished_run_can_be_made_longer(tmp_path: Path, cache_dir: str) -> None:
-    """Also from a last round that is no multiple of checkpoint.every."""
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from a last round that is no multiple of checkpoint.every, and where another extractor would be trained."""
     every = "checkpoint.every=2"
     run(configuration(tmp_path / "longer", cache_dir, "rounds=3", every), client_app)
-    run(configuration(tmp_path / "longer", cache_dir, "rounds=5", every, "resume=true"), client_app)
+    with monkeypatch.context() as patch:
+        patch.setitem(lesion_cnn._RECIPE, "steps", 1)
+        printed = run(configuration(tmp_path / "longer", cache_dir, "rounds=5", every, "resume=true"), client_app)
+    (name,) = {line["extractor"] for line in read_lines(tmp_path / "longer" / "metrics.jsonl")}
+    assert f"extractor: {name}, which the run has kept" in printed
     run(configuration(tmp_path / "straight", cache_dir, "rounds=5", every), client_app)
     runs = (tmp_path / "longer", tmp_path / "straight")
     assert len({(path / "final" / "generator.safetensors").read_bytes() for path in runs}) == 1

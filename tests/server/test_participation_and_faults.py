@@ -173,9 +173,9 @@ def test_what_a_hospital_kept_of_a_reply_that_was_not_used_is_forgotten(
 
 def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path, cache_dir: str) -> None:
     """Killed, raising, hanging and spoiled, at random; some recover at the second attempt."""
-    stream = np.random.default_rng(3)
+    stream = np.random.default_rng(58)  # of each kind but one, a hospital is lost; of three kinds, one recovers
     planned: dict[tuple[int, int], tuple[str, int]] = {}
-    for kind, number in (("kill", 3), ("raise", 2), ("late raise", 2), ("nan", 3), ("hang", 1)):
+    for kind, number in (("kill", 2), ("raise", 1), ("late raise", 1), ("nan", 2), ("hang", 1)):
         for _ in range(number):
             place = (0, 0)
             while place == (0, 0) or place in planned:
@@ -184,7 +184,7 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
     lost = {place for place, (_, times) in planned.items() if times == 2}
     assert 3 <= len(lost) < len(planned) - 2
     (tmp_path / "attempts").mkdir()
-    chaos = configuration(tmp_path / "chaos", cache_dir, "simulation.workers=2", "participation.train-seconds=90")
+    chaos = configuration(tmp_path / "chaos", cache_dir, "simulation.workers=2", "participation.train-seconds=10")
     printed = run(chaos, Faults(tmp_path / "attempts", planned))
     (tmp_path / "none").mkdir()
     run(
@@ -201,7 +201,7 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
         "raise": ("failed", "ValueError: the images of this hospital are gone"),
         "late raise": ("failed", "ConnectionError: the line is dead"),
         "nan": ("refused", "generator.constant: 1 of 256 values are not finite"),
-        "hang": ("late", "no answer within 90 s"),
+        "hang": ("late", "no answer within 10 s"),
     }
     for place, line in failed.items():
         status, reason = expected[planned[place][0]]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from federation.seeding import numpy_stream, torch_stream
 from federation.sharing import load_tensors
 from strategies.catalogue import STRATEGIES
 from strategies.ifl_gan import maximum_mean_discrepancy, reduced
+from strategies.scaffold import ScaffoldLocally
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "fedtrimmedavg": ("strategy.trim=0.34",),
@@ -213,6 +215,10 @@ class Replay:
         for sent in played.sent.values():
             for name in self.federation.trained:
                 assert np.allclose(sent[f"control.{name}"], self.m.get(name, 0.0), rtol=1e-5, atol=1e-7)
+
+        for reply in replies:  # of every part a mean gradient: none is 0
+            moved = {name.split(".")[0] for name in self.federation.trained if reply.arrays[f"control.{name}"].any()}
+            assert moved == {name.split(".")[0] for name in self.federation.trained}
 
         def step(name: str, w: np.ndarray, average: np.ndarray) -> np.ndarray:
             self.m[name] = self.m.get(name, 0.0) + mean(replies, [1.0] * len(replies), f"control.{name}")
@@ -442,6 +448,41 @@ def test_a_strategy_is_refused_by_name_or_right(
             average = plain(played, set(expected))
             assert any(not close(average[entry], value) for entry, value in expected.items())
         check_averages_move(name, family, played, federation)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("name", "number"), [("fedprox", 1), ("feddyn", 1), ("scaffold", 2)])
+def test_the_hospitals_half_of_a_rule_changes_what_every_part_learns(
+    name: str,
+    number: int,
+    family: str,
+    tmp_path: Path,
+    cache_dir: str,
+    one_thread: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The replays take replies as they come: a half that does nothing would pass them."""
+    common = (cache_dir, "training.local-steps=2")
+    found = play(settings(family, tmp_path / "with", *common, f"strategy.name={name}"))
+    if name == "scaffold":  # in its first round all variates are 0
+        begin = ScaffoldLocally.begin
+
+        def without_correction(rule: ScaffoldLocally, *arguments: Any) -> None:
+            begin(rule, *arguments)
+            rule._correction = {entry: torch.zeros_like(value) for entry, value in rule._correction.items()}
+
+        monkeypatch.setattr(ScaffoldLocally, "begin", without_correction)
+        other = play(settings(family, tmp_path / "without", *common, "strategy.name=scaffold"))
+    else:
+        other = play(settings(family, tmp_path / "without", *common, "strategy.name=fedgan"))
+    for site, reply in found.rounds[number - 1].replies.items():
+        without = other.rounds[number - 1].replies[site]
+        changed = {
+            entry.split(".")[0]
+            for entry in found.trained
+            if not np.array_equal(reply.arrays[entry], without.arrays[entry])
+        }
+        assert changed == {entry.split(".")[0] for entry in found.trained}
 
 
 def check_what_was_sent(name: str, family: str, played: Round, names: set[str], stays: Callable[[str], bool]) -> None:

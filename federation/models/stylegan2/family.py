@@ -48,7 +48,7 @@ def anatomy(configuration: Configuration) -> Anatomy:
         # One image drawn, it and a real one judged; lazy regularisers are not counted.
         evaluations=3.0,
         steadier="raise stylegan2.gamma",
-        groups={"mapping": ("generator.mapping",), "normalisation": STYLE_LAYERS},
+        groups={"mapping": ("generator.mapping",), "normalisation": STYLE_LAYERS, "styles": STYLE_LAYERS},
         shareable_state={
             "ada-p": "" if is_adaptive else "stylegan2.augmentation.name=ada",
             "path-length-mean": "" if settings.path_length_weight > 0 else "stylegan2.path-length-weight=2.0",
@@ -111,6 +111,11 @@ def problems(configuration: Configuration) -> Iterator[str]:
 def _conditioning_problems(configuration: Configuration) -> Iterator[str]:
     settings, training = configuration.own(StyleGAN2Settings), configuration.training
     if not configuration.model.conditional:
+        if settings.fake_labels != "data":
+            yield (
+                f"stylegan2.fake-labels = {settings.fake_labels!r}: model.conditional = false has no class to draw; "
+                "leave it out"
+            )
         for key, value in hidden_labels(settings).items():
             if value > 0:
                 yield f"stylegan2.{key} = {value:g}: model.conditional = false has no class to hide; set it to 0"
