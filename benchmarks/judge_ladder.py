@@ -272,14 +272,20 @@ class Bench:
         return sets
 
     def measure_utility(
-        self, names: Sequence[str], *, num_resamples: int = NUM_RESAMPLES, steps: int = 600, threads: int = 2
+        self,
+        names: Sequence[str],
+        *,
+        num_resamples: int = NUM_RESAMPLES,
+        steps: int = 600,
+        threads: int = 2,
+        num_validation: int | None = None,
     ) -> dict[str, list[float]]:
         """Return the balanced accuracy on real test images of classifiers trained on each set, one per resample."""
         inputs = self.inputs
-        parts = {
-            part: (inputs.images[inputs.rows(part)], inputs.index.labels[inputs.rows(part)])
-            for part in ("train", "validation", "test")
-        }
+        rows = {part: inputs.rows(part) for part in ("train", "validation", "test")}
+        # These only choose the step whose weights are kept.
+        rows["validation"] = rows["validation"][:num_validation]
+        parts = {part: (inputs.images[chosen], inputs.index.labels[chosen]) for part, chosen in rows.items()}
         settings = inputs.configuration.evaluation.model_copy(
             update={"utility_arms": "synthetic", "utility_seeds": num_resamples, "utility_steps": steps}
         )

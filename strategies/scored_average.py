@@ -26,13 +26,7 @@ class WeighsSomeNetworks(Aggregation):
     def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
         """See :class:`strategies.strategy.Strategy`."""
         word = configuration.strategy.weighted_networks
-        if word == "none":
-            yield (
-                "strategy.weighted-networks = 'none': nothing would be weighed by the strategy; choose auto, both or "
-                "networks, or strategy.name=fedgan"
-            )
-            return
-        yield from parts_problem("weighted-networks", word, configuration, anatomy, "auto")
+        yield from parts_problem("weighted-networks", word, configuration, anatomy, "auto", may_be_none=False)
 
     def split_weighted(self, arrays: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord]:
         """Return the entries that take the strategy's weights, and the others."""

@@ -91,11 +91,28 @@ def parts_named(word: str, anatomy: Anatomy) -> tuple[str, ...] | None:
     return names if set(names) <= set(anatomy.trained) else None
 
 
-def parts_problem(key: str, word: str, configuration: Configuration, anatomy: Anatomy, *others: str) -> Iterator[str]:
-    """Yield what is wrong with a setting that :func:`parts_named` reads; `others` are words that it knows beside."""
+def parts_problem(
+    key: str, word: str, configuration: Configuration, anatomy: Anatomy, *others: str, may_be_none: bool = True
+) -> Iterator[str]:
+    """Yield what is wrong with a setting that :func:`parts_named` reads.
+
+    Parameters
+    ----------
+    key, word
+        The setting, without its table, and its value.
+    configuration, anatomy
+        Of the run and of its model.
+    others
+        Words that the setting knows beside.
+    may_be_none
+        Whether it may name no part.
+    """
+    if word == "none" and not may_be_none:
+        yield f"strategy.{key} = 'none': the strategy would do nothing; choose networks, or strategy.name=fedgan"
+        return
     if word in others or parts_named(word, anatomy) is not None:
         return
-    words = [*others, "both", "none", "generator", *anatomy.trained]
+    words = [*others, "both", *(["none"] if may_be_none else []), "generator", *anatomy.trained]
     yield (
         f"strategy.{key} = {word!r}: model.name = {configuration.model.name} has no such trained network; choose from "
         f"{', '.join(dict.fromkeys(words))}, several networks separated by commas"

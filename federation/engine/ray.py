@@ -58,8 +58,9 @@ class _Worker:
 
     def ready(self) -> int:
         """Return the process id, once the process is up and has imported what it needs."""
-        # The first optimizer would import it, for seconds: before the clock of a message runs.
-        importlib.import_module("torch._dynamo")
+        if "torch" in sys.modules:
+            # The first optimizer would import it, for seconds: before the clock of a message runs.
+            importlib.import_module("torch._dynamo")
         return os.getpid()
 
     def handle(

@@ -54,6 +54,11 @@ class DataSettings(Section):
             yield (
                 "data.dataset and data.root are empty: data.source = huggingface needs a dataset name or a local folder"
             )
+        if self.source in ("folder", "huggingface") and self.group_column and self.group_column == self.label_column:
+            yield (
+                f"data.group-column = {self.group_column!r}: is data.label-column too, so that all images of a class "
+                "would fall into one part; name the column of patients or lesions, or leave it empty"
+            )
         names = self.class_names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

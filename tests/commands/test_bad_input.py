@@ -228,7 +228,7 @@ def test_a_final_folder_whose_description_is_of_another_family(
     ):
         assert _exit_code(lambda arguments=arguments: cli(list(arguments))) == 2
         errors = capsys.readouterr().err
-        assert errors.splitlines()[-1] == (
+        assert errors.splitlines()[0] == (
             f"error: {final}: its files do not belong together or are damaged; copy all of them from one finished run"
         )
         assert "Traceback" not in errors

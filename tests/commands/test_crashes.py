@@ -109,12 +109,12 @@ def wait_until(process: Forked, condition: object, seconds: float = 200) -> None
 
 @pytest.mark.parametrize("engine", ["in-process", "ray"])
 def test_killed_at_random_moments_and_resumed_ends_like_one_that_was_not(
-    engine: str, runs: Runs, straight: Path, tmp_path: Path
+    engine: str, runs: Runs, straight: Path, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """kill -9: while it starts, within rounds, while it saves, while it judges; each time it goes on."""
     run_dir = tmp_path / "killed"
     stream = random.Random(f"{engine} 1")
-    kills = 5 if engine == "in-process" else 2
+    kills = 5 if engine == "in-process" else 2 if pytestconfig.getoption("whole") else 1
     hospitals = run_dir / "hospitals.jsonl"
     for number in range(kills):
         process = runs.start(

@@ -160,7 +160,7 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert final.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.whole), 2])
 def test_ray_gives_the_same_bytes(simulate: Simulate, finished: tuple[Path, str], workers: int, tmp_path: Path) -> None:
     run_dir = tmp_path / "ray"
     process = simulate(*TINY, *UNJUDGED, f"--set=simulation.workers={workers}", f"--run-dir={run_dir}")

@@ -113,6 +113,15 @@ def test_sets_of_transforms() -> None:
             "stylegan2.label-dropout = 0.1: model.conditional = false has no class to hide; set it to 0",
         ),
         (
+            ["model.conditional=false", "stylegan2.fake-labels=uniform"],
+            "stylegan2.fake-labels = 'uniform': model.conditional = false has no class to draw; leave it out",
+        ),
+        (
+            ["data.source=folder", "data.root=/x", "data.label-column=dx", "data.group-column=dx"],
+            "data.group-column = 'dx': is data.label-column too, so that all images of a class would fall into one "
+            "part; name the column of patients or lesions, or leave it empty",
+        ),
+        (
             ["rounds=2", "training.local-steps=10", "stylegan2.transition-images=200.0"],
             "stylegan2.transition-start-images + stylegan2.transition-images = 200: a hospital is shown 160 images in "
             "all (rounds x local-steps x batch-size), so that the class would never be fully heard; lower them, or set "

@@ -197,6 +197,12 @@ def test_equal_evaluations_let_a_family_with_fewer_networks_show_more_images(tmp
             "local-steps = 0\ntraining.local-epochs = 1.5",
             "has epochs or steps where the baseline has the other",
         ),
+        (
+            'strategy.name = "fedavg"\nmodel.name = "vae"',
+            'strategy.name = "ua-gan"\nstylegan2.loss = "logistic"',
+            "[strategies.fedavg-vae] on natural, conditional: trains at the server too, which this budget does not "
+            "count; choose another budget",
+        ),
     ],
 )
 def test_unequal_evaluations_are_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -247,6 +253,18 @@ def test_equal_bytes_give_a_strategy_that_sends_more_fewer_rounds(tmp_path: Path
         assert abs(cells[name].rounds * per_round - budget) <= per_round / 2
     # Nothing is sent: nothing to be made equal.
     assert (planned_bytes(cells["centralised"]), cells["centralised"].rounds) == (0, 10)
+
+
+def test_fewer_rounds_than_a_strategy_can_do_with_are_refused_at_once(tmp_path: Path) -> None:
+    """Of a baseline that sends little, too few are left for EFFGAN's fine-tuning."""
+    text = (
+        PLAN.replace('budget = "images"', 'budget = "bytes"')
+        .replace('baseline = "fedgan"', 'baseline = "partial-sync"')
+        .replace("[strategies.fedgan]\n", "[strategies.partial-sync]\n[strategies.effgan]\nstrategy.fine-tune-rounds = 6\n")
+    )
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigurationError, match="none would be left in which hospitals learn from one another"):
+        make_cells(load_plan(path), path)
 
 
 def test_planned_bytes_are_those_of_the_networks(tmp_path: Path) -> None:

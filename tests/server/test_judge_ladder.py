@@ -79,7 +79,7 @@ def test_fidelity_diversity_and_authenticity_come_out_in_order(bench: Bench) -> 
 def test_predictive_ability_comes_out_in_order(bench: Bench) -> None:
     ladders = [ladder for ladder in utility_ladders([]) if "classes dropped" in ladder.rungs]
     (ladder,) = ladders
-    accuracy = bench.measure_utility(ladder.rungs, steps=120)
+    accuracy = bench.measure_utility(ladder.rungs, steps=120, num_validation=400)
     assert check(ladder, accuracy) == []
     # Seven classes: chance is one in seven.
     assert abs(np.mean(accuracy["labels shuffled"]) - 1 / 7) < 0.06

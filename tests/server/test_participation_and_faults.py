@@ -173,9 +173,9 @@ def test_what_a_hospital_kept_of_a_reply_that_was_not_used_is_forgotten(
 
 def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path, cache_dir: str) -> None:
     """Killed, raising, hanging and spoiled, at random; some recover at the second attempt."""
-    stream = np.random.default_rng(58)  # of each kind but one, a hospital is lost; of three kinds, one recovers
+    stream = np.random.default_rng(15)  # killed, spoiled and hanging ones are lost; another that is killed recovers
     planned: dict[tuple[int, int], tuple[str, int]] = {}
-    for kind, number in (("kill", 2), ("raise", 1), ("late raise", 1), ("nan", 2), ("hang", 1)):
+    for kind, number in (("kill", 2), ("raise", 1), ("late raise", 1), ("nan", 1), ("hang", 1)):
         for _ in range(number):
             place = (0, 0)
             while place == (0, 0) or place in planned:

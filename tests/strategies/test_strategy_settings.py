@@ -366,8 +366,27 @@ def test_a_network_that_a_family_has_not_is_refused_with_those_that_it_has(famil
     )
     assert problems_of(f"model.name={family}", "strategy.name=fegan", f"strategy.weighted-networks={word}") == (
         f"strategy.weighted-networks = '{word}': model.name = {family} has no such trained network; choose from "
-        f"auto, {NETWORKS[family]}",
+        f"auto, {NETWORKS[family].replace('none, ', '')}",
     )
+
+
+@pytest.mark.parametrize("name", ["fegan", "fed-tgan", "ifl-gan", "fedcar"])
+def test_weighing_no_network_is_refused(name: str) -> None:
+    """It would be FedGAN under another name."""
+    assert problems_of(f"strategy.name={name}", "strategy.weighted-networks=none") == (
+        "strategy.weighted-networks = 'none': the strategy would do nothing; choose networks, or strategy.name=fedgan",
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignments", "sends"),
+    [(["strategy.name=alone"], "alone"), (["strategy.name=partial-sync", "strategy.synchronise=none"], "none")],
+)
+def test_state_of_training_is_not_averaged_where_nothing_is_sent(assignments: list[str], sends: str) -> None:
+    ada = ("stylegan2.augmentation.name=ada", "strategy.averaged-state=ada-p")
+    (problem,) = problems_of(*assignments, *ada)
+    assert problem.startswith("strategy.averaged-state = 'ada-p': ")
+    assert f"= {sends} sends nothing" in problem
 
 
 @pytest.mark.parametrize(
