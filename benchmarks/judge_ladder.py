@@ -16,6 +16,7 @@ included. These are trained on all training images, every class drawn alike.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,12 +92,29 @@ UTILITY_LADDERS = (
 """Training images by the balanced accuracy of classifiers trained on them, falling."""
 
 
+class Remembered:
+    """An extractor that computes the features of an image once: most sets hold the same images, or one repeated."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.name = extractor.name
+        self._extractor = extractor
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """See :class:`federation.metrics.features.FeatureExtractor`."""
+        keys = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images]
+        new = {key: number for number, key in enumerate(keys) if key not in self._known}
+        if new:
+            self._known |= zip(new, self._extractor.features(images[list(new.values())]), strict=True)
+        return np.stack([self._known[key] for key in keys])
+
+
 @dataclass
 class Bench:
     """The images of known quality, and the judge."""
 
     inputs: RunInputs
-    extractor: FeatureExtractor
+    extractor: Remembered
     generators: dict[str, GenerativeModel] = field(default_factory=dict)
 
     @classmethod
@@ -104,7 +122,7 @@ class Bench:
         """Read the images and train or load the extractor."""
         inputs = prepare_inputs(configuration)
         extractor, _ = extractor_of(inputs)
-        return cls(inputs, extractor)
+        return cls(inputs, Remembered(extractor))
 
     def train_generators(self, images_shown: Sequence[int]) -> None:
         """Train one generator, and keep it as it is after each number of images shown."""

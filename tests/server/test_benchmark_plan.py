@@ -256,13 +256,10 @@ def test_equal_bytes_give_a_strategy_that_sends_more_fewer_rounds(tmp_path: Path
 
 
 def test_fewer_rounds_than_a_strategy_can_do_with_are_refused_at_once(tmp_path: Path) -> None:
-    """Of a baseline that sends little, too few are left for EFFGAN's fine-tuning."""
-    text = (
-        PLAN.replace('budget = "images"', 'budget = "bytes"')
-        .replace('baseline = "fedgan"', 'baseline = "partial-sync"')
-        .replace("[strategies.fedgan]\n", "[strategies.partial-sync]\n[strategies.effgan]\nstrategy.fine-tune-rounds = 6\n")
-    )
-    path = write(tmp_path, text)
+    """Beside a baseline that sends two thirds, seven rounds are left of ten: none before EFFGAN's fine-tuning."""
+    strategies = "[strategies.partial-sync]\n[strategies.effgan]\nstrategy.fine-tune-rounds = 7\n"
+    text = PLAN.replace('budget = "images"', 'budget = "bytes"').replace("[strategies.fedgan]\n", strategies)
+    path = write(tmp_path, text.replace('baseline = "fedgan"', 'baseline = "partial-sync"'))
     with pytest.raises(ConfigurationError, match="none would be left in which hospitals learn from one another"):
         make_cells(load_plan(path), path)
 
