@@ -80,9 +80,12 @@ def what_a_run_computed(run_dir: Path) -> dict[str, object]:
     checkpoint = RunDirectory(run_dir).checkpoint_rounds()[-1]
     files = (run_dir / "final" / "generator.safetensors", run_dir / "checkpoints" / f"round-{checkpoint:04d}")
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (files[0], files[1] / "global.safetensors")]
+    # The two newest of each hospital, which are always kept; an older one goes once the thread that saves beside the
+    # next round is done with the checkpoint that needs it no more, be that before or after the message of a round.
     states = {
         path.parent.name + "/" + path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((run_dir / "hospitals").glob("*/round-*.safetensors"))
+        for folder in sorted((run_dir / "hospitals").iterdir())
+        for path in sorted(folder.glob("round-*.safetensors"))[-2:]
     }
     scores = [(line["round"], line["images"], line["kid"]) for line in read_lines(run_dir / "metrics.jsonl")]
     hospitals = [
