@@ -29,9 +29,9 @@ from federation.sharing import OWN
 
 QUESTIONS = ("describe", "train", "preflight")
 """What a hospital can be asked."""
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 COUNTS = ("images", "classes")
 """What of its images a hospital may count for others."""
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Policy(Section):
@@ -119,10 +119,8 @@ def load_policy(path: Path) -> Policy:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            status, text = (
-                os.fstat(file.fileno()),
-                file.read(),
-            )  # of the file that was read, whatever is put in its place
+            status = os.fstat(file.fileno())  # of the file that is read, whatever is put in its place meanwhile
+            text = file.read()
     except OSError as error:
         raise ConfigurationError(
             f"policy {path}: cannot be read ({error.strerror}); give the site's own file"

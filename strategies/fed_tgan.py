@@ -28,10 +28,10 @@ class FedTGAN(KnownScoreAverage):
 
     def meet(self, sites: Mapping[str, Site]) -> None:
         """See :class:`Aggregation`."""
-        super().meet(sites)
-        shares, pooled = self.class_shares()
         from scipy.spatial.distance import jensenshannon  # at the server alone: a hospital need not import it
 
+        super().meet(sites)
+        shares, pooled = self.class_shares()
         distances = np.nan_to_num(np.array([jensenshannon(share, pooled) for share in shares.values()]))
         total = distances.sum()
         parts = distances / total if total > 0 else np.full(len(distances), 1 / len(distances))

@@ -44,8 +44,8 @@ class ScaffoldLocally(LocalRule):
     def up(self, shared: Tensors, networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """The local entries and c_i⁺ − c_i."""
         mine = self.of_mine(shared, networks)
-        change = {_CONTROL + name: self._change.get(name, torch.zeros_like(value)) for name, value in mine.items()}
-        return dict(shared) | change
+        change = self._change or {name: torch.zeros_like(value) for name, value in mine.items()}
+        return dict(shared) | {_CONTROL + name: change[name] for name in mine}
 
     def begin(self, model: GenerativeModel, shared: Tensors, arrived: Tensors, state: Tensors) -> None:
         """Take c; take c_i from the last round, 0 in the first."""
