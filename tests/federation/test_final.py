@@ -235,6 +235,9 @@ def test_wrong_settings_are_all_named(tmp_path: Path) -> None:
     assert "model.resolution = 48: allowed is a power of two" in found_power
     (unknown,) = problems(edit(tmp_path, model=model | {"name": "diffusion"}))
     assert "model.name = 'diffusion': allowed is one of stylegan2, vae" in unknown
+    nameless = {key: value for key, value in model.items() if key != "name"}
+    (missing,) = problems(edit(tmp_path, model=nameless))
+    assert "model.name: is missing" in missing
     del own["resampling"]  # its default could be another network with the same shapes
     (missing,) = problems(edit(tmp_path, model=model, stylegan2=own))
     assert "stylegan2.resampling: is missing" in missing
