@@ -18,6 +18,7 @@ from federation.exchange import (
     CHECKPOINT_ROUNDS,
     CONFIG,
     DESCRIBE,
+    IMAGES_SHOWN,
     LAST_ROUND,
     PREFLIGHT,
     SEND_OWN_GENERATOR,
@@ -69,6 +70,7 @@ def _unpack(message: Message) -> Asked:
     return Asked(
         server_round=record.pop(SERVER_ROUND, 0),
         last_round=record.pop(LAST_ROUND, 0),
+        images_shown=record.pop(IMAGES_SHOWN, None),
         checkpoint_rounds=record.pop(CHECKPOINT_ROUNDS, []),
         send_own=bool(record.pop(SEND_OWN_GENERATOR, False)),
         configuration=resolve([Layer("server", record)]),

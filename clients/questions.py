@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -21,6 +21,7 @@ from federation.config import Configuration
 from federation.errors import PolicyError, WireError
 from federation.exchange import ARRAYS, CLASS_COUNTS, DEPLOYED, NUM_EXAMPLES, SITE, check_arrays
 from federation.models import GenerativeModel, build_model
+from federation.models.training import Clock
 from federation.seeding import torch_stream
 from federation.settings.participation import AttackSettings
 from federation.sharing import OWN, load_tensors, named_tensors, own_drawing, private_tensors, shared_tensors
@@ -44,6 +45,8 @@ class Asked:
     server_round: int = 0
     last_round: int = 0
     """The last round in which this hospital's reply was taken."""
+    images_shown: float | None = None
+    """Images that the federation has shown at one hospital before this round; None: as many as this one."""
     checkpoint_rounds: list[int] = field(default_factory=list)
     """Rounds that the server can go back to."""
     send_own: bool = False
@@ -206,11 +209,18 @@ class _LocalRound:
         kept = _with_prefix(state, _NETWORK)
         load_tensors(networks, {name: value for name, value in kept.items() if name in self.own})
         model.load_private_state({name: value for name, value in state.items() if not name.startswith(_OURS)})
+        self._set_clock(arrived.keys())
         extra = {name: torch.from_numpy(value.copy()) for name, value in arrived.items() if name not in entries}
         self.rule.begin(model, self.shared, extra, _with_prefix(state, _STRATEGY))
         # What a strategy sends beside the networks goes up as a change already, e.g. SCAFFOLD's control variates.
         remembered = {name: value for name, value in arrived.items() if name in entries and remember}
         return {name: torch.from_numpy(value.copy()) for name, value in remembered.items()}
+
+    def _set_clock(self, arrived: Collection[str]) -> None:
+        """Let what came from the federation go by its count of images, and what is this hospital's alone by its own."""
+        shown = self.model.num_steps * self.asked.configuration.training.batch_size
+        federation = shown if self.asked.images_shown is None else self.asked.images_shown
+        self.model.clock = Clock(ahead=federation - shown, own=frozenset(self.own.keys() - arrived))
 
     def train(self) -> tuple[LocalResult, dict[str, float]]:
         """Take the steps; return what they say, and what the strategy says of them."""

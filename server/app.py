@@ -27,7 +27,14 @@ from data_partitions.partition import write_split_csv
 from federation.config import Configuration, Layer
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError
-from federation.exchange import CHECKPOINT_ROUNDS, SEND_OWN_GENERATOR, own_record, pack_arrays, unpack_arrays
+from federation.exchange import (
+    CHECKPOINT_ROUNDS,
+    IMAGES_SHOWN,
+    SEND_OWN_GENERATOR,
+    own_record,
+    pack_arrays,
+    unpack_arrays,
+)
 from federation.models import GenerativeModel, build_model
 from federation.models.drawing import Drawer, drawer_of, lent_component
 from federation.models.final import save_final
@@ -199,6 +206,7 @@ class FederatedRun:
             record=pack_arrays(shared_tensors(self.model.networks, self.policy)),
             num_images=0,
             num_evaluations=0,
+            images_shown=0.0,
             last_rounds={},
             strategy=self.strategy.state_dict(),
         )
@@ -299,6 +307,7 @@ class FederatedRun:
         )
         config = ConfigRecord(dict(configuration.to_flat()))
         config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
+        config[IMAGES_SHOWN] = state.images_shown
         config[SEND_OWN_GENERATOR] = self._needs_own_generators(server_round)
         start = time.perf_counter()
         try:
@@ -322,6 +331,7 @@ class FederatedRun:
             num_images=state.num_images + sum(int(metrics["num-images"]) for metrics in training.metrics),
             num_evaluations=state.num_evaluations
             + sum(int(metrics["num-evaluations"]) for metrics in training.metrics),
+            images_shown=state.images_shown + training.mean_images(),
             last_rounds={**state.last_rounds, **{site.name: server_round for site in training.accepted}},
             strategy=self.strategy.state_dict(),
             own={**state.own, **self.strategy.own},
@@ -534,7 +544,9 @@ class FederatedRun:
         """Go back to the newest checkpoint, or to the beginning where there is none."""
         rounds = self.directory.checkpoint_rounds()
         if rounds:
-            saved = read_state(self.directory.checkpoint(rounds[-1]), self.state, self.anatomy.evaluations)
+            saved = read_state(
+                self.directory.checkpoint(rounds[-1]), self.state, self.anatomy.evaluations, len(self.sites)
+            )
             self.state = saved.state
             self.strategy.load_state_dict(self.state.strategy)
             self.seconds_before = saved.seconds

@@ -30,6 +30,9 @@ class RunState:
     """Images shown so far."""
     num_evaluations: int
     """Passes of an image through a network so far, in hospitals' training."""
+    images_shown: float
+    """Images shown so far at one hospital, in the mean of each round's hospitals, weighted by their training images:
+    the federation's clock."""
     last_rounds: Mapping[str, int]
     """The last round in which each hospital's reply was taken."""
     strategy: Mapping[str, np.ndarray]
@@ -52,6 +55,7 @@ def write_state(folder: Path, state: RunState, *, seconds: float, seconds_by_wor
         "round": state.completed_rounds,
         "num_images": state.num_images,
         "num_evaluations": state.num_evaluations,
+        "images_shown": state.images_shown,
         "seconds": seconds,
         "seconds_by_work": seconds_by_work,
         "last_rounds": state.last_rounds,
@@ -77,7 +81,7 @@ class SavedState:
     seconds_by_work: Mapping[str, float]
 
 
-def read_state(folder: Path, before: RunState, evaluations: float) -> SavedState:
+def read_state(folder: Path, before: RunState, evaluations: float, num_hospitals: int) -> SavedState:
     """Read a checkpoint.
 
     Parameters
@@ -89,6 +93,8 @@ def read_state(folder: Path, before: RunState, evaluations: float) -> SavedState
     evaluations
         Passes through a network for each image that is shown, for a checkpoint of an earlier version, which did not
         count them.
+    num_hospitals
+        Of the federation, for the same: there each had been shown as many images, if all were in every round.
     """
     entries = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     arrays = safetensors.numpy.load_file(folder / _GLOBAL)
@@ -96,6 +102,7 @@ def read_state(folder: Path, before: RunState, evaluations: float) -> SavedState
         completed_rounds=entries["round"],
         record=pack_arrays({name: arrays[name] for name in before.arrays}),
         num_images=entries["num_images"],
+        images_shown=entries.get("images_shown", entries["num_images"] / num_hospitals),
         num_evaluations=entries.get("num_evaluations", round(entries["num_images"] * evaluations)),
         last_rounds=entries["last_rounds"],
         strategy=_load_arrays(folder / _STRATEGY),

@@ -298,6 +298,11 @@ class TrainingRound:
             if all(name in metrics for metrics in self.metrics)
         }
 
+    def mean_images(self) -> float:
+        """Return how many images a hospital was shown in this round: the mean, weighted by their training images."""
+        weights = [site.num_images for site in self.accepted]
+        return float(np.average([metrics["num-images"] for metrics in self.metrics], weights=weights))
+
     def left_out(self) -> dict[str, str]:
         """Return the status of each hospital whose reply was not used."""
         return {line["site"]: line["status"] for line in self.lines if line["status"] != "ok"}

@@ -77,6 +77,7 @@ def strategy_problems(configuration: Configuration) -> Iterator[str]:
         return
     yield from _problems_of_networks(configuration, anatomy)
     yield from _state_problems(settings, anatomy)
+    yield from _pace_problems(configuration, anatomy)
     names = names_in_use(settings)
     yield from _option_problems(settings, names)
     asked = configuration.asked_hospitals()
@@ -144,6 +145,23 @@ def _state_problems(settings: StrategySettings, anatomy: Anatomy) -> Iterator[st
             yield (
                 f"strategy.averaged-state = {name!r}: there is none to average; leave it out, or set "
                 f"{anatomy.shareable_state[name]}"
+            )
+
+
+def _pace_problems(configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+    """Yield the entries that go by a hospital's own count of images, and would not be there at the end of the run."""
+    from strategies.sharing import sharing_policy
+
+    training, participation = configuration.training, configuration.participation
+    present = configuration.asked_hospitals() / configuration.partition.hospitals * (1 - participation.dropout)
+    shown = configuration.rounds * present * training.local_steps * training.batch_size
+    policy = sharing_policy(configuration, 0)
+    for name, images in anatomy.paced.items():
+        if training.local_epochs == 0 and present < 1 and policy.is_private(name) and images > shown:
+            yield (
+                f"{name} is a hospital's own and needs {images:g} images: one that is in {present:.0%} of the rounds "
+                f"is shown about {shown:,.0f} (participation.fraction, participation.dropout); share it, set more "
+                "rounds, or let it need fewer (stylegan2.transition-start-images, stylegan2.transition-images)"
             )
 
 

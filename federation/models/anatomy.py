@@ -78,6 +78,9 @@ class Anatomy:
     is none to average, or nothing where there is."""
     adversaries: Adversaries | None = None
     """None where there is no such pair."""
+    paced: Mapping[str, float] = field(default_factory=dict)
+    """Entries that are as they should be only once so many images were shown: by the count of the federation where it
+    shares them, else by a hospital's own."""
     has_latent_space: bool = False
     """Whether the model is a :class:`federation.models.protocol.LatentSpace`."""
     membership: str = ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from federation.models.anatomy import Anatomy
+from federation.models.training import Clock
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,10 @@ class GenerativeModel(Protocol):
     device: torch.device
     class_rows: tuple[str, ...]
     """Full names of trained entries whose first axis is the class; running averages have the same of their own."""
+    num_steps: int
+    """Training steps taken; at a hospital, its own."""
+    clock: Clock
+    """Whose count of images counts for running averages; set before a round."""
     correct_gradients: Callable[[str, nn.Module], None] | None
     """Called with a part's name and the part when its gradients are there, before they move it; may change them."""
 

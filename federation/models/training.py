@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,25 @@ def build_adam(network: nn.Module, settings: TrainingSettings) -> torch.optim.Ad
     )
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Whose count of images the ramp of a running average, and a transition, go by.
+
+    Of entries that the hospitals share it is the federation's. A hospital that comes late has shown none yet: by its
+    own count it would let go, in its first round, of all that the others have averaged in theirs. What it has kept
+    for itself is as old as itself.
+    """
+
+    ahead: float = 0.0
+    """Images that the federation has shown at one hospital, on average, beyond those that this model was shown."""
+    own: frozenset[str] = frozenset()
+    """Full names of the entries that go by the model's own count."""
+
+    def shown(self, name: str, own_images: float) -> float:
+        """Return the images that count for an entry, of `own_images` that this model was shown."""
+        return own_images if name in self.own else max(own_images + self.ahead, 0.0)
+
+
 def ema_decay(settings: TrainingSettings, images_in_step: float, images_shown: float) -> float:
     """Return how much of a running average stays after a step.
 
@@ -43,7 +63,7 @@ def ema_decay(settings: TrainingSettings, images_in_step: float, images_shown: f
     settings
         Half-life and ramp.
     images_in_step, images_shown
-        At one hospital: in this step, and so far with it.
+        At one hospital: in this step, and so far with it (see :class:`Clock`).
     """
     half_life = settings.ema_half_life_images
     if settings.ema_ramp > 0:
@@ -52,11 +72,42 @@ def ema_decay(settings: TrainingSettings, images_in_step: float, images_shown: f
 
 
 @torch.no_grad()
-def move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move a running average towards its network; buffers, which nothing trains, are copied."""
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], 1 - decay)
-    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(buffer)
+def move_averages(
+    networks: Mapping[str, nn.Module],
+    averages: Mapping[str, str],
+    settings: TrainingSettings,
+    *,
+    images_in_step: int,
+    images_shown: int,
+    clock: Clock,
+) -> None:
+    """Move running averages towards their networks; buffers, which nothing trains, are copied.
+
+    Parameters
+    ----------
+    networks
+        By name.
+    averages
+        Of each running average the network that it follows.
+    settings
+        Half-life and ramp.
+    images_in_step, images_shown
+        By this model: in this step, and so far with it.
+    clock
+        What of them counts.
+    """
+    for follower, leader in averages.items():
+        moved: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+        pairs = zip(networks[follower].named_parameters(), networks[leader].parameters(), strict=True)
+        for (name, average), parameter in pairs:
+            shown = clock.shown(f"{follower}.{name}", images_shown)
+            kept, towards = moved.setdefault(shown, ([], []))
+            kept.append(average)
+            towards.append(parameter.detach())
+        for shown, (kept, towards) in moved.items():
+            torch._foreach_lerp_(kept, towards, 1 - ema_decay(settings, images_in_step, shown))
+        for buffer, newest in zip(networks[follower].buffers(), networks[leader].buffers(), strict=True):
+            buffer.copy_(newest)
 
 
 def set_gradients(network: nn.Module, gradients: Iterable[Tensor]) -> None:

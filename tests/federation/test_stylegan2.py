@@ -25,7 +25,7 @@ from federation.models.stylegan2.networks import (
 from federation.models.stylegan2.resampling import filter_images
 from federation.models.stylegan2.settings import StyleGAN2Settings
 from federation.models.stylegan2.step import StyleGAN2, layer_channels
-from federation.models.training import compute_dtype
+from federation.models.training import Clock, compute_dtype
 from federation.seeding import torch_stream
 from strategies.configuration import resolve
 
@@ -349,6 +349,19 @@ def test_transitional_conditioning_lets_the_class_in_slowly() -> None:
         model.train_step(batch(), torch_stream(step, "test"))
         heard.append(model.generator_ema.mapping.label_weight.item())
     assert heard == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]  # 4 images a step
+
+
+def test_a_newcomer_hears_the_class_as_loudly_as_the_federation_does() -> None:
+    model = build_model(small("stylegan2.transition-start-images=8.0", "stylegan2.transition-images=16.0"))
+    assert isinstance(model, StyleGAN2)
+    model.clock = Clock(ahead=20.0)
+    model.train_step(batch(), torch_stream(0, "test"))
+    assert model.generator.mapping.label_weight.item() == 0.75
+    # A mapping network of its own is as old as the hospital.
+    model.load_private_state({})
+    model.clock = Clock(ahead=20.0, own=frozenset({"generator.mapping.label_weight"}))
+    model.train_step(batch(), torch_stream(0, "test"))
+    assert model.generator.mapping.label_weight.item() == 0.0
 
 
 def test_a_hidden_class_is_heard_by_neither_network() -> None:

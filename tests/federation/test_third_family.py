@@ -91,6 +91,7 @@ class Toy:
         self.networks: dict[str, nn.Module] = {"canvas": self.canvas, "canvas_mean": self.canvas_mean}
         self.optimizers = {"canvas": shared.build_adam(self.canvas, training)}
         self.num_steps = 0
+        self.clock = shared.Clock()
         self.class_rows = ("canvas.means",) if num_classes else ()
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
 
@@ -109,8 +110,14 @@ class Toy:
             self.correct_gradients("canvas", self.canvas)
         self.optimizers["canvas"].step()
         self.num_steps += 1
-        decay = shared.ema_decay(self.training, len(batch), self.num_steps * len(batch))
-        shared.move_average(self.canvas_mean, self.canvas, decay)
+        shared.move_averages(
+            self.networks,
+            self.anatomy.averages,
+            self.training,
+            images_in_step=len(batch),
+            images_shown=self.num_steps * len(batch),
+            clock=self.clock,
+        )
         return {"loss-error": loss.detach()}
 
     @torch.no_grad()

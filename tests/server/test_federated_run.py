@@ -17,7 +17,7 @@ from federation.config import Configuration, parse_assignments
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError, InputError, RunDirectoryError, RunError
-from federation.exchange import ARRAYS, METRICS, pack_arrays, unpack_arrays
+from federation.exchange import ARRAYS, CONFIG, IMAGES_SHOWN, LAST_ROUND, METRICS, pack_arrays, unpack_arrays
 from federation.metrics import lesion_cnn
 from federation.run_directory import RunDirectory, read_lines
 from server.app import run_federation
@@ -343,6 +343,50 @@ def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tm
         # Adapted once, after step 4: the mean over the steps of round 2 is between the two values.
         assert lines[0]["augmentation_p"] == pytest.approx(0.3)
         assert lines[1]["augmentation_p"] == pytest.approx(kept["network.training.ada_p"].item())
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_newcomers_running_average_goes_by_the_federations_images(tmp_path: Path, cache_dir: str) -> None:
+    """One hospital of four in each round, and one step: of what came a half-life's worth goes, and of its own more."""
+    from safetensors.numpy import load_file
+
+    seen: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray], int, float, dict[str, np.ndarray]]] = []
+
+    def watching(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        if message.metadata.message_type == "train":
+            config = message.content.config_records[CONFIG]
+            sent, back = (unpack_arrays(each.content.array_records[ARRAYS]) for each in (message, reply))
+            (newest,) = (tmp_path / "run" / "hospitals").glob(
+                f"*/round-{int(message.metadata.group_id):04d}.safetensors"
+            )
+            seen.append((sent, back, int(str(config[LAST_ROUND])), float(str(config[IMAGES_SHOWN])), load_file(newest)))
+        return reply
+
+    few = ("rounds=4", "participation.fraction=0.25", "evaluation.every=4", "evaluation.authenticity=false")
+    settings = configuration(tmp_path / "run", cache_dir, *few, "strategy.private=generator.mapping")
+    run(settings, watching)  # type: ignore[arg-type]
+    assert [shown for *_, shown, _ in seen] == [0.0, 2.0, 4.0, 6.0]
+    newcomers = [(sent, back, shown, kept) for sent, back, last, shown, kept in seen if last == 0 and shown]
+    assert newcomers, "every round asked one that had been asked before"
+
+    def expected(before: np.ndarray, after: np.ndarray, images_shown: float) -> np.ndarray:
+        decay = 0.5 ** (2 / (0.1 * images_shown))
+        return decay * before + (1 - decay) * after
+
+    for sent, back, shown, kept in newcomers:
+        np.testing.assert_allclose(
+            back["generator_ema.constant"],
+            expected(sent["generator_ema.constant"], back["generator.constant"], shown + 2),
+            rtol=1e-5,
+            atol=1e-7,
+        )
+        # Its own mapping network has begun with what all begin with, a bias of 0.
+        mapped = kept["network.generator.mapping.layers.0.bias"]
+        assert np.abs(mapped).max() > 0
+        np.testing.assert_allclose(
+            kept["network.generator_ema.mapping.layers.0.bias"], expected(np.zeros_like(mapped), mapped, 2), rtol=1e-5
+        )
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -11,6 +11,7 @@ from federation.models.stylegan2.settings import (
     AugmentationSettings,
     StyleGAN2Settings,
     augmentation_transforms,
+    conditional_from,
     hidden_labels,
 )
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from federation.config import Configuration
     from federation.models.protocol import DrawingNetwork, GenerativeModel
 
+LABEL_WEIGHT = "generator.mapping.label_weight"
+"""How much of the class is heard where images are drawn."""
 STYLE_LAYERS = ("generator.layers.*.style", "generator.to_rgb.*.style")
 """Where w becomes the scale of each channel: what normalisation layers are in other generators."""
 
@@ -59,6 +62,7 @@ def anatomy(configuration: Configuration) -> Anatomy:
             asks_alike=settings.fake_labels == "uniform",
             apart=tuple(_problems_apart(settings)),
         ),
+        paced={LABEL_WEIGHT: conditional_from(settings)} if configuration.model.conditional else {},
         membership="discriminator",
         scoring=("discriminator",),
     )
@@ -121,10 +125,10 @@ def _conditioning_problems(configuration: Configuration) -> Iterator[str]:
                 yield f"stylegan2.{key} = {value:g}: model.conditional = false has no class to hide; set it to 0"
     # Hospitals of local-epochs differ in their steps; of local-steps all show as many images.
     shown = configuration.rounds * training.local_steps * training.batch_size
-    conditional_from = settings.transition_start_images + settings.transition_images
-    if training.local_epochs == 0 and conditional_from > shown:
+    heard = conditional_from(settings)
+    if training.local_epochs == 0 and heard > shown:
         yield (
-            f"stylegan2.transition-start-images + stylegan2.transition-images = {conditional_from:g}: a hospital is "
+            f"stylegan2.transition-start-images + stylegan2.transition-images = {heard:g}: a hospital is "
             f"shown {shown:,} images in all (rounds x local-steps x batch-size), so that the class would never be "
             "fully heard; lower them, or set more rounds"
         )

@@ -92,7 +92,8 @@ class StyleGAN2Settings(Section):
     """Share of images, real and generated, whose class is hidden from both networks: what classes have in
     common is learned from all of them. Helps where few images per class let a conditional GAN collapse."""
     transition_start_images: float = Field(default=0.0, ge=0)
-    """Images shown at one hospital before the class begins to be blended in (transitional conditioning)."""
+    """Images shown at one hospital before the class begins to be blended in (transitional conditioning): by the
+    federation's count, so that a hospital that was away hears what all hear; by its own, if its mapping network is."""
     transition_images: float = Field(default=0.0, ge=0)
     """Images over which the class is blended in, from not at all to fully. With both 0: conditional at once."""
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -120,6 +121,11 @@ def augmentation_transforms(text: str) -> tuple[str, ...]:
         names = AUGMENTATION_SETS.get(name, (name,))
         chosen = chosen - set(names) if item.startswith("-") else chosen | set(names)
     return tuple(name for name in AUGMENTATION_TRANSFORMS if name in chosen)
+
+
+def conditional_from(settings: StyleGAN2Settings) -> float:
+    """Return the images shown from which on the class is fully heard."""
+    return settings.transition_start_images + settings.transition_images
 
 
 def hidden_labels(settings: StyleGAN2Settings) -> dict[str, float]:

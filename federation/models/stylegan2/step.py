@@ -12,14 +12,15 @@ from federation.batch import Batch
 from federation.models.anatomy import Anatomy
 from federation.models.stylegan2 import losses
 from federation.models.stylegan2.augment import adapted_probability, augment, diff_augment
+from federation.models.stylegan2.family import LABEL_WEIGHT
 from federation.models.stylegan2.networks import Discriminator, Generator
 from federation.models.stylegan2.settings import StyleGAN2Settings, augmentation_transforms
 from federation.models.training import (
+    Clock,
     build_adam,
     compute_dtype,
-    ema_decay,
     load_private_state,
-    move_average,
+    move_averages,
     private_state,
     set_gradients,
 )
@@ -138,6 +139,7 @@ class StyleGAN2:
             "discriminator": build_adam(self.discriminator, training),
         }
         self.num_steps = 0
+        self.clock = Clock()
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
         self.class_rows = tuple(
             name for name in ("generator.mapping.class_embedding", "discriminator.class_projection") if num_classes
@@ -245,8 +247,14 @@ class StyleGAN2:
         with torch.no_grad():
             self.generator.mapping.w_mean.lerp_(w.detach().mean(dim=0), 1 - W_MEAN_DECAY)
         self.num_steps += 1
-        decay = ema_decay(self.training, images_shown, self.num_steps * images_shown)
-        move_average(self.generator_ema, self.generator, decay)
+        move_averages(
+            self.networks,
+            self.anatomy.averages,
+            self.training,
+            images_in_step=images_shown,
+            images_shown=self.num_steps * images_shown,
+            clock=self.clock,
+        )
 
     def train_critic(self, batch: Batch, stream: torch.Generator) -> dict[str, Tensor]:
         """Update the discriminator once, against a generator that stays as it is.
@@ -315,7 +323,8 @@ class StyleGAN2:
         start, length = settings.transition_start_images, settings.transition_images
         if self.num_classes == 0 or (start == 0 and length == 0 and settings.label_dropout == 0):
             return None
-        past_start = self.num_steps * batch - start
+        # One weight in both networks: that of the entry which hears the class where images are drawn.
+        past_start = self.clock.shown(LABEL_WEIGHT, self.num_steps * batch) - start
         heard = min(max(past_start / length, 0.0), 1.0) if length > 0 else float(past_start >= 0)
         # What is judged, and what is exported, hears labels as they are heard in training.
         self.generator.mapping.label_weight.fill_(heard)

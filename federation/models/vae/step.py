@@ -74,6 +74,7 @@ class GaussianVAE:
         }
         self.optimizers = {name: shared.build_adam(self.networks[name], training) for name in ("encoder", "decoder")}
         self.num_steps = 0
+        self.clock = shared.Clock()
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
         self.class_rows = tuple(name for name in ("encoder.class_embedding", "decoder.class_embedding") if num_classes)
 
@@ -113,9 +114,14 @@ class GaussianVAE:
         self._step("decoder")
 
         self.num_steps += 1
-        decay = shared.ema_decay(self.training, len(batch), self.num_steps * len(batch))
-        shared.move_average(self.encoder_ema, self.encoder, decay)
-        shared.move_average(self.decoder_ema, self.decoder, decay)
+        shared.move_averages(
+            self.networks,
+            self.anatomy.averages,
+            self.training,
+            images_in_step=len(batch),
+            images_shown=self.num_steps * len(batch),
+            clock=self.clock,
+        )
         return {
             "loss-negative-elbo": loss.detach(),
             "loss-reconstruction": reconstruction.detach(),
