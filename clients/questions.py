@@ -149,7 +149,7 @@ def train(asked: Asked, identity: Identity, outbox: Outbox) -> Answer:
             "seconds": time.perf_counter() - start,
             "worker-pid": os.getpid(),
             "peak-memory-bytes": _peak_memory_bytes(),
-            # What comes only every so many steps is left out: every reply must have the same names.
+            # What comes only every so many steps is left out: a reply says what the settings say that it does.
             **{name: value for name, value in result.losses.items() if name in rounds.model.anatomy.losses},
             **said,
         },

@@ -20,6 +20,8 @@ from federation.models.anatomy import Loss
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
+    from federation.settings.training import TrainingSettings
+
 ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
@@ -54,6 +56,8 @@ SITE_FAILED = 1002
 
 REQUIRED_METRICS = (NUM_EXAMPLES, "num-steps", "num-images", "num-evaluations")
 """What every reply says: all but the first follows from the settings. Others are a hospital's to tell."""
+_OF_MACHINE = ("train-seconds", "seconds", "worker-pid", "peak-memory-bytes")
+"""What a reply may say of the machine that it comes from."""
 
 
 def pack_arrays(tensors: Mapping[str, Tensor | np.ndarray]) -> ArrayRecord:
@@ -197,8 +201,11 @@ def check_reply(
     num_examples: int,
     losses: Mapping[str, Loss],
     required: Collection[str] = (),
+    training: TrainingSettings | None = None,
 ) -> None:
-    """Check a hospital's reply to a training message.
+    """Check a hospital's reply to a training message, by the settings and what the hospital said at the start.
+
+    Never by what others sent: the first of them that deviates would decide what is right.
 
     Parameters
     ----------
@@ -209,15 +216,19 @@ def check_reply(
     num_examples
         Training images that the hospital named when it was first asked: its weight cannot grow later.
     losses
-        Of the family: what cannot be negative.
+        Of the family: what a reply may say of them, and what cannot be negative.
     required
         Names of metrics that the strategy needs beside :data:`REQUIRED_METRICS`.
+    training
+        What the hospital was told to do: it cannot have taken other steps, by which strategies divide. None: not looked
+        at.
 
     Raises
     ------
     WireError
-        If it does not hold exactly one ArrayRecord and one MetricRecord, a metric is missing, not
-        finite or too small, the weight is another one, or :func:`check_arrays` refuses the arrays.
+        If it does not hold exactly one ArrayRecord and one MetricRecord, a metric is missing, unknown, not
+        finite or too small, the weight or the number of steps is another one, or :func:`check_arrays` refuses the
+        arrays.
     """
     from flwr.app import ArrayRecord, MetricRecord
 
@@ -231,6 +242,12 @@ def check_reply(
     missing = [name for name in (*REQUIRED_METRICS, *required) if name not in metrics]
     if missing:
         raise WireError(f"metrics {', '.join(missing)}: missing")
+    known = {*REQUIRED_METRICS, *_OF_MACHINE, *losses, *required}
+    if unknown := sorted(name for name in metrics if name not in known):
+        raise WireError(
+            f"metrics {', '.join(unknown)}: unknown; this run knows {', '.join(sorted(known))}: does the hospital run "
+            "another version?"
+        )
     if metrics[NUM_EXAMPLES] != num_examples:
         raise WireError(f"{NUM_EXAMPLES} = {metrics[NUM_EXAMPLES]!r}: expected {num_examples}, as at the start")
     for name, value in metrics.items():
@@ -239,6 +256,11 @@ def check_reply(
         least = _least(name, losses)
         if value < least:
             raise WireError(f"metric {name} = {value!r}: expected at least {least}")
+    if training is not None:
+        steps = training.count_steps(num_examples)
+        for name, count in (("num-steps", steps), ("num-images", steps * training.batch_size)):
+            if metrics[name] != count:
+                raise WireError(f"metric {name} = {metrics[name]!r}: expected {count}, by the settings of training")
     if not _is_as_expected(arrays_of(reply), expected):
         check_arrays(arrays_of(reply), expected)
 

@@ -304,6 +304,7 @@ class FederatedRun:
             sends_own=self._needs_own_generators(server_round),
             losses=self.anatomy.losses,
             required=numbers_in_use(configuration),
+            training=configuration.training,
         )
         config = ConfigRecord(dict(configuration.to_flat()))
         config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()

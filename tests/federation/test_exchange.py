@@ -17,6 +17,7 @@ from federation.errors import ConfigurationError, WireError
 from federation.exchange import ARRAYS, METRICS, REQUIRED_METRICS, check_arrays, check_reply, pack_arrays, unpack_arrays
 from federation.models import GenerativeModel, build_model
 from federation.models.stylegan2.family import STYLE_LAYERS
+from federation.settings.training import TrainingSettings
 from federation.sharing import SharingPolicy, load_tensors, named_tensors, own_drawing, private_tensors, shared_tensors
 from strategies.configuration import resolve
 from strategies.sharing import sharing_policy
@@ -149,12 +150,14 @@ def test_a_reply_is_checked() -> None:
     with pytest.raises(WireError, match="metrics num-examples, num-steps, num-images, num-evaluations: missing"):
         check_reply(reply({}), expected, 3, losses)
     for name, least in (("num-steps", 1), ("num-images", 1), ("loss-discriminator", 0), ("mmd", 0)):
-        check_reply(reply({**good, name: least}), expected, 3, losses)
+        check_reply(reply({**good, name: least}), expected, 3, losses, ["mmd"] if name == "mmd" else [])
         with pytest.raises(WireError, match=f"metric {name} = {least - 0.5}: expected at least {least}"):
-            check_reply(reply({**good, name: least - 0.5}), expected, 3, losses)
+            check_reply(reply({**good, name: least - 0.5}), expected, 3, losses, ["mmd"] if name == "mmd" else [])
     check_reply(reply({**good, "logit-real": -3.0}), expected, 3, losses)
-    with pytest.raises(WireError, match="metric loss = nan: expected a finite number"):
-        check_reply(reply({**good, "loss": float("nan")}), expected, 3, losses)
+    with pytest.raises(WireError, match="metric loss-generator = nan: expected a finite number"):
+        check_reply(reply({**good, "loss-generator": float("nan")}), expected, 3, losses)
+    with pytest.raises(WireError, match="metrics loss, mmd: unknown; this run knows .*: does the hospital run another"):
+        check_reply(reply({**good, "loss": 1.0, "mmd": 0.5}), expected, 3, losses)
     with pytest.raises(WireError, match="w: missing"):
         check_reply(reply(good, arrays=ArrayRecord()), expected, 3, losses)
     several = reply(good)
@@ -163,6 +166,17 @@ def test_a_reply_is_checked() -> None:
     several.content["more"] = ArrayRecord()
     with pytest.raises(WireError, match="expected one ArrayRecord 'arrays'"):
         check_reply(several, expected, 3, losses)
+
+
+def test_a_hospital_has_taken_the_steps_that_it_was_told_to_take() -> None:
+    """FedNova divides by them, and the federation's clock counts their images."""
+    expected, losses = {"w": np.zeros(2, np.float32)}, ANATOMY.losses
+    training = TrainingSettings(local_steps=0, local_epochs=2.0, batch_size=4)
+    good = {**dict.fromkeys(REQUIRED_METRICS, 30), "num-steps": 15, "num-images": 60}
+    check_reply(reply(good), expected, 30, losses, training=training)
+    for name, claimed, right in (("num-steps", 1, 15), ("num-steps", 10**9, 15), ("num-images", 10**9, 60)):
+        with pytest.raises(WireError, match=f"metric {name} = {claimed}: expected {right}, by the settings of"):
+            check_reply(reply({**good, name: claimed}), expected, 30, losses, training=training)
 
 
 def test_a_loss_may_be_negative_where_its_family_says_so() -> None:

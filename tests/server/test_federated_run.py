@@ -91,6 +91,8 @@ class Sabotage:
             reply.content[ARRAYS] = pack_arrays(arrays)
         if hit and self.kind == "weight":
             reply.content.metric_records[METRICS]["num-examples"] = 10**12
+        if hit and self.kind == "steps":
+            reply.content.metric_records[METRICS]["num-steps"] = 10**9
         if hit and self.kind == "metric":
             reply.content.metric_records[METRICS]["loss-of-patience"] = 1.0
         return reply
@@ -104,28 +106,27 @@ def run(settings: Configuration, app: ClientApp | Sabotage) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "reason"),
+    ("partition", "kind", "status", "reason"),
     [
-        ("raise", "failed", "ValueError: the images of this hospital are gone"),
-        ("nan", "refused", "generator.constant: 1 of 256 values are not finite"),
-        ("weight", "refused", "num-examples = 1000000000000: expected "),
-        ("metric", "refused", "metrics loss-of-patience: not in every reply"),
+        (1, "raise", "failed", "ValueError: the images of this hospital are gone"),
+        (1, "nan", "refused", "generator.constant: 1 of 256 values are not finite"),
+        (1, "weight", "refused", "num-examples = 1000000000000: expected "),
+        (1, "steps", "refused", "metric num-steps = 1000000000: expected 1, by the settings of training"),
+        # What it says more must not decide what the others have to say, though its name comes first.
+        (0, "metric", "refused", "metrics loss-of-patience: unknown; this run knows "),
     ],
 )
 def test_a_round_goes_on_without_a_hospital(
-    kind: str, status: str, reason: str, tmp_path: Path, cache_dir: str
+    partition: int, kind: str, status: str, reason: str, tmp_path: Path, cache_dir: str
 ) -> None:
     run_dir = tmp_path / "run"
-    printed = run(configuration(run_dir, cache_dir), Sabotage(1, 2, kind))
-    assert f"round 2: left out hospital 'north-clinic': {reason}" in printed
+    printed = run(configuration(run_dir, cache_dir), Sabotage(partition, 2, kind))
+    names = ["coast-practice", "north-clinic", "slide-archive", "university-hospital"]
+    assert f"round 2: left out hospital '{names[partition]}': {reason}" in printed
     lines = [line for line in read_lines(run_dir / "hospitals.jsonl") if line["round"] == 2]
-    assert [(line["site"], line["status"]) for line in lines] == [
-        ("coast-practice", "ok"),
-        ("north-clinic", status),
-        ("slide-archive", "ok"),
-        ("university-hospital", "ok"),
-    ]
-    assert reason in lines[1]["reason"]
+    found = [(line["site"], line["status"]) for line in lines]
+    assert found == [(name, status if name == names[partition] else "ok") for name in names]
+    assert reason in lines[partition]["reason"]
     assert printed.split("2/2", 1)[1].split()[6] == "3/4"
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "done"
 

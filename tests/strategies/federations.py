@@ -137,7 +137,14 @@ def play(configuration: Configuration) -> Federation:
         for reply in replies:
             assert not reply.has_error(), reply.error.reason
             site = of_site[names[reply.metadata.src_node_id]]
-            check_reply(reply, expected, site.num_images, model.anatomy.losses, numbers_in_use(configuration))
+            check_reply(
+                reply,
+                expected,
+                site.num_images,
+                model.anatomy.losses,
+                numbers_in_use(configuration),
+                configuration.training,
+            )
         recorded = {
             names[reply.metadata.src_node_id]: Reply(
                 unpack_arrays(arrays_of(reply)),
