@@ -4,7 +4,8 @@ Yin et al. 2018, *Byzantine-Robust Distributed Learning*, arXiv 1803.01498, Algo
 in the entries' own type; Flower's own is the oracle of the tests. Over every shared entry, the EMA included: a plainly
 averaged EMA would carry an attacker past it.
 
-Every hospital counts alike, whatever its size. Under label skew a median loses much of what few hospitals know.
+Every hospital counts alike, whatever its size, which it says itself. Needs three replies: the median of two is their
+mean, and a liar is half of it. Under label skew a median loses much of what few hospitals know.
 
 Costs what FedGAN costs, and at the server memory for all replies at once. Reveals what FedGAN reveals.
 """
@@ -13,11 +14,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import CollectingAggregation, Reply
 
 
 class FedMedian(CollectingAggregation):
     """The median, entry by entry."""
+
+    @classmethod
+    def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        return 3, "the median of two is their mean"
 
     def combine(self, replies: list[Reply]) -> dict[str, np.ndarray]:
         """See :class:`CollectingAggregation`."""

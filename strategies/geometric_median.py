@@ -1,8 +1,11 @@
 """The geometric median: the model with the least sum of distances to all hospitals' models.
 
 Pillutla, Kakade and Harchaoui 2019, *Robust Aggregation for Federated Learning* (RFA), arXiv 1912.13445, Algorithm 2,
-the smoothed Weiszfeld algorithm: z ← Σ_i β_i w_i / Σ_i β_i with β_i = α_i / max(ν, ‖z − w_i‖) and α_i = n_i / N, from
-the weighted mean.
+the smoothed Weiszfeld algorithm: z ← Σ_i β_i w_i / Σ_i β_i with β_i = α_i / max(ν, ‖z − w_i‖), from the mean.
+
+Deviation: every hospital counts alike, α_i = 1 / n, where the paper has n_i / N. A hospital says itself how many images
+it has: one liar who claims more than all others together would be the median. Needs three replies: between two, every
+point has the least sum.
 
 z is always a weighted mean of the replies, and so its distances follow from those between the replies: they are
 taken once, and the iteration itself costs nothing. So it goes on until the weights stand still, where the paper stops
@@ -18,6 +21,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
+from federation.settings.strategy import StrategySettings
 from strategies.aggregation import CollectingAggregation, Reply, weighted_average
 from strategies.distances import distances_between, inner_products
 
@@ -30,10 +34,15 @@ _MOST_ITERATIONS = 10_000
 class GeometricMedian(CollectingAggregation):
     """The weighted mean at which Weiszfeld's iteration rests."""
 
+    @classmethod
+    def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        return 3, "of two no model is in the middle"
+
     def combine(self, replies: list[Reply]) -> ArrayRecord:
         """See :class:`CollectingAggregation`."""
-        shares = np.array([reply.num_images for reply in replies])
-        weights = weiszfeld_weights(inner_products(replies, self.current), shares / shares.sum())
+        shares = np.full(len(replies), 1 / len(replies))
+        weights = weiszfeld_weights(inner_products(replies, self.current), shares)
         return weighted_average(replies, weights)
 
 

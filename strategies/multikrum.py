@@ -5,8 +5,9 @@ Section 4 and "Multi-Krum": each update is scored by its squared distances to it
 with the m least scores are averaged. Needs n > 2 f + 2. m = n − f unless ``strategy.selected`` says otherwise: the
 common choice; the paper's guarantee is for m up to n − f − 2.
 
-Distances are over every shared entry at once, the EMA included. Deviation: those selected are averaged by number
-of images, as Flower does, and not alike. Selection is ours and not Flower's, whose distances are float32.
+Distances are over every shared entry at once, the EMA included. Those selected are averaged alike, as in the paper;
+Flower weighs them by number of images, which a hospital says itself. Selection is ours and not Flower's, whose
+distances are float32.
 
 Costs what FedGAN costs, and at the server memory for all replies at once and n² / 2 passes over them. Reveals what
 FedGAN reveals.
@@ -44,5 +45,4 @@ class MultiKrum(CollectingAggregation):
         distances = squared_distances(replies, self.current)
         scores = krum_scores(distances, self.settings.malicious) if len(replies) > 1 else np.zeros(1)
         chosen = sorted(np.argsort(scores, kind="stable")[: self.number_to_select(len(replies))])
-        selected = [replies[position] for position in chosen]
-        return weighted_average(selected, [reply.num_images for reply in selected])
+        return weighted_average([replies[position] for position in chosen], [1.0] * len(chosen))

@@ -262,10 +262,10 @@ class Replay:
         ).tolist()
 
     def krum(self, played: Round, number: int = 1) -> Arrays:
-        # Blanchard et al. 2017, Section 4; averaged by number of images (fault 5: which a hospital declares itself).
+        # Blanchard et al. 2017, Section 4; those chosen count alike.
         chosen = sorted(self.krum_order(played)[:number])
         replies = [list(played.replies.values())[position] for position in chosen]
-        return {name: mean(replies, [reply.images for reply in replies], name) for name in played.before}
+        return {name: mean(replies, [1.0] * number, name) for name in played.before}
 
     def bulyan(self, played: Round) -> Arrays:
         # f = 0: all are chosen, and all values are among the nearest to the median: the mean, all alike.
@@ -277,10 +277,10 @@ class Replay:
         return {name: np.median([reply.arrays[name] for reply in replies], axis=0) for name in played.before}
 
     def geometric_median(self, played: Round) -> Arrays:
-        # Weiszfeld's iteration itself, on the vectors; n_i is what each declares (fault 5).
+        # Weiszfeld's iteration itself, on the vectors; all count alike.
         updates = self.flat(played)
-        shares = np.array([reply.images for reply in played.replies.values()])
-        weights = shares / shares.sum()
+        shares = np.full(len(updates), 1 / len(updates))
+        weights = shares
         for _ in range(2000):
             median = weights @ updates
             pulls = shares / np.maximum(1e-12, np.linalg.norm(updates - median, axis=1))

@@ -210,12 +210,12 @@ def test_krum_measures_the_running_average_and_the_discriminator_too() -> None:
     assert arrays["generator.w"].tolist() == [1, 0, 0]
 
 
-def test_multikrum_averages_all_but_the_malicious_by_images() -> None:
+def test_multikrum_averages_all_but_the_malicious_whatever_their_sizes() -> None:
     hospitals = [Hospital(one, count) for one, count in zip(ON_A_LINE, (1, 2, 3, 2, 9), strict=True)]
     arrays = play(strategy("strategy.name=multikrum"), model(), hospitals)
-    is_close(arrays["generator.w"], [2.875, 0, 0])  # (0 + 2 + 9 + 12) / 8
+    is_close(arrays["generator.w"], [2.5, 0, 0])  # (0 + 1 + 3 + 6) / 4
     arrays = play(strategy("strategy.name=multikrum", "strategy.selected=2"), model(), hospitals)
-    is_close(arrays["generator.w"], [2 / 3, 0, 0])  # 0 and 1
+    is_close(arrays["generator.w"], [0.5, 0, 0])  # 0 and 1
 
 
 def test_bulyan_chooses_five_of_seven_by_krum_and_averages_the_three_nearest_to_the_median() -> None:
@@ -254,10 +254,27 @@ def test_the_geometric_median_of_a_convex_quadrilateral_is_where_its_diagonals_c
     np.testing.assert_allclose(arrays["generator.w"], [0, 0, 0], atol=1e-5)  # the mean is [0.5, -0.25, 0]
 
 
-def test_the_geometric_median_is_where_more_than_half_of_the_images_are() -> None:
-    hospitals = [Hospital(model([0, 0, 0]), 10), Hospital(model([2, 0, 0]), 10), Hospital(model([1, 5, 0]), 21)]
+@pytest.mark.parametrize("name", ["geometric-median", "fedmedian", "multikrum", "krum", "fedtrimmedavg", "bulyan"])
+def test_a_liar_gains_nothing_by_claiming_more_images_than_all_others(name: str) -> None:
+    """Four of ten images, and one who claims 41: by number of images it alone would be the median."""
+    honest = [Hospital(one, 10) for one in line(1.1, 1.2, 1.3, 1.4, 1.25, 1.35)]
+    rule = strategy(f"strategy.name={name}")
+    found = [
+        play(rule, model(), [*honest, Hospital(model([100, 100, 100]), claimed)])["generator.w"]
+        for claimed in (10, 61, 10**9)
+    ]
+    assert [one.tolist() for one in found] == [found[0].tolist()] * 3
+    assert 1.1 <= found[0][0] <= 1.4
+    assert np.abs(found[0][1:]).max() < 1e-3
+
+
+def test_four_honest_hospitals_and_a_liar() -> None:
+    hospitals = [Hospital(one, 10) for one in line(1.1, 1.2, 1.3, 1.4)] + [Hospital(model([100, 100, 100]), 41)]
     arrays = play(strategy("strategy.name=geometric-median"), model(), hospitals)
-    np.testing.assert_allclose(arrays["generator.w"], [1, 5, 0], atol=2e-5)
+    # There the others pull by less than 1 in all, two to the left, one to the right, and the liar aslant.
+    np.testing.assert_allclose(arrays["generator.w"], [1.3, 0, 0], atol=1e-4)
+    arrays = play(strategy("strategy.name=fedmedian"), model(), hospitals)
+    is_close(arrays["generator.w"], [1.3, 0, 0])
 
 
 def test_the_weights_of_the_geometric_median_sum_to_one_and_none_is_zero() -> None:

@@ -193,6 +193,9 @@ def test_each_of_the_strategies_that_the_message_lists_is_allowed_for_one_networ
         ("multikrum", 4, "Multi-Krum needs n > 2 f + 2, and no fewer than strategy.selected, and here 4 hospitals are "
          "asked in a round, at least 5"),
         ("bulyan", 6, "Bulyan needs n >= 4 f + 3, and here 6 hospitals are asked in a round, at least 7"),
+        ("fedmedian", 2, "the median of two is their mean, and here 2 hospitals are asked in a round, at least 3"),
+        ("geometric-median", 2, "of two no model is in the middle, and here 2 hospitals are asked in a round, at least "
+         "3"),
         ("fedtrimmedavg", 4, "of fewer, strategy.trim = 0.2 cuts none off, and here 4 hospitals are asked in a round, "
          "at least 5"),
     ],
