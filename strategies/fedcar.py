@@ -4,8 +4,9 @@ Kim, Kim and Jeong 2024, *FedCAR: Cross-client Adaptive Re-weighting for Generat
 arXiv 2412.11463. Its formula was not read, and its published repository holds no code: what stands there is that the
 server measures the distances between images that clients' generators draw, and re-weights the clients by them.
 
-Ours, then: from each hospital's EMA as many images are drawn, from the same latents and classes; d_i is the mean MMD
-(:mod:`strategies.ifl_gan`) of hospital i's images to those of each other hospital; weights are
+Ours, then: from each hospital's EMA as many images are drawn, from the same latents and classes, so that equal
+generators are no distance apart; d_i is the mean MMD of hospital i's images to those of each other hospital, estimated
+from images of different latents alone (:func:`strategies.ifl_gan.maximum_mean_discrepancy`); weights are
 n_i softmax_i(−d_i / (d̄ T)): a generator that draws what no other does counts less. With T
 (``strategy.temperature``) = 1, one that is twice as far as the average counts e times less than the average.
 

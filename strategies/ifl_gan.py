@@ -6,10 +6,11 @@ images and those of its generator; weights are the softmax of the normalised sco
 The direction, more weight for a larger MMD, is the paper's as far as it was found quoted; reproductions disagree.
 
 What was not read, and is ours: the kernel (the mean of Gaussian kernels of 1/4 to 4 times the median distance, on
-images averaged down to 8 x 8 pixels, the unbiased estimate of MMD²), and the normalisation (scores are divided by
-their sum; ``strategy.temperature`` divides them further). Deviations: every hospital takes the average, where the paper
-lets those whose score is small keep their own; the discriminator is averaged by number of images, unless
-``strategy.private`` keeps it at its hospital, as the paper does.
+images averaged down to 8 x 8 pixels), the estimate (:func:`maximum_mean_discrepancy`), and the normalisation (scores
+are divided by their sum; ``strategy.temperature`` divides them further). Generated images are of the classes of the
+real ones that they are compared with: what differs is then how classes look, and not how often each was drawn.
+Deviations: every hospital takes the average, where the paper lets those whose score is small keep their own; the
+discriminator is averaged by number of images, unless ``strategy.private`` keeps it at its hospital, as the paper does.
 
 Costs what FedGAN costs, at a hospital two batches of images a round, and at the server memory for all replies at
 once. Reveals what FedGAN reveals, and each hospital's MMD.
@@ -17,6 +18,7 @@ once. Reveals what FedGAN reveals, and each hospital's MMD.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,7 +41,7 @@ _IMAGES = 256
 _SIDE = 8
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Of a squared length: squared distances up to it are none. Two 8-bit images that differ at all are a thousand times
-# as far apart.
+# as far apart. And of MMD², whose kernel is at most 1: less is no difference.
 _ROUNDING = 1e-12
 
 
@@ -80,10 +82,30 @@ def reduced(images: Tensor) -> Tensor:
 
 
 def maximum_mean_discrepancy(real: Tensor, drawn: Tensor) -> float:
-    """Return the root of the unbiased estimate of MMD² (Gretton et al. 2012, Eq. 3) of (n, d) and (m, d), at least 0.
+    """Return the root of an unbiased estimate of MMD²; 0 where that is not above 0.
 
-    The biased one (Eq. 5) is the larger the fewer images there are, and would have a small hospital count more.
+    Image i of one sample may depend on image i of the other: IFL-GAN asks for the classes of the real images, FedCAR
+    gives the same latents to all generators. So a pair of the same place counts across the samples as little as it
+    does within one, where it is an image and itself: with these pairs in the mean, MMD² would be less by
+    2 / n (E k(x_i, y_i) − E k(x_i, y_j)), and what a small hospital's generator does wrong would not be seen. To draw
+    both samples independently would be as right on average, but they would then differ by chance too, and two equal
+    generators would not be at 0.
+
+    A generator that makes no mistake has an estimate below 0 as often as above; as a distance, both are near none.
+    The kernel's bandwidth is the median over both samples, which stays where two images of a place are exchanged: so
+    the estimate of such a generator is 0 on average, as with a fixed kernel.
+
+    Parameters
+    ----------
+    real, drawn
+        Features (n, d) and (m, d). Pairs of different places are independent. One row is too few for an estimate: 0.
+
+    References
+    ----------
+    Gretton et al. 2012, *A Kernel Two-Sample Test*, JMLR 13, Eq. 4; all pairs across are Eq. 3, those within too Eq. 5.
     """
+    if min(len(real), len(drawn)) < 2:
+        return 0.0
     both = torch.cat([real, drawn])
     squared = torch.cdist(both, both).square()
     if squared.max() <= _ROUNDING * both.square().sum(dim=1).max():
@@ -91,11 +113,11 @@ def maximum_mean_discrepancy(real: Tensor, drawn: Tensor) -> float:
     median = squared[squared > 0].median() if (squared > 0).any() else torch.tensor(1.0)
     kernel = torch.stack([torch.exp(-squared / (2 * factor**2 * median)) for factor in _BANDWIDTHS]).mean(dim=0)
     n = len(real)
-    estimate = _between_different(kernel[:n, :n]) + _between_different(kernel[n:, n:]) - 2 * kernel[:n, n:].mean()
-    return float(estimate.clamp(min=0).sqrt())
+    across = _mean_off_diagonal(kernel[:n, n:])
+    estimate = float(_mean_off_diagonal(kernel[:n, :n]) + _mean_off_diagonal(kernel[n:, n:]) - 2 * across)
+    return math.sqrt(estimate) if estimate > _ROUNDING else 0.0
 
 
-def _between_different(kernel: Tensor) -> Tensor:
-    """Return the mean of a square kernel matrix without its diagonal; of a single point, all there is."""
-    n = len(kernel)
-    return (kernel.sum() - kernel.trace()) / (n * (n - 1)) if n > 1 else kernel.mean()
+def _mean_off_diagonal(kernel: Tensor) -> Tensor:
+    """Return the mean of a matrix without its diagonal."""
+    return (kernel.sum() - kernel.trace()) / (kernel.numel() - min(kernel.shape))

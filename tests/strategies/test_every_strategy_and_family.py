@@ -308,13 +308,13 @@ class Replay:
         return self.scored(played, (powers / powers.sum()).tolist())
 
     def ifl_gan(self, played: Round) -> Arrays:
-        # Li et al. 2022, Algorithm 1: the softmax of normalised scores, for what draws alone (fault 2: their bias).
+        # Li et al. 2022, Algorithm 1: the softmax of normalised scores, for what draws alone.
         scores = np.array([reply.metrics["mmd"] for reply in played.replies.values()])
         powers = np.exp(scores / scores.sum())
         return self.scored(played, (powers / powers.sum()).tolist(), DRAWS[self.family])
 
     def fedcar(self, played: Round) -> Arrays:
-        # n_i softmax(−d_i / d̄), d_i the mean MMD of what each draws from the same latents (fault 2: their bias).
+        # n_i softmax(−d_i / d̄), d_i the mean MMD of what each draws from the same latents.
         configuration = self.federation.configuration
         model = build_model(configuration)
         counts = np.sum([site.class_counts for site in self.federation.sites], axis=0)

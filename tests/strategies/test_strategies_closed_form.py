@@ -725,11 +725,70 @@ def test_a_score_does_not_depend_on_how_many_images_there_are() -> None:
     assert means[1] < 0.001
 
 
+def mean_kernel(squared: float, median: float) -> float:
+    return sum(math.exp(-squared / (2 * factor**2 * median)) for factor in (0.25, 0.5, 1, 2, 4)) / 5
+
+
 def test_the_mmd_of_two_points_is_known() -> None:
-    # One real and one drawn: MMD² = 2 − 2 k, k the mean of exp(−1 / (2 f²)) as their distance is the median.
-    real, drawn = torch.zeros(1, 4, dtype=torch.float64), torch.full((1, 4), 3.0, dtype=torch.float64)
-    kernel = sum(math.exp(-1 / (2 * factor**2)) for factor in (0.25, 0.5, 1, 2, 4)) / 5
-    assert maximum_mean_discrepancy(real, drawn) == pytest.approx(math.sqrt(2 - 2 * kernel), rel=1e-12)
+    # Two real at one point, two drawn at another: MMD² = 2 − 2 k, and their distance is the median.
+    real, drawn = torch.zeros(2, 4, dtype=torch.float64), torch.full((2, 4), 3.0, dtype=torch.float64)
+    assert maximum_mean_discrepancy(real, drawn) == pytest.approx(math.sqrt(2 - 2 * mean_kernel(1, 1)), rel=1e-12)
+
+
+def test_images_of_one_place_are_no_pair_of_the_mmd() -> None:
+    # Squared distances: 4 within each sample, 1 in a place, 5 across places; their median is 4.
+    real = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    drawn = real + torch.tensor([0.0, 1.0])
+    expected = math.sqrt(2 * mean_kernel(4, 4) - 2 * mean_kernel(5, 4))
+    assert maximum_mean_discrepancy(real, drawn) == pytest.approx(expected, rel=1e-9)
+
+
+def test_samples_that_are_alike_place_by_place_are_no_distance_apart() -> None:
+    """Not even rounding is left, of which FedCAR's softmax would make weights."""
+    points = torch.randn(300, 192, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert maximum_mean_discrepancy(points, points.clone()) == 0
+    assert maximum_mean_discrepancy(points[:40], points[:30]) == 0
+
+
+class OfClasses(Images):
+    """A conditional generator and a hospital of three classes, whose images differ far more than the two do."""
+
+    num_classes = 3
+    _COLOURS = torch.tensor([[-0.8, -0.8, 0.0], [0.0, 0.8, 0.0], [0.8, -0.8, 0.0]])
+
+    def __init__(self, count: int, mistake: float, stream: torch.Generator) -> None:
+        self.labels = torch.randint(3, (count,), generator=stream)
+        self.mistake, self.stream = mistake, stream
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, labels: Tensor) -> Tensor:
+        noise = 0.05 * torch.randn(len(labels), 3, 8, 8, generator=self.stream)
+        return self._COLOURS[labels][:, :, None, None] + noise
+
+    def sample_distinct(self, generator: torch.Generator, count: int) -> Batch:
+        return Batch(self.of(self.labels), self.labels)
+
+    def __call__(self, latents: Tensor, labels: Tensor | None, stream: torch.Generator, truncation: float) -> Tensor:
+        assert labels is not None
+        return self.of(labels) + self.mistake * torch.tensor([0.0, 0.0, 1.0])[:, None, None]
+
+
+def test_a_score_counts_a_mistake_alike_however_many_images_there_are() -> None:
+    """The images asked for have the labels of the real ones: no independent pairs, least so at a small hospital."""
+    rule, stream = build_local_rule(configured("strategy.name=ifl-gan")), torch.Generator().manual_seed(0)
+    means = []
+    for count, repeats in ((16, 80), (64, 10), (256, 2)):
+        hospitals: list[Any] = [OfClasses(count, 0.09, stream) for _ in range(repeats)]
+        means.append(sum(rule.end(one, one, stream)["mmd"] ** 2 for one in hospitals) / repeats)
+    # With a real image and that of its label in the mean across: 0.027, 0.000 and 0.047.
+    np.testing.assert_allclose(np.sqrt(means), 0.069, rtol=0.15)
+
+
+def test_a_hospital_of_one_image_has_no_score() -> None:
+    image = torch.randint(0, 256, (2, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert score(image[:1], image[1:]) == 0
 
 
 def test_images_are_averaged_down_to_eight_pixels() -> None:
@@ -782,6 +841,18 @@ def test_fedcar_lets_a_generator_that_draws_what_no_other_does_count_less() -> N
     # Two alike and a third at distance x: means ½ x, ½ x, x; softmax of −¾, −¾, −3/2, times 10, 20 and 30 images.
     weights = np.array([10, 20, 30]) * np.exp([-0.75, -0.75, -1.5])
     np.testing.assert_allclose(found, weights[2] / weights.sum(), rtol=1e-4)
+
+
+def test_fedcar_sees_that_two_pairs_of_generators_are_as_far_apart() -> None:
+    """Not fooled by latents that all share: means to the others are .4, .4, .4 and .8 of a shift's distance."""
+    rule = strategy("strategy.name=fedcar")
+    (part,) = rule.parts
+    assert isinstance(part.rule, FedCAR)
+    points = torch.randn(256, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    part.rule.draw = lambda replies: [points + shift for shift in (0.0, 0.0, 0.1, 0.3)]  # type: ignore[method-assign]
+    hospitals = [Hospital(model(w)) for w in ([1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0])]
+    # Softmax of −.8, −.8, −.8 and −1.6, as distances grow with the shift; the last, of zeros, has 0.131.
+    np.testing.assert_allclose(play(rule, model(), hospitals)["generator.w"], [0.290, 0.290, 0.289], atol=0.001)
 
 
 def test_fedcar_draws_the_same_latents_from_every_generator() -> None:
