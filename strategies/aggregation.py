@@ -43,6 +43,17 @@ class Federation:
         """What the model is made of."""
         return self.configuration.anatomy
 
+    @property
+    def classes_alike(self) -> bool:
+        """Whether training is of all classes alike, and not of each as often as there are images of it.
+
+        So it is where hospitals show (``training.balanced-classes``) or ask for (the family's own settings) all alike;
+        who draws images in the place of a hospital, or to compare hospitals, then asks for all alike too.
+        """
+        adversaries = self.anatomy.adversaries
+        asks_alike = adversaries is not None and adversaries.asks_alike
+        return asks_alike or self.configuration.training.balanced_classes
+
 
 @dataclass(frozen=True)
 class Reply:

@@ -2,6 +2,14 @@
 
 In the papers hospitals judge the server's images step by step and send back logits or gradients; here they send their
 discriminators, once a round, and the server computes the same: simulations alone, as it holds what is private.
+
+What a hospital's logit says of an image also says how often the class is shown there. D_j learns from real (x, y) of
+density p_j(y) P_j(x | y), p_j(y) how often a real image of a batch is of class y, and from generated ones of density
+u_j(y) G(x | y); under the logistic loss it is best (Goodfellow et al. 2014, arXiv 1406.2661, Proposition 1) at
+l_j = log P_j(x | y) / G(x | y) + log p_j(y) / u_j(y). Hospitals ask for the classes of their real images (u_j = p_j),
+and the last term is 0; with ``stylegan2.fake-labels`` = uniform it is not, and differs between hospitals: those to whom
+a class is rare find every image of it generated. There the server takes it off (:meth:`label_offsets`), so that
+l_j = log P_j / G compares images alone. (With other losses than the logistic both strategies are refused.)
 """
 
 from __future__ import annotations
@@ -10,9 +18,10 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
-from torch import nn
+from torch import Tensor, nn
 
 from federation.exchange import pack_arrays
 from federation.models import GenerativeModel, build_model
@@ -72,6 +81,27 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
             load_tensors({self.adversaries.critic: network}, self.discriminators[name])
             found.append(network)
         return found
+
+    def label_offsets(self, counts: Tensor) -> Tensor:
+        """Return log u_j(y) − log p_j(y), which makes of a best logit log P_j(x | y) / G(x | y).
+
+        Parameters
+        ----------
+        counts
+            Images of each class at each hospital, (hospitals, classes).
+
+        Returns
+        -------
+        float64 of the same shape. 0 where hospitals ask for the classes that they show, and for a class that a
+        hospital does not hold: nobody asks it about that.
+        """
+        if not self.adversaries.asks_alike:
+            return torch.zeros_like(counts)
+        held = counts > 0
+        shown = held.double() if self.federation.configuration.training.balanced_classes else counts
+        # They ask for all classes alike, also for those that they do not hold.
+        ratios = shown.sum(dim=1, keepdim=True) / (counts.shape[1] * shown)
+        return torch.where(held, ratios, torch.ones_like(ratios)).log()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """See :class:`ServerTrainedGenerator`."""

@@ -10,6 +10,9 @@ from images of different latents alone (:func:`strategies.ifl_gan.maximum_mean_d
 n_i softmax_i(−d_i / (d̄ T)): a generator that draws what no other does counts less. With T
 (``strategy.temperature``) = 1, one that is twice as far as the average counts e times less than the average.
 
+Classes are asked for in the federation's proportions, or all that somebody holds alike, as in training
+(``training.balanced-classes``, ``stylegan2.fake-labels``).
+
 The server needs no real image. Costs what FedGAN costs; at the server memory for all replies at once, and
 ``strategy.samples`` images from each generator. Reveals what FedGAN reveals, and each hospital's class counts.
 """
@@ -73,7 +76,8 @@ class FedCAR(ScoredAverage):
         if model.num_classes:
             counts = np.sum([site.class_counts for site in self.sites.values()], axis=0)
             stream = numpy_stream(configuration.seed, "FedCAR's classes", server_round=self.server_round)
-            labels = torch.from_numpy(stream.choice(len(counts), size=count, p=counts / counts.sum()))
+            odds = counts > 0 if self.federation.classes_alike else counts
+            labels = torch.from_numpy(stream.choice(len(counts), size=count, p=odds / odds.sum()))
         found = []
         for reply in replies:
             drawing = {

@@ -8,7 +8,9 @@ The direction, more weight for a larger MMD, is the paper's as far as it was fou
 What was not read, and is ours: the kernel (the mean of Gaussian kernels of 1/4 to 4 times the median distance, on
 images averaged down to 8 x 8 pixels), the estimate (:func:`maximum_mean_discrepancy`), and the normalisation (scores
 are divided by their sum; ``strategy.temperature`` divides them further). Generated images are of the classes of the
-real ones that they are compared with: what differs is then how classes look, and not how often each was drawn.
+real ones that they are compared with: what differs is then how classes look, and not how often each was drawn. Real
+images are a hospital's own in their own proportions, whatever ``training.balanced-classes`` shows; where the generator
+hears no class, and so learns what is shown, the two together are refused.
 Deviations: every hospital takes the average, where the paper lets those whose score is small keep their own; the
 discriminator is averaged by number of images, unless ``strategy.private`` keeps it at its hospital, as the paper does.
 
@@ -19,7 +21,7 @@ once. Reveals what FedGAN reveals, and each hospital's MMD.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from federation.config import Configuration
 from federation.images import to_floats
 from federation.models import GenerativeModel
 from federation.models.anatomy import Anatomy
@@ -62,6 +65,17 @@ class IFLGAN(ScoredAverage):
     options = ("temperature", "weighted_networks")
     local = IFLGANLocally
     published = "generator"
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        yield from super().problems(configuration, anatomy)
+        if configuration.training.balanced_classes and not configuration.model.conditional:
+            yield (
+                "training.balanced-classes = true: with model.conditional = false the generator learns classes as they "
+                "are shown, all alike, and ifl-gan would count as its mistake that they are not so among the "
+                "hospital's images; set model.conditional=true, or leave it out"
+            )
 
     @classmethod
     def numbers(cls, settings: StrategySettings, anatomy: Anatomy) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ mean over hospitals of their error feedback, each on a batch of its own; every s
 another hospital, drawn at random, so that none learns one hospital's images by heart.
 
 A hospital's part of the batch is of the classes that it holds, since its discriminator knows no other; after an
-exchange it is of those that the next hospital holds.
+exchange it is of those that the next hospital holds. Where D_j does not see as many generated as real images of a class
+(``stylegan2.fake-labels`` = uniform), its logit is taken less what that alone makes of it
+(:mod:`strategies.discriminator_ensemble`): else hospitals to whom a class is rare would pull at it most.
 
 Deviations: see :mod:`strategies.discriminator_ensemble`; the feedback is that of the non-saturating loss; hospitals
 draw their fakes from a copy of the generator; the exchange is a permutation without fixed point every
@@ -39,6 +41,8 @@ class MDGAN(DiscriminatorEnsemble):
         """See :class:`strategies.server_trained.ServerTrainedGenerator`."""
         model = self.build()
         networks = self.networks_of(model, names)
+        counts = self.class_counts(names)
+        offsets = self.label_offsets(counts).to(self.federation.device)
 
         def judge(images: Tensor, labels: Tensor | None) -> Tensor:
             # Each hospital's part of the batch, of classes that it holds, is judged by its discriminator; the mean over
@@ -49,9 +53,9 @@ class MDGAN(DiscriminatorEnsemble):
                 rows = (parts == number).nonzero()[:, 0]
                 if len(rows):
                     logits = logits.index_put((rows,), network(images[rows], None if labels is None else labels[rows]))
-            return logits
+            return logits if labels is None else logits + offsets[parts, labels].to(logits.dtype)
 
-        changed = self.train_generator(model, server_round, judge, self.class_odds(self.class_counts(names)))
+        changed = self.train_generator(model, server_round, judge, self.class_odds(counts))
         if self.settings.swap_rounds and server_round % self.settings.swap_rounds == 0:
             self.swap(server_round, names)
         return changed

@@ -5,8 +5,8 @@ Hospitals take their local steps against the generator as it came and send their
 the EMA itself. Rounds are the turns of the two: with few local steps and as few steps of the generator they alternate
 as a GAN's usual training does, with many each overtakes the other. Adam's moments of the generator are the server's.
 
-The server asks for classes in the federation's proportions, or all alike where the family does
-(``stylegan2.fake-labels`` = uniform).
+The server asks for classes in the federation's proportions, or for all that somebody holds alike where hospitals show
+them (``training.balanced-classes``) or ask for them (``stylegan2.fake-labels`` = uniform) alike.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class ServerTrainedGenerator(Strategy, FederatedStrategy):
 
     def class_odds(self, counts: Tensor) -> Tensor:
         """Return how often a class is asked for, given how many images of it there are: as often, or all alike."""
-        return (counts > 0).double() if self.adversaries.asks_alike else counts
+        return (counts > 0).double() if self.federation.classes_alike else counts
 
     # ------------------------------------------------------------------ what is carried along
 

@@ -5,6 +5,12 @@ Zhang et al. 2021, *Training Federated GANs with Theoretical Guarantees: A Unive
 π_j(y) = n_j(y) / Σ_k n_k(y). In logits l_ua = log Σ_j exp(l_j + log π_j(y)), which is stable, and whose gradient
 weighs the hospitals by their posterior.
 
+At rest G(x | y) is Σ_j π_j(y) P_j(x | y), the images of class y of all hospitals: each l_j is then log P_j / G, and
+Σ_j π_j exp(l_j) is 1 everywhere. That is so where D_j sees as many generated as real images of a class. Where it does
+not (``stylegan2.fake-labels`` = uniform), the prior is π_j(y) u_j(y) / p_j(y), with p_j(y) and u_j(y) how often it sees
+real and generated images of class y (:mod:`strategies.discriminator_ensemble` has the derivation); else G would rest at
+the mixture by π_j(y) p_j(y).
+
 Deviations: see :mod:`strategies.discriminator_ensemble`; an unconditional federation has π_j = n_j / N, where the
 code has 1 / number of hospitals, all of one size there.
 
@@ -35,10 +41,12 @@ class UAGAN(DiscriminatorEnsemble):
         networks = self.networks_of(model, names)
         if model.num_classes:
             counts = self.class_counts(names)
+            offsets = self.label_offsets(counts)
         else:
             counts = torch.tensor([[self.members[name].num_images] for name in names], dtype=torch.float64)
+            offsets = torch.zeros_like(counts)
         # Of a class that nobody holds no image is asked.
-        log_priors = (counts / counts.sum(dim=0).clamp(min=1)).log().to(self.federation.device)
+        log_priors = ((counts / counts.sum(dim=0).clamp(min=1)).log() + offsets).to(self.federation.device)
 
         def judge(images: Tensor, labels: Tensor | None) -> Tensor:
             logits = torch.stack([network(images, labels) for network in networks])

@@ -54,7 +54,8 @@ class TrainingSettings(Section):
     flips: bool = True
     """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
     balanced_classes: bool = False
-    """Whether every class that a hospital holds is drawn equally often, for long tails; else every image is."""
+    """Whether every class that a hospital holds is drawn equally often, for long tails; else every image is. Where the
+    server draws, to train the generator or to compare hospitals, it asks for all classes alike too."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the convolutions. ``auto``: bf16 where the processor has it. Weights are always fp32."""
 

@@ -855,6 +855,24 @@ def test_fedcar_sees_that_two_pairs_of_generators_are_as_far_apart() -> None:
     np.testing.assert_allclose(play(rule, model(), hospitals)["generator.w"], [0.290, 0.290, 0.289], atol=0.001)
 
 
+def test_fedcar_asks_for_classes_as_training_does() -> None:
+    entries = tiny_entries()
+
+    def drawn(counts: tuple[int, ...], *assignments: str) -> Tensor:
+        rule = strategy("strategy.name=fedcar", "strategy.samples=32", *TINY, *assignments)
+        (question,) = ask(rule, entries, [Hospital(entries, sum(counts), counts)])
+        (part,) = rule.parts
+        assert isinstance(part.rule, FedCAR)
+        part.rule.begin(1, entries)
+        (images,) = part.rule.draw([Reply("a", question, pack_arrays(entries), {})])
+        return images
+
+    alike = drawn((1, 1, 0))
+    assert not torch.equal(drawn((30, 2, 0)), alike)
+    assert torch.equal(drawn((30, 2, 0), "training.balanced-classes=true"), alike)
+    assert torch.equal(drawn((30, 2, 0), "stylegan2.fake-labels=uniform"), alike)
+
+
 def test_fedcar_draws_the_same_latents_from_every_generator() -> None:
     rule = strategy("strategy.name=fedcar", "strategy.samples=32", *TINY)
     entries = tiny_entries()
@@ -1190,9 +1208,11 @@ def test_ua_gan_does_not_hear_a_hospital_about_a_class_that_it_has_not(entries: 
     assert all(np.array_equal(results[0][name], results[1][name]) for name in entries)
 
 
-def judged(name: str, entries: Arrays, hospitals: Sequence[Hospital], labels: Tensor) -> tuple[np.ndarray, Tensor]:
+def judged(
+    name: str, entries: Arrays, hospitals: Sequence[Hospital], labels: Tensor, *assignments: str
+) -> tuple[np.ndarray, Tensor]:
     """What the server says of images of these classes, and which classes a step of its generator asks for."""
-    rule = ensemble(name)
+    rule = ensemble(name, *assignments)
     found: list[tuple[np.ndarray, Tensor]] = []
 
     def record(model: Any, server_round: int, judge: Any, odds: Tensor) -> Arrays:
@@ -1229,6 +1249,70 @@ def test_md_gan_asks_every_hospital_about_a_batch_of_its_own(entries: Arrays) ->
     # As many images for each, in turn: the mean over images is the mean over hospitals.
     assert logits.tolist() == [1.0, 2.0, 3.0] * 4
     assert odds.tolist() == [list(of) for of in held]
+
+
+@pytest.mark.parametrize("assignment", ["training.balanced-classes=true", "stylegan2.fake-labels=uniform"])
+def test_the_server_asks_for_classes_alike_where_hospitals_do(assignment: str, entries: Arrays) -> None:
+    hospitals = [Hospital(discriminator_of(entries), sum(of), of) for of in ((7, 1, 0), (0, 3, 0))]
+    asked = {
+        name: judged(name, entries, hospitals, torch.zeros(2, dtype=torch.int64), assignment)[1].tolist()
+        for name in ("ua-gan", "md-gan", "dp-fedavg-gan")
+    }
+    assert asked == {"ua-gan": [[1, 1, 0]], "md-gan": [[1, 1, 0], [0, 1, 0]], "dp-fedavg-gan": [[1, 1, 0]]}
+
+
+# Two hospitals with three classes, of which the second is the first's above all, and images of two kinds.
+HELD = ((20, 80, 0), (20, 20, 10))
+KINDS = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+@pytest.mark.parametrize("asked", ["data", "uniform"])
+@pytest.mark.parametrize(
+    ("name", "mixtures"),
+    [
+        # Of both hospitals' images of a class: half and half, and .8 of the first's.
+        ("ua-gan", [[[0.5, 0.5], [0.74, 0.26]]] * 2),
+        # Each judges its own part of the batch.
+        ("md-gan", [[[0.9, 0.1]] * 2, [[0.1, 0.9]] * 2]),
+    ],
+)
+def test_best_discriminators_lead_to_the_hospitals_images(
+    name: str, mixtures: Sequence[Sequence[Sequence[float]]], asked: str, is_balanced: bool, entries: Arrays
+) -> None:
+    """However often a class is shown and asked for: the server's logit is log P / G, whose rest is G = P.
+
+    With generated images of all classes alike, UA-GAN's generator would rest at .367 of kind 0 where ½ is right.
+    """
+    rule = ensemble(name, f"stylegan2.fake-labels={asked}", f"training.balanced-classes={str(is_balanced).lower()}")
+    drawn = torch.tensor([0.2, 0.8], dtype=torch.float64)
+
+    def best(hospital: int) -> Any:
+        counts = torch.tensor(HELD[hospital], dtype=torch.float64)
+        shown = (counts > 0).double() if is_balanced else counts
+        shown = shown / shown.sum()
+        fakes = torch.full((3,), 1 / 3, dtype=torch.float64) if asked == "uniform" else shown
+
+        def logits(images: Tensor, labels: Tensor) -> Tensor:
+            kinds = images[:, 0, 0, 0].long()
+            return (shown[labels] * KINDS[hospital][kinds] / (fakes[labels] * drawn[kinds])).log()
+
+        return logits
+
+    # An image of every class that both hold, of every kind, for each hospital.
+    labels, kinds, _ = torch.cartesian_prod(torch.arange(2), torch.arange(2), torch.arange(2)).T
+    images = kinds.double()[:, None, None, None].expand(-1, 3, 8, 8)
+    found: list[Tensor] = []
+
+    def record(model: Any, server_round: int, judge: Any, odds: Tensor) -> Arrays:
+        found.append(judge(images, labels))
+        return {}
+
+    rule.train_generator = record
+    rule.networks_of = lambda model, names: [best(hospital) for hospital in range(len(names))]
+    play(rule, entries, [Hospital(discriminator_of(entries), sum(held), held) for held in HELD])
+    shares = (found[0].exp() * drawn[kinds]).reshape(2, 2, 2).permute(2, 0, 1)
+    np.testing.assert_allclose(shares, mixtures, rtol=1e-9)
 
 
 def steps_of_the_server(name: str, entries: Arrays, *assignments: str) -> tuple[list[list[int]], float]:

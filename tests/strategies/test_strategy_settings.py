@@ -392,6 +392,17 @@ def test_weighing_no_network_is_refused(name: str) -> None:
     )
 
 
+def test_ifl_gan_does_not_take_balanced_classes_for_a_generators_mistake() -> None:
+    """Of a generator that hears classes images are of the classes of the hospital's; one that does not learns them."""
+    balanced = ("strategy.name=ifl-gan", "training.balanced-classes=true")
+    resolved(*balanced)
+    assert problems_of(*balanced, "model.conditional=false") == (
+        "training.balanced-classes = true: with model.conditional = false the generator learns classes as they are "
+        "shown, all alike, and ifl-gan would count as its mistake that they are not so among the hospital's images; "
+        "set model.conditional=true, or leave it out",
+    )
+
+
 @pytest.mark.parametrize(
     ("assignments", "sends"),
     [(["strategy.name=alone"], "alone"), (["strategy.name=partial-sync", "strategy.synchronise=none"], "none")],
