@@ -1,6 +1,7 @@
 """FedAdagrad: the server's step shrinks with the sum of squared updates.
 
-Reddi et al. 2021, *Adaptive Federated Optimization*, arXiv 2003.00295, Algorithm 2: v ← v + Δ², w ← w + η Δ / (√v + τ).
+Reddi et al. 2021, *Adaptive Federated Optimization*, arXiv 2003.00295, Algorithm 2: v ← v + Δ²,
+w ← w_t + η Δ / (√v + τ), with Δ = Σ_i p_i w_i − w_t.
 
 Deviations: those of :mod:`strategies.server_optimizer`; v starts from 0 and not from τ².
 

@@ -1,7 +1,7 @@
 """FedAdam: the server takes Adam's step along the mean update.
 
 Reddi et al. 2021, *Adaptive Federated Optimization*, arXiv 2003.00295, Algorithm 2: m ← β₁ m + (1 − β₁) Δ,
-v ← β₂ v + (1 − β₂) Δ², w ← w + η m / (√v + τ).
+v ← β₂ v + (1 − β₂) Δ², w ← w_t + η m / (√v + τ), with Δ = Σ_i p_i w_i − w_t.
 
 Deviations: those of :mod:`strategies.server_optimizer`; as Flower's, it corrects the bias of the moments, as Adam does
 and Algorithm 2 does not, and counts rounds from 2 for it; v starts from 0 and not from τ².

@@ -1,7 +1,7 @@
 """FedAvgM: the server takes a step with momentum along the mean update.
 
 Hsu, Qi and Brown 2019, *Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-Classification*, arXiv 1909.06335, Section 4.3: v ← β v + Δw, w ← w − η v, with Δw = w − Σ_i p_i w_i.
+Classification*, arXiv 1909.06335, Section 4.3: v ← β v + (w_t − Σ_i p_i w_i), w ← w_t − η v.
 
 Deviations: those of :mod:`strategies.server_optimizer`.
 

@@ -42,7 +42,7 @@ class FedDynLocally(LocalRule):
         }
 
     def correct(self, network: str, module: nn.Module) -> None:
-        """G ← g − h_i + α (w − w_t)."""
+        """Add the regulariser's gradient: g ← g − h_i + α (w − w_t)."""
         for name, parameter in module.named_parameters():
             key = f"{network}.{name}"
             if key in self._start and parameter.grad is not None:

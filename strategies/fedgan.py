@@ -1,8 +1,9 @@
 """FedGAN: every hospital takes K local steps of generator and discriminator, the server averages both.
 
 Rasouli, Sun and Rajagopal 2020, *FedGAN: Federated Generative Adversarial Networks for Distributed
-Data*, arXiv 2006.07228, Algorithm 1: w ← Σ_i p_i w_i and θ ← Σ_i p_i θ_i with p_i = n_i / Σ_j n_j. It is
-FedAvg (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1) of both networks, and ``fedavg`` names the same rule.
+Data*, arXiv 2006.07228, Algorithm 1: w ← Σ_i p_i w_i with p_i = n_i / N, of the discriminator and of the generator (θ
+there) alike. It is FedAvg (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1) of both networks, and ``fedavg`` names
+the same rule.
 
 Deviation: the running average of the generator is averaged by the same rule, since it is what is judged.
 Optimiser moments are never sent: they stay at the hospital.

@@ -1,9 +1,9 @@
 """FedNova: hospitals that took more steps do not pull the federation towards themselves.
 
 Wang et al. 2020, *Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization*, arXiv
-2007.07481, Eq. 9 for plain SGD: d_i = (w − w_i) / τ_i, w ← w − τ_eff Σ_i p_i d_i, with τ_i the local steps,
-p_i = n_i / N and τ_eff = Σ_i p_i τ_i. Where all take as many steps, as with ``training.local-steps``, trained weights
-move as FedAvg's do; use it with ``training.local-epochs``.
+2007.07481, Eq. 9 for plain SGD: d_i = (w_t − w_i) / τ_i, w ← w_t − τ_eff Σ_i p_i d_i, with τ_i the local steps and
+τ_eff = Σ_i p_i τ_i. Where all take as many steps, as with ``training.local-steps``, trained weights move as FedAvg's
+do; use it with ``training.local-epochs``.
 
 Deviations: updates are Adam's, which grow with the number of steps as SGD's do, but not with the gradient. Trained
 weights alone; the server keeps the EMA itself (:class:`strategies.aggregation.ServerEMA`), so that what is judged is
@@ -42,7 +42,7 @@ class FedNova(ServerStep):
         self._steps += reply.num_images * steps
 
     def step(self) -> dict[str, np.ndarray]:
-        """W − τ_eff Σ_i p_i d_i."""
+        """Return w_t − τ_eff Σ_i p_i d_i."""
         effective = self._steps / self._images_in_all
         return {
             name: self.current[name] - effective * direction / self._images_in_all

@@ -29,7 +29,7 @@ class FedProxLocally(LocalRule):
         }
 
     def correct(self, network: str, module: nn.Module) -> None:
-        """G ← g + μ (w − w_t)."""
+        """Add the term's gradient: g ← g + μ (w − w_t)."""
         for name, parameter in module.named_parameters():
             start = self._start.get(f"{network}.{name}")
             if start is not None and parameter.grad is not None:

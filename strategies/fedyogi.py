@@ -1,7 +1,7 @@
 """FedYogi: FedAdam whose second moment moves by steps of the squared update, whatever its own size.
 
 Reddi et al. 2021, *Adaptive Federated Optimization*, arXiv 2003.00295, Algorithm 2: m as FedAdam,
-v ← v − (1 − β₂) Δ² sign(v − Δ²), w ← w + η m / (√v + τ).
+v ← v − (1 − β₂) Δ² sign(v − Δ²), w ← w_t + η m / (√v + τ), with Δ = Σ_i p_i w_i − w_t.
 
 Deviations: those of :mod:`strategies.server_optimizer`; v starts from 0 and not from τ².
 

@@ -1,8 +1,8 @@
 """q-FedAvg: hospitals with a higher loss count more, so that none is left behind.
 
 Li et al. 2020, *Fair Resource Allocation in Federated Learning*, arXiv 1905.10497, Algorithm 2: with
-Δ_i = L (w − w_i), w ← w − Σ_i F_i^q Δ_i / Σ_i (q F_i^(q−1) ‖Δ_i‖² + L F_i^q). Written out here, in float64; Flower's
-own is the oracle of the tests.
+Δ_i = L (w_t − w_i), w ← w_t − Σ_i F_i^q Δ_i / Σ_i (q F_i^(q−1) ‖Δ_i‖² + L F_i^q). Written out here, in float64;
+Flower's own is the oracle of the tests.
 
 Hospitals count by their loss and not by their size: with q = 0 it is the plain mean. (The paper draws hospitals by
 size, which all in every round leaves no room for.) F_i is the mean of ``strategy.fairness-loss`` over hospital i's

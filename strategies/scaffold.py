@@ -1,12 +1,13 @@
 """SCAFFOLD: control variates take out of each hospital's steps what is its own drift.
 
 Karimireddy et al. 2020, *SCAFFOLD: Stochastic Controlled Averaging for Federated Learning*, arXiv 1910.06378,
-Algorithm 1: locally y ← y − η_l (g − c_i + c); c_i⁺ by Option II, c_i − c + (x − y) / (K η_l); at the server
-x ← x + η_g mean(y_i − x) and c ← c + |S| / N mean(c_i⁺ − c_i).
+Algorithm 1, with control variates c of the server and c_i of hospital i: locally K steps w ← w − η_l (g − c_i + c);
+c_i⁺ by Option II, c_i − c + (w_t − w_i) / (K η_l); at the server w ← w_t + η_g mean(w_i − w_t) and
+c ← c + |S| / m mean(c_i⁺ − c_i) over those S of all m hospitals that reply.
 
 Under plain SGD, Option II is the mean of the K gradients g, and so it is taken here: that holds for Adam too, whose
 updates are no gradients. Deviations: the correction comes before Adam; buffers are averaged by number of images; the
-EMA is averaged as x is with η_g = 1, and kept by the server with any other (:class:`strategies.aggregation.ServerEMA`).
+EMA is averaged as w is with η_g = 1, and kept by the server with any other (:class:`strategies.aggregation.ServerEMA`).
 
 Costs twice the bytes of the trained weights each way; at a hospital three more copies of them, one of which stays on
 disk; at the server one for c, in every checkpoint. Reveals what FedGAN reveals, and each hospital's mean gradient.
@@ -61,7 +62,7 @@ class ScaffoldLocally(LocalRule):
         self._num_steps = dict.fromkeys(self.governed, 0)
 
     def correct(self, network: str, module: nn.Module) -> None:
-        """G ← g − c_i + c."""
+        """Correct the gradient: g ← g − c_i + c."""
         self._num_steps[network] += 1
         for name, parameter in module.named_parameters():
             key = f"{network}.{name}"
@@ -114,7 +115,7 @@ class Scaffold(ServerStep):
         self._averages.add(averages, 1.0)
 
     def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
-        """Sum up y_i and c_i⁺ − c_i, every hospital alike."""
+        """Sum up w_i and c_i⁺ − c_i, every hospital alike."""
         self._mean.add(arrays, 1.0)
         changes = ArrayRecord()
         for name, value in reply.extra.items():
@@ -123,7 +124,7 @@ class Scaffold(ServerStep):
         self._num_replies += 1
 
     def step(self) -> dict[str, np.ndarray]:
-        """X + η_g mean(y_i − x); c + |S| / N mean(c_i⁺ − c_i)."""
+        """Return w_t + η_g mean(w_i − w_t); c ← c + |S| / m mean(c_i⁺ − c_i)."""
         share = self._num_replies / max(len(self.sites), self._num_replies)
         self._control = {
             name: np.asarray(self._control[name] + share * change, dtype=self._control[name].dtype)

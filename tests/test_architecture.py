@@ -67,6 +67,20 @@ def test_ruff_is_content(arguments: list[str]) -> None:
     run(sys.executable, "-m", "ruff", *arguments)
 
 
+def test_a_formula_does_not_begin_a_docstring() -> None:
+    """There its first letter must be large (D403), and of the gradient g the generator G would be made."""
+    formula = re.compile(r"[A-Z](_\w+)? ?[←=+−·/]")
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {docstring.splitlines()[0]}"
+        for package in packages()
+        for path in sorted((REPOSITORY / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and formula.match(docstring := ast.get_docstring(node) or "")
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_mypy_is_content() -> None:
     assert "Success" in run(sys.executable, "-m", "mypy", "--cache-dir", os.devnull)
 

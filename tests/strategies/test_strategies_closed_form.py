@@ -453,15 +453,15 @@ def test_fedprox_pulls_each_step_towards_the_global_weights() -> None:
 
 def test_scaffold_follows_algorithm_1_for_two_rounds() -> None:
     rule, sites = pair("scaffold")
-    # All c are 0. From 0 to 1: g = −1, −0.5, y = 0.75, c⁺ = −0.75. From 0 to −3: g = 3, 1.5, y = −2.25, c⁺ = 2.25.
+    # All c are 0. From 0 to 1: g = −1, −0.5, w = 0.75, c⁺ = −0.75. From 0 to −3: g = 3, 1.5, w = −2.25, c⁺ = 2.25.
     arrays, (one, other) = train_round(rule, model(), sites, 1, 2)
     are_scaled(one, 0.75)
     are_scaled(one, -0.75, "control.")
     are_scaled(other, -2.25)
     are_scaled(other, 2.25, "control.")
     are_scaled(arrays, -0.75)
-    # c = 0.75. One: g − c_i + c = −1.75 + 1.5, y = −0.625; −1.625 + 1.5, y = −0.5625; c⁺ = −1.6875.
-    # Other: 2.25 − 1.5, y = −1.125; 1.875 − 1.5, y = −1.3125; c⁺ = 2.0625.
+    # c = 0.75. One: g − c_i + c = −1.75 + 1.5, w = −0.625; −1.625 + 1.5, w = −0.5625; c⁺ = −1.6875.
+    # Other: 2.25 − 1.5, w = −1.125; 1.875 − 1.5, w = −1.3125; c⁺ = 2.0625.
     arrays, (one, other) = train_round(rule, arrays, sites, 2, 2)
     are_scaled(one, -0.5625)
     are_scaled(one, -1.6875 + 0.75, "control.")
@@ -478,7 +478,7 @@ def test_scaffolds_mean_gradient_is_option_ii() -> None:
     for server_round in (1, 2, 3):
         after, sent = train_round(rule, arrays, sites, server_round, 4)
         for number, one in enumerate(sent):
-            # c_i⁺ = c_i − c + (x − y_i) / (K η)
+            # c_i⁺ = c_i − c + (w_t − w_i) / (K η)
             option = own[number] - control + (arrays["generator.w"] - one["generator.w"]) / (4 * 0.3)
             np.testing.assert_allclose(one["control.generator.w"], option - own[number], atol=3e-6)
             own[number] = option
