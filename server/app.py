@@ -51,7 +51,7 @@ from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
 from server.inputs import RunInputs, prepare_inputs
-from server.messaging import choose_sites, describe_sites, list_sites
+from server.messaging import choose_sites, describe_sites, fewest_replies, list_sites
 from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
@@ -62,7 +62,7 @@ from server.training_round import TrainingRound
 from strategies.aggregation import Federation
 from strategies.building import build_local_rule, build_strategy
 from strategies.catalogue import STRATEGIES
-from strategies.configuration import least_replies, names_in_use, numbers_in_use, resolve
+from strategies.configuration import names_in_use, numbers_in_use, resolve
 from strategies.sharing import sharing_policy
 
 app = ServerApp()
@@ -103,6 +103,12 @@ def check_deployment(sites: Sequence[Site], configuration: Configuration) -> Non
             "a generator, or a part of it, stays at its hospital: such a federation is for simulations alone, since "
             "every hospital would have to hand over its own to be judged; share the generator "
             "(strategy.private, strategy.generator, strategy.synchronise)"
+        )
+    hospitals = configuration.partition.hospitals
+    if hospitals > 1 and configuration.asked_hospitals() == 1:
+        problems.append(
+            f"participation.fraction = {configuration.participation.fraction:g}: of {hospitals} hospitals one is asked "
+            "in a round, and what it has learned would go to all others as it is; ask two at least"
         )
     if configuration.attack.name != "none":
         problems.append(f"attack.name = {configuration.attack.name!r}: is for simulations alone; set attack.name=none")
@@ -282,6 +288,7 @@ class FederatedRun:
     def _train(self, server_round: int) -> TrainingRound:
         """Let the hospitals train; replace the global networks by what the strategy makes of their replies."""
         configuration, state = self.configuration, self.state
+        least = fewest_replies(self.sites, configuration)
         training = TrainingRound(
             grid=self.grid,
             server_round=server_round,
@@ -291,7 +298,7 @@ class FederatedRun:
                 configuration.seed,
                 server_round,
                 self.strategy.choose_sites,
-                max(configuration.participation.min_replies, least_replies(configuration.strategy)),
+                least[0],
             ),
             expected=self._expected(server_round),
             settings=configuration.participation,
@@ -300,7 +307,7 @@ class FederatedRun:
             say=self.progress.say,
             show=partial(self.progress.show_round, server_round) if self.progress.console.is_terminal else None,
             keep_largest=self._is_simulation() and (server_round == configuration.rounds or self._may_stop()),
-            least_replies=least_replies(configuration.strategy),
+            least=least,
             sends_own=self._needs_own_generators(server_round),
             losses=self.anatomy.losses,
             required=numbers_in_use(configuration),

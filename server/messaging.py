@@ -18,6 +18,7 @@ from federation.exchange import CLASS_COUNTS, CONFIG, DEPLOYED, DESCRIBE, NUM_EX
 from federation.seeding import numpy_stream
 from federation.settings.participation import ParticipationSettings
 from federation.site import Site
+from strategies.configuration import least_replies
 
 POLL_SECONDS = 0.2
 """Between two looks at a remote server for replies; our own engines wait by themselves."""
@@ -113,6 +114,17 @@ def choose_sites(
         least_luck = sorted(luck, reverse=True)[min(least, len(chosen)) - 1]
         chosen = [site for site, drawn in zip(chosen, luck, strict=True) if drawn >= min(settings.dropout, least_luck)]
     return chosen
+
+
+def fewest_replies(sites: Sequence[Site], configuration: Configuration) -> tuple[int, str]:
+    """Return the replies without which a round is none, and why."""
+    found = [
+        (configuration.participation.min_replies, "participation.min-replies"),
+        (least_replies(configuration.strategy), "the strategy needs as many"),
+    ]
+    if len(sites) > 1 and any(site.is_deployed for site in sites):
+        found.append((2, "at real sites a single reply would go to all others as it is"))
+    return max(found, key=lambda each: each[0])
 
 
 def list_sites(sites: Sequence[Site]) -> str:

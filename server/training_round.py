@@ -92,8 +92,8 @@ class TrainingRound:
         Called whenever somebody's state may have changed, where anybody looks.
     keep_largest
         Whether to keep what the hospital with the most images sent.
-    least_replies
-        Replies that the strategy needs, whatever the settings say.
+    least
+        Replies without which the round is none, and why.
     sends_own
         Whether hospitals hand over generators of their own beside what they send.
     losses
@@ -114,7 +114,7 @@ class TrainingRound:
     say: Callable[[str], None] = lambda text: None
     show: Callable[[RoundState], None] | None = None
     keep_largest: bool = False
-    least_replies: int = 1
+    least: tuple[int, str] = (1, "")
     sends_own: bool = False
     losses: Mapping[str, Loss] = field(default_factory=dict)
     required: Sequence[str] = ()
@@ -146,7 +146,7 @@ class TrainingRound:
         HospitalError
             If a hospital failed, whatever was tried, and `fail_fast` is set.
         RunError
-            If there are fewer replies than ``participation.min-replies``.
+            If there are fewer usable replies than the least.
         """
         nodes = {site.node_id: site for site in self.sites}
         messages = {
@@ -170,16 +170,12 @@ class TrainingRound:
             if reply is not None:
                 yield reply
                 del reply  # the strategy has it; while the next is waited for, nobody should
-        if len(self.accepted) < max(self.settings.min_replies, self.least_replies):
-            wanted = (
-                f"participation.min-replies = {self.settings.min_replies}"
-                if self.settings.min_replies >= self.least_replies
-                else f"the strategy needs {self.least_replies}"
-            )
+        least, why = self.least
+        if len(self.accepted) < least:
             reasons = [f"{line['site']}: {_last_line(line['reason'])}" for line in self.lines if "reason" in line]
             raise RunError(
                 f"round {self.server_round}: replies of {len(self.accepted)} of {len(self.sites)} hospitals could be "
-                f"used; {wanted}\n" + "\n".join(reasons[:8])
+                f"used, at least {least} are needed ({why})\n" + "\n".join(reasons[:8])
             )
 
     def _send(self, site: Site, message: Message, attempt: int) -> None:

@@ -220,7 +220,7 @@ def test_too_few_replies_end_the_run_with_its_last_good_state(straight: Path, tm
     with pytest.raises(RunError) as caught:
         run(settings, Faults(tmp_path, planned))
     assert str(caught.value).splitlines() == [
-        "round 3: replies of 6 of 8 hospitals could be used; participation.min-replies = 7",
+        "round 3: replies of 6 of 8 hospitals could be used, at least 7 are needed (participation.min-replies)",
         "hospital-01: ValueError: the images of this hospital are gone",
         "hospital-02: ValueError: the images of this hospital are gone",
     ]

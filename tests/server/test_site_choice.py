@@ -12,7 +12,7 @@ from federation.errors import ConfigurationError
 from federation.settings.participation import ParticipationSettings
 from federation.site import Site
 from server.app import check_deployment
-from server.messaging import choose_sites
+from server.messaging import choose_sites, fewest_replies
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import resolve
 
@@ -196,6 +196,29 @@ KEPT = (
 )
 def test_a_generator_that_stays_at_its_hospital_is_refused_at_real_sites(assignments: tuple[str, ...]) -> None:
     assert refusals(*assignments) == (KEPT,)
+
+
+def test_a_round_of_one_real_site_is_refused() -> None:
+    """Whatever the rule, the next global model would be that hospital's own."""
+    assert refusals("participation.fraction=0.1") == (
+        "participation.fraction = 0.1: of 12 hospitals one is asked in a round, and what it has learned would go to "
+        "all others as it is; ask two at least",
+    )
+    check_deployment(sites(12, deployed=12), configured("participation.fraction=0.2"))
+    check_deployment(sites(12), configured("participation.fraction=0.1"))
+    alone = resolve([parse_assignments(["partition.hospitals=1"])])
+    check_deployment(sites(1, deployed=1), alone)
+
+
+def test_the_replies_of_a_round_at_real_sites_are_two_at_least() -> None:
+    why = "at real sites a single reply would go to all others as it is"
+    assert fewest_replies(sites(12, deployed=12), configured()) == (2, why)
+    assert fewest_replies(sites(12, deployed=1), configured()) == (2, why)
+    assert fewest_replies(sites(1, deployed=1), resolve([])) == (1, "participation.min-replies")
+    assert fewest_replies(sites(12), configured()) == (1, "participation.min-replies")
+    more = configured("participation.min-replies=4", "strategy.name=fedmedian")
+    assert fewest_replies(sites(12, deployed=12), more) == (4, "participation.min-replies")
+    assert fewest_replies(sites(12, deployed=12), configured("strategy.name=krum")) == (5, "the strategy needs as many")
 
 
 def test_attacks_are_refused_at_real_sites() -> None:
