@@ -7,13 +7,14 @@ from what was released.
 
 Epsilon is of the hospital as a whole, for a federation with and without what it sends (that it took part is public;
 for another hospital in its place the noise counts half), by the Rényi accountant of Opacus (Mironov 2017, arXiv
-1702.07476) at ``strategy.delta``, for the numbers of this run; with all hospitals in every round it is exact for the
-Gaussian mechanism. Where some are drawn, they are drawn in a fixed number and not each by chance, as the accountant
-assumes; at real sites that does not count, as who is drawn follows from ``seed``, which every site is told. With few
+1702.07476) at ``strategy.delta``, for the numbers of this run. Every round counts in full, as if all hospitals had been
+in it, and is exact for the Gaussian mechanism then. What an attacker sees is what another hospital sees: the seed, from
+which follows who is drawn and who drops out, whether it is asked itself, and the names in log and report. So to be left
+out of a round hides nobody: amplification by sampling, which needs a draw that nobody knows, is not claimed. With few
 hospitals a noise that gives a small epsilon leaves nothing of the update. At real sites noise comes from the operating
 system and is kept nowhere, so such a run does not repeat. In a simulation it comes from ``seed``, and epsilon is what
-the same federation would have had at real sites with a secret draw of who takes part. The numbers of images by class
-are told without noise, of all hospitals and not of those of a round alone.
+the same federation would have had at real sites. The numbers of images by class are told without noise, of all
+hospitals and not of those of a round alone.
 
 Costs generator and discriminator down and the discriminator up; the server trains. Reveals to the server each
 hospital's discriminator (it adds the noise) and class counts; to the others, only what the noise has covered.
@@ -45,8 +46,8 @@ class DPFedAvgGAN(ServerTrainedGenerator):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self._rounds: list[float] = []
-        self._asked = 0
+        self._releases: list[float] = []
+        """The noise multiplier of each."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -54,10 +55,7 @@ class DPFedAvgGAN(ServerTrainedGenerator):
         """Send generator and discriminator."""
         self._current = arrays
         record = pack_arrays(self.sent(self.current))
-        messages = self.messages(grid, server_round, config, lambda node_id: record)
-        # Who was asked: that one of them fails makes the others no safer.
-        self._asked = len(messages)
-        return messages
+        return self.messages(grid, server_round, config, lambda node_id: record)
 
     def open_round(self, server_round: int) -> None:
         """See :class:`ServerTrainedGenerator`."""
@@ -84,7 +82,7 @@ class DPFedAvgGAN(ServerTrainedGenerator):
             if settings.noise_multiplier > 0:
                 total = total + stream.normal(0.0, settings.noise_multiplier * settings.clip_norm, total.shape)
             found[name] = (self._start[name] + total / len(names)).astype(self.current[name].dtype)
-        self._rounds.append(1.0 if self._is_deployed() else max(self._asked, len(names)) / len(self.members))
+        self._releases.append(settings.noise_multiplier)
 
         model = self.build()
         load_tensors(model.networks, found)
@@ -103,18 +101,18 @@ class DPFedAvgGAN(ServerTrainedGenerator):
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """See :class:`ServerTrainedGenerator`."""
-        return super().state_dict() | {"rounds": np.array(self._rounds)}
+        return super().state_dict() | {"rounds": np.array(self._releases)}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """See :class:`ServerTrainedGenerator`."""
         super().load_state_dict(state)
-        self._rounds = state["rounds"].tolist() if "rounds" in state else []
+        self._releases = state["rounds"].tolist() if "rounds" in state else []
 
     def report(self) -> dict[str, Any]:
         """Return epsilon at delta, infinite without noise."""
         settings = self.settings
         return {
-            "epsilon": spent_epsilon(self._rounds, settings.noise_multiplier, settings.delta),
+            "epsilon": spent_epsilon(self._releases, settings.delta),
             "delta": settings.delta,
             "unit": "hospital",
         }
@@ -126,20 +124,25 @@ def clip_factor(update: Arrays, norm: float) -> float:
     return min(1.0, norm / length) if length > 0 else 1.0
 
 
-def spent_epsilon(rounds: Sequence[float], noise_multiplier: float, delta: float) -> float | None:
-    """Return epsilon after rounds in which these shares of the hospitals took part; None if it is unbounded.
+def spent_epsilon(noise_multipliers: Sequence[float], delta: float) -> float | None:
+    """Return epsilon after a release with each of these noise multipliers; None if it is unbounded.
 
     References
     ----------
-    Mironov, Talwar and Zhang 2019, *Rényi Differential Privacy of the Sampled Gaussian Mechanism*, arXiv 1908.10530.
+    Mironov 2017, *Rényi Differential Privacy*, arXiv 1702.07476, Corollary 3; to (ε, δ) by Balle et al. 2020, arXiv
+    1905.09982, Theorem 21.
     """
-    if not rounds:
+    if not noise_multipliers:
         return 0.0
-    if noise_multiplier == 0:
+    if min(noise_multipliers) ** 2 == 0:
         return None
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
-    for share in rounds:
-        accountant.step(noise_multiplier=noise_multiplier, sample_rate=min(1.0, share))
-    return float(accountant.get_epsilon(delta))
+    for noise_multiplier in noise_multipliers:
+        accountant.step(noise_multiplier=noise_multiplier, sample_rate=1.0)
+    # With much or little noise the best order lies beyond those that Opacus tries by itself.
+    orders = [1 + 10 ** (power / 8) for power in range(-48, -8)]
+    orders += [*RDPAccountant.DEFAULT_ALPHAS, *(2 ** (power / 8) for power in range(48, 192))]
+    # The bound may be below zero, where delta alone says more than epsilon; epsilon is not.
+    return max(0.0, float(accountant.get_epsilon(delta, alphas=orders)))

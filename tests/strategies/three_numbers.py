@@ -15,6 +15,7 @@ from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays, unpack_arrays
 from federation.site import Site
+from server.messaging import ChosenNodes
 from strategies.aggregation import Federation
 from strategies.building import build_strategy
 from strategies.configuration import resolve
@@ -100,12 +101,19 @@ def read_only(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def ask(
-    rule: FederatedStrategy, current: Mapping[str, np.ndarray], hospitals: Sequence[Hospital], server_round: int = 1
+    rule: FederatedStrategy,
+    current: Mapping[str, np.ndarray],
+    hospitals: Sequence[Hospital],
+    server_round: int = 1,
+    *,
+    asked: Sequence[int] | None = None,
 ) -> list[Message]:
-    """Let all hospitals know one another, and return what the strategy sends to each."""
-    rule.meet(sites_of(hospitals))
+    """Let all hospitals know one another; return what the strategy sends to each of those positions, or to all."""
+    sites = sites_of(hospitals)
+    rule.meet(sites)
+    chosen = {site.node_id for number, site in enumerate(sites) if asked is None or number in asked}
     grid = InProcessGrid(lambda message, context: message, simulation_nodes(len(hospitals)))
-    return list(rule.configure_train(server_round, read_only(current), ConfigRecord(), grid))
+    return list(rule.configure_train(server_round, read_only(current), ConfigRecord(), ChosenNodes(grid, chosen)))
 
 
 def answer(message: Message, hospital: Hospital) -> Message:
@@ -122,12 +130,14 @@ def play(
     server_round: int = 1,
     *,
     absent: Sequence[int] = (),
+    asked: Sequence[int] | None = None,
 ) -> Arrays:
-    """Play a round; those whose positions are `absent` are in the federation and do not reply."""
-    messages = ask(rule, current, hospitals, server_round)
+    """Play a round with those at the positions `asked`, or with all; those that are `absent` do not reply."""
+    positions = range(len(hospitals)) if asked is None else asked
+    messages = ask(rule, current, hospitals, server_round, asked=asked)
     replies = [
-        answer(message, hospital)
-        for number, (message, hospital) in enumerate(zip(messages, hospitals, strict=True))
+        answer(message, hospitals[number])
+        for number, message in zip(positions, messages, strict=True)
         if number not in absent
     ]
     record, _ = rule.aggregate_train(server_round, replies)
