@@ -115,6 +115,7 @@ class RunDirectory:
         self.split = path / "split.csv"
         self.metrics = path / "metrics.jsonl"
         self.hospitals = path / "hospitals.jsonl"
+        self.releases = path / "releases.jsonl"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.hospital_states = path / "hospitals"

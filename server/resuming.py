@@ -10,6 +10,7 @@ from federation.run_directory import RunDirectory, check_free, read_lines
 from server.run_state import RunState, shapes_in
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import names_in_use, resolve
+from strategies.release_ledger import ReleaseLedger
 
 # What a resumed run may change: how long it goes on and how it is run, not what is computed.
 _RESUMABLE = (
@@ -35,7 +36,7 @@ def check_directory(directory: RunDirectory, configuration: Configuration, state
     Raises
     ------
     RunDirectoryError
-        Naming what differs.
+        Naming what differs, or what is not counted of what was released.
     """
     if not configuration.resume:
         check_free(directory.path)
@@ -54,6 +55,8 @@ def check_directory(directory: RunDirectory, configuration: Configuration, state
         if before[key] != value and (not key.startswith(_RESUMABLE) or key in fixed)
     ]
     problems += _architecture_problems(directory, state)
+    if any(STRATEGIES[name].counts_releases for name in names):
+        problems += _release_problems(directory)
     if problems:
         raise RunDirectoryError(problems)
 
@@ -71,6 +74,20 @@ def _architecture_problems(directory: RunDirectory, state: RunState) -> Iterator
         yield (
             f"{folder / 'global.safetensors'}: {name}: found {found.get(name, 'nothing')}, expected "
             f"{expected.get(name, 'nothing')}; resume with the version of dermafed that wrote it"
+        )
+
+
+def _release_problems(directory: RunDirectory) -> Iterator[str]:
+    """Say which rounds that the newest checkpoint stands on were released and are not counted."""
+    counted = {release.server_round for release in ReleaseLedger(directory.releases).read()}
+    missing = [
+        number for number in range(1, max(directory.checkpoint_rounds(), default=0) + 1) if number not in counted
+    ]
+    if missing:
+        yield (
+            f"{directory.releases}: counts no release of round {missing[0]}, which the newest checkpoint stands on: "
+            "epsilon would be too small; restore the file from a copy, or start a new run (an earlier version of "
+            "dermafed wrote no such file)"
         )
 
 

@@ -1,20 +1,21 @@
 """DP-FedAvg-GAN: hospitals train the discriminator, the server adds noise to their mean update and trains G alone.
 
 Augenstein et al. 2020, *Generative Models for Effective ML on Private, Decentralized Datasets*, arXiv 1911.06679,
-Algorithm 1, on McMahan et al. 2018, arXiv 1710.06963: Δ_i ← Δ_i min(1, S / ‖Δ_i‖), Δ = (Σ_i Δ_i + N(0, z² S²)) / n,
-θ ← θ + Δ, every hospital alike; then the generator against θ. It never touches data: given θ, all that it is follows
-from what was released.
+Algorithm 1, on McMahan et al. 2018, arXiv 1710.06963: Δ_i ← Δ_i min(1, S / ‖Δ_i‖), Δ = (Σ_i Δ_i + N(0, z² S²)) / n, θ ←
+θ + Δ, every hospital alike; then the generator against θ. It never touches data: given θ, all that it is follows from
+what was released.
 
-Epsilon is of the hospital as a whole, for a federation with and without what it sends (that it took part is public;
-for another hospital in its place the noise counts half), by the Rényi accountant of Opacus (Mironov 2017, arXiv
-1702.07476) at ``strategy.delta``, for the numbers of this run. Every round counts in full, as if all hospitals had been
-in it, and is exact for the Gaussian mechanism then. What an attacker sees is what another hospital sees: the seed, from
-which follows who is drawn and who drops out, whether it is asked itself, and the names in log and report. So to be left
-out of a round hides nobody: amplification by sampling, which needs a draw that nobody knows, is not claimed. With few
-hospitals a noise that gives a small epsilon leaves nothing of the update. At real sites noise comes from the operating
-system and is kept nowhere, so such a run does not repeat. In a simulation it comes from ``seed``, and epsilon is what
-the same federation would have had at real sites. The numbers of images by class are told without noise, of all
-hospitals and not of those of a round alone.
+Epsilon is of the hospital as a whole, for a federation with and without what it sends (that it took part is public; for
+another hospital in its place the noise counts half), by the Rényi accountant of Opacus (Mironov 2017, arXiv 1702.07476)
+at ``strategy.delta``, for all that the run has released: rounds that are released again after a resume are counted
+again (``strategies/release_ledger.py``), and what several runs release adds up. Every release counts in full, as if all
+hospitals had been in it: exact for the Gaussian mechanism where they were. What an attacker sees is what another
+hospital sees: the seed, from which follows who is drawn and who drops out, whether it is asked itself, and the names in
+log and report. So to be left out of a round hides nobody: amplification by sampling, which needs a draw that nobody
+knows, is not claimed. With few hospitals a noise that gives a small epsilon leaves nothing of the update. At real sites
+noise comes from the operating system and is kept nowhere, so such a run does not repeat. In a simulation it comes from
+``seed``, and epsilon is what the same federation would have had at real sites. The numbers of images by class are told
+without noise, of all hospitals and not of those of a round alone.
 
 Costs generator and discriminator down and the discriminator up; the server trains. Reveals to the server each
 hospital's discriminator (it adds the noise) and class counts; to the others, only what the noise has covered.
@@ -24,7 +25,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,11 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federation.exchange import pack_arrays
+from federation.run_directory import RunDirectory
 from federation.seeding import numpy_stream
 from federation.sharing import load_tensors
 from strategies.aggregation import Arrays, Federation
+from strategies.release_ledger import Release, ReleaseLedger, digest_of
 from strategies.server_trained import ServerTrainedGenerator
 
 
@@ -43,11 +47,12 @@ class DPFedAvgGAN(ServerTrainedGenerator):
     """Clips, sums up, adds noise."""
 
     options = ("generator_steps", "clip_norm", "noise_multiplier", "delta")
+    counts_releases = True
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self._releases: list[float] = []
-        """The noise multiplier of each."""
+        run_dir = federation.configuration.run_dir
+        self._ledger = ReleaseLedger(RunDirectory(Path(run_dir)).releases if run_dir else None)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -82,7 +87,8 @@ class DPFedAvgGAN(ServerTrainedGenerator):
             if settings.noise_multiplier > 0:
                 total = total + stream.normal(0.0, settings.noise_multiplier * settings.clip_norm, total.shape)
             found[name] = (self._start[name] + total / len(names)).astype(self.current[name].dtype)
-        self._releases.append(settings.noise_multiplier)
+        # Before anything is made of it, so that a killed server has released nothing that is not counted.
+        self._ledger.enter(Release(server_round, settings.noise_multiplier, digest_of(found)))
 
         model = self.build()
         load_tensors(model.networks, found)
@@ -99,22 +105,14 @@ class DPFedAvgGAN(ServerTrainedGenerator):
     def _is_deployed(self) -> bool:
         return any(site.is_deployed for site in self.members.values())
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """See :class:`ServerTrainedGenerator`."""
-        return super().state_dict() | {"rounds": np.array(self._releases)}
-
-    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """See :class:`ServerTrainedGenerator`."""
-        super().load_state_dict(state)
-        self._releases = state["rounds"].tolist() if "rounds" in state else []
-
     def report(self) -> dict[str, Any]:
         """Return epsilon at delta, infinite without noise."""
-        settings = self.settings
+        releases, delta = self._ledger.read(), self.settings.delta
         return {
-            "epsilon": spent_epsilon(self._releases, settings.delta),
-            "delta": settings.delta,
+            "epsilon": spent_epsilon([release.noise_multiplier for release in releases], delta),
+            "delta": delta,
             "unit": "hospital",
+            "releases": len(releases),
         }
 
 

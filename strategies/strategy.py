@@ -28,6 +28,8 @@ class Strategy:
     """Whether hospitals train the critic alone and the server the generator: for families that have such a pair."""
     simulation_only: ClassVar[str] = ""
     """Why it is for simulations alone; empty: it is not."""
+    counts_releases: ClassVar[bool] = False
+    """Whether it counts, in the run directory, what it has released: for its guarantee all must be there."""
     resumed_with: ClassVar[tuple[str, ...]] = ()
     """Settings that other runs may change when they are resumed, and its runs may not."""
     local: ClassVar[type[LocalRule]] = LocalRule

@@ -20,12 +20,14 @@ from clients.app import app as client_app
 from federation.config import Configuration, load_toml, parse_assignments, schema
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
+from federation.errors import RunDirectoryError
 from federation.models import build_model
 from federation.run_directory import read_lines
 from federation.settings.data import DataSettings, PartitionSettings
 from server.app import run_federation
 from server.evaluation.evaluator import Evaluator
 from server.inputs import RunInputs, prepare_inputs
+from server.run_state import RunState
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import resolve
 
@@ -165,6 +167,41 @@ def test_a_hospital_that_is_away_when_generators_are_judged_has_handed_over_its_
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_what_was_released_is_counted_and_needed_to_go_on(
+    tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after a round was released and before it was saved: a simulation releases the same bits again."""
+    monkeypatch.setattr(Evaluator, "final_evaluation", lambda evaluator: {"test": {"kid": 0.0}})
+    monkeypatch.setattr(server.app, "describe_judgement", lambda summary: [])
+    run_dir = tmp_path / "run"
+    assignments = [*CASES["dp-fedavg-gan"], *SPECIAL["dp-fedavg-gan"], "evaluation.every=5"]
+    with monkeypatch.context() as killed:
+        killed.setattr(server.app.FederatedRun, "stop_early", lambda self, error: None)
+
+        def judge(run: server.app.FederatedRun, state: RunState, *rest: object) -> None:
+            if state.completed_rounds == 2:
+                raise Killed
+
+        killed.setattr(server.app.FederatedRun, "_judge", judge)
+        with pytest.raises(Killed):
+            run(configuration(run_dir, cache_dir, *assignments))
+    ledger = run_dir / "releases.jsonl"
+    counted = ledger.read_text()
+    assert [line["round"] for line in read_lines(ledger)] == [1, 2]
+
+    ledger.rename(tmp_path / "aside")
+    with pytest.raises(RunDirectoryError, match=r"releases\.jsonl: counts no release of round 1") as refused:
+        run(configuration(run_dir, cache_dir, *assignments, "resume=true"))
+    assert "restore the file from a copy, or start a new run" in str(refused.value)
+    assert not (run_dir / "summary.json").exists()
+
+    (tmp_path / "aside").rename(ledger)
+    run(configuration(run_dir, cache_dir, *assignments, "resume=true"))
+    assert ledger.read_text() == counted
+    assert json.loads((run_dir / "summary.json").read_text())["strategy"]["releases"] == 2
+
+
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(("family", "case", "conditional"), MATRIX)
 def test_a_strategy_goes_on_as_if_it_had_not_been_killed(
     family: str, case: str, conditional: bool, tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +224,7 @@ def test_a_strategy_goes_on_as_if_it_had_not_been_killed(
         line["kid"] for line in read_lines(whole / "metrics.jsonl")
     ]
     summary = json.loads((whole / "summary.json").read_text())
+    assert json.loads((broken / "summary.json").read_text())["strategy"] == summary["strategy"]
     assert (summary["rounds"], summary["left_out"]) == (2, {})
     final = sorted((whole / "final").glob("*.safetensors"))
     hospitals = configuration(whole, cache_dir, *assignments, family=family).partition.hospitals
