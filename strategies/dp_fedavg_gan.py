@@ -2,8 +2,8 @@
 
 Augenstein et al. 2020, *Generative Models for Effective ML on Private, Decentralized Datasets*, arXiv 1911.06679,
 Algorithm 1, on McMahan et al. 2018, arXiv 1710.06963: Δ_i ← Δ_i min(1, S / ‖Δ_i‖), Δ = (Σ_i Δ_i + N(0, z² S²)) / n, θ ←
-θ + Δ, every hospital alike; then the generator against θ. It never touches data: given θ, all that it is follows from
-what was released.
+θ + Δ, every hospital alike; then the generator against θ. n is who was asked, not who answered: whether a reply can be
+used depends on what is in it. It never touches data: given θ, all that it is follows from what was released.
 
 Epsilon is of the hospital as a whole, for a federation with and without what it sends (that it took part is public; for
 another hospital in its place the noise counts half), by the Rényi accountant of Opacus (Mironov 2017, arXiv 1702.07476)
@@ -51,6 +51,7 @@ class DPFedAvgGAN(ServerTrainedGenerator):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
+        self._asked = 0
         run_dir = federation.configuration.run_dir
         self._ledger = ReleaseLedger(RunDirectory(Path(run_dir)).releases if run_dir else None)
 
@@ -60,7 +61,9 @@ class DPFedAvgGAN(ServerTrainedGenerator):
         """Send generator and discriminator."""
         self._current = arrays
         record = pack_arrays(self.sent(self.current))
-        return self.messages(grid, server_round, config, lambda node_id: record)
+        messages = self.messages(grid, server_round, config, lambda node_id: record)
+        self._asked = len(messages)
+        return messages
 
     def open_round(self, server_round: int) -> None:
         """See :class:`ServerTrainedGenerator`."""
@@ -86,7 +89,7 @@ class DPFedAvgGAN(ServerTrainedGenerator):
         for name, total in self._sum.items():
             if settings.noise_multiplier > 0:
                 total = total + stream.normal(0.0, settings.noise_multiplier * settings.clip_norm, total.shape)
-            found[name] = (self._start[name] + total / len(names)).astype(self.current[name].dtype)
+            found[name] = (self._start[name] + total / self._asked).astype(self.current[name].dtype)
         # Before anything is made of it, so that a killed server has released nothing that is not counted.
         self._ledger.enter(Release(server_round, settings.noise_multiplier, digest_of(found)))
 

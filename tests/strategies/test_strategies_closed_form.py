@@ -1030,6 +1030,13 @@ def test_dp_fedavg_gan_clips_each_update_and_averages_hospitals_alike(entries: A
     assert not np.array_equal(arrays["generator.constant"], entries["generator.constant"])
 
 
+def test_dp_fedavg_gan_divides_by_those_that_were_asked(entries: Arrays) -> None:
+    """Else the step would say whether a reply could be used, which depends on what a hospital trained on."""
+    hospitals = [Hospital(moved(entries, bias), 1, (1, 1, 1)) for bias in (3.0, 0.5, -2.0, 9.0)]
+    arrays = play(dp(), entries, hospitals, absent=[2], asked=[0, 1, 2])
+    is_close(arrays["discriminator.output.bias"] - entries["discriminator.output.bias"], [(1.0 + 0.5) / 3])
+
+
 def test_clipping_is_over_all_entries_together() -> None:
     update = {"one": np.array([3.0]), "other": np.array([[0.0, 4.0]])}
     assert clip_factor(update, 2.5) == pytest.approx(0.5)
