@@ -13,7 +13,8 @@ hospitals had been in it: exact for the Gaussian mechanism where they were. What
 hospital sees: the seed, from which follows who is drawn and who drops out, whether it is asked itself, and the names in
 log and report. So to be left out of a round hides nobody: amplification by sampling, which needs a draw that nobody
 knows, is not claimed. With few hospitals a noise that gives a small epsilon leaves nothing of the update. At real sites
-noise comes from the operating system and is kept nowhere, so such a run does not repeat. In a simulation it comes from
+noise comes from the operating system's secure source and is kept nowhere, so such a run does not repeat. It is drawn
+and added in float64 and rounded with the sum; the accountant takes numbers to be exact. In a simulation it comes from
 ``seed``, and epsilon is what the same federation would have had at real sites. The numbers of images by class are told
 without noise, of all hospitals and not of those of a round alone.
 
@@ -79,16 +80,13 @@ class DPFedAvgGAN(ServerTrainedGenerator):
 
     def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See :class:`ServerTrainedGenerator`."""
-        settings, configuration = self.settings, self.federation.configuration
-        if self._is_deployed():
-            # Nobody else may know it: every site is told the seed, and could take the noise off again.
-            stream = np.random.default_rng(secrets.randbits(256))
-        else:
-            stream = numpy_stream(configuration.seed, "noise of DP-FedAvg-GAN", server_round=server_round)
+        settings = self.settings
+        # Nobody else may know it: every site is told the seed, and could take the noise off again.
+        draw = secret_normal if self._is_deployed() else self._stream(server_round).standard_normal
         found = {}
         for name, total in self._sum.items():
             if settings.noise_multiplier > 0:
-                total = total + stream.normal(0.0, settings.noise_multiplier * settings.clip_norm, total.shape)
+                total = total + settings.noise_multiplier * settings.clip_norm * draw(total.shape)
             found[name] = (self._start[name] + total / self._asked).astype(self.current[name].dtype)
         # Before anything is made of it, so that a killed server has released nothing that is not counted.
         self._ledger.enter(Release(server_round, settings.noise_multiplier, digest_of(found)))
@@ -104,6 +102,9 @@ class DPFedAvgGAN(ServerTrainedGenerator):
         # Of all hospitals: which classes those of a round hold would tell who they are.
         odds = self.class_odds(self.class_counts(list(self.members)).sum(dim=0, keepdim=True))
         return found | self.train_generator(model, server_round, judge, odds)
+
+    def _stream(self, server_round: int) -> np.random.Generator:
+        return numpy_stream(self.federation.configuration.seed, "noise of DP-FedAvg-GAN", server_round=server_round)
 
     def _is_deployed(self) -> bool:
         return any(site.is_deployed for site in self.members.values())
@@ -123,6 +124,19 @@ def clip_factor(update: Arrays, norm: float) -> float:
     """Return min(1, S / ‖Δ‖) over all entries together."""
     length = math.sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in update.values()))
     return min(1.0, norm / length) if length > 0 else 1.0
+
+
+def secret_normal(shape: tuple[int, ...]) -> np.ndarray:
+    """Return standard normal numbers, float64, from the operating system's secure source.
+
+    Nothing follows from those that are known about the others. NumPy's generators, well as they may be seeded, are not
+    made for that: whoever knows enough of their numbers can go on with them.
+    """
+    from scipy.special import ndtri
+
+    words = np.frombuffer(secrets.token_bytes(8 * math.prod(shape)), np.uint64).reshape(shape)
+    # The middles of 2^52 equal steps between 0 and 1, which float64 holds exactly; neither end is among them.
+    return np.asarray(ndtri(((words >> np.uint64(12)) + 0.5) * 2.0**-52))
 
 
 def spent_epsilon(noise_multipliers: Sequence[float], delta: float) -> float | None:

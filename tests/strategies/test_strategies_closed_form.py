@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from scipy.stats import kstest
 from three_numbers import TRAINABLE, Arrays, Hospital, ask, configured, line, model, play, sites_of, strategy
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from federation.sharing import named_tensors
 from server.messaging import choose_sites
 from strategies.aggregation import Reply, ServerEMA
 from strategies.building import build_local_rule
-from strategies.dp_fedavg_gan import DPFedAvgGAN, clip_factor, spent_epsilon
+from strategies.dp_fedavg_gan import DPFedAvgGAN, clip_factor, secret_normal, spent_epsilon
 from strategies.fedcar import FedCAR, closeness
 from strategies.federated_strategy import FederatedStrategy
 from strategies.geometric_median import weiszfeld_weights
@@ -1075,6 +1076,16 @@ def test_noise_at_real_sites_cannot_be_computed_from_what_sites_are_told(entries
     assert abs(np.corrcoef(noises[0], noises[1])[0, 1]) < 0.15
     assert noises[0].std() == pytest.approx(0.25, rel=0.06)
     assert np.array_equal(noises[2], noises[3])
+
+
+def test_secret_noise_is_standard_normal() -> None:
+    noise = secret_normal((50, 4000))
+    assert noise.shape == (50, 4000)
+    assert noise.dtype == np.float64
+    assert len(np.unique(noise)) == noise.size
+    # By chance once in a hundred million runs.
+    assert kstest(noise.ravel(), "norm").pvalue > 1e-8
+    assert secret_normal(()).shape == ()
 
 
 @pytest.mark.parametrize(
