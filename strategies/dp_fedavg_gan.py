@@ -15,11 +15,13 @@ log and report. So to be left out of a round hides nobody: amplification by samp
 knows, is not claimed. With few hospitals a noise that gives a small epsilon leaves nothing of the update. At real sites
 noise comes from the operating system's secure source and is kept nowhere, so such a run does not repeat. It is drawn
 and added in float64 and rounded with the sum; the accountant takes numbers to be exact. In a simulation it comes from
-``seed``, and epsilon is what the same federation would have had at real sites. The numbers of images by class are told
-without noise, of all hospitals and not of those of a round alone.
+``seed``, and epsilon is what the same federation would have had at real sites.
+
+Unlike UA-GAN's and MD-GAN's, the server asks the generator for all classes alike: no noise would cover the numbers of
+images of each, and nobody tells them.
 
 Costs generator and discriminator down and the discriminator up; the server trains. Reveals to the server each
-hospital's discriminator (it adds the noise) and class counts; to the others, only what the noise has covered.
+hospital's discriminator (it adds the noise); to the others, only what the noise has covered.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -48,6 +51,7 @@ class DPFedAvgGAN(ServerTrainedGenerator):
     """Clips, sums up, adds noise."""
 
     options = ("generator_steps", "clip_norm", "noise_multiplier", "delta")
+    counts_classes = False
     counts_releases = True
 
     def __init__(self, federation: Federation) -> None:
@@ -99,8 +103,8 @@ class DPFedAvgGAN(ServerTrainedGenerator):
             logits: Tensor = discriminator(images, labels)
             return logits
 
-        # Of all hospitals: which classes those of a round hold would tell who they are.
-        odds = self.class_odds(self.class_counts(list(self.members)).sum(dim=0, keepdim=True))
+        # All classes alike: no noise would cover the numbers of images of each.
+        odds = torch.ones((1, model.num_classes), dtype=torch.float64)
         return found | self.train_generator(model, server_round, judge, odds)
 
     def _stream(self, server_round: int) -> np.random.Generator:

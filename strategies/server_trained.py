@@ -6,7 +6,8 @@ the EMA itself. Rounds are the turns of the two: with few local steps and as few
 as a GAN's usual training does, with many each overtakes the other. Adam's moments of the generator are the server's.
 
 The server asks for classes in the federation's proportions, or for all that somebody holds alike where hospitals show
-them (``training.balanced-classes``) or ask for them (``stylegan2.fake-labels`` = uniform) alike.
+them (``training.balanced-classes``) or ask for them (``stylegan2.fake-labels`` = uniform) alike. DP-FedAvg-GAN asks for
+all alike.
 """
 
 from __future__ import annotations

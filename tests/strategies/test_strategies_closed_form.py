@@ -1279,6 +1279,17 @@ def test_ua_gan_weighs_each_class_by_who_holds_how_many_of_it(entries: Arrays) -
     assert odds.tolist() == [[4, 1, 2]]
 
 
+def test_dp_fedavg_gan_asks_for_all_classes_alike_and_for_no_count_of_them(entries: Arrays) -> None:
+    """No noise would cover the counts, and what the generator is asked for goes into it."""
+    found = []
+    for counts in ((5, 0, 0), (1, 2, 2), ()):
+        hospitals = [Hospital(moved(entries, 0.1), 5, counts)] * 2
+        assert judged("dp-fedavg-gan", entries, hospitals, torch.zeros(4, dtype=torch.int64))[1].tolist() == [[1, 1, 1]]
+        found.append(play(ensemble("dp-fedavg-gan"), entries, hospitals))
+    for other in found[1:]:
+        assert all(other[name].tobytes() == found[0][name].tobytes() for name in entries)
+
+
 def test_md_gan_asks_every_hospital_about_a_batch_of_its_own(entries: Arrays) -> None:
     held = [(5, 0, 0), (0, 2, 3), (1, 2, 2)]
     hospitals = [Hospital(constant(entries, value), 5, of) for value, of in zip((1.0, 2.0, 3.0), held, strict=True)]
