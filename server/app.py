@@ -237,6 +237,9 @@ class FederatedRun:
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
         check_deployment(self.sites, configuration)
+        if any(site.is_deployed for site in self.sites):
+            for name in names_in_use(configuration.strategy):
+                self.progress.say(f"strategy {name}: hospitals are sent, of one another, {STRATEGIES[name].shown}")
         self.strategy.meet(self.sites)
         self._prepare_engine()
         use_threads(configuration.evaluation.threads)

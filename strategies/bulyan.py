@@ -9,7 +9,7 @@ Flower's own second half is the oracle of the tests; its choice is not: it takes
 distances in float32. Where the last choices tie, as those of two mutual neighbours must, the order of site names
 decides.
 
-Costs what Multi-Krum costs. Reveals what FedGAN reveals.
+Costs what Multi-Krum costs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from strategies.distances import krum_scores, squared_distances
 class Bulyan(CollectingAggregation):
     """The paper's choice, and the mean of what is nearest to the median."""
 
+    shown = "of each number the mean of those nearest to the median, of three hospitals at least"
     options = ("malicious",)
 
     @classmethod

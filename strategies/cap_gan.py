@@ -7,7 +7,6 @@ synthesis is shared, and the mapping network stays, or the layers that turn w in
 Its cloud, edge and device game is not here.
 
 Hospitals have generators of their own; what is judged is their mixture. Costs what FedGAN costs, less what stays.
-Reveals what FedGAN reveals of the rest; in simulations the private layers are handed over to be judged.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from strategies.strategy import OWN_GENERATOR
 class CapGAN(WeightedAverage):
     """FedGAN on what is shared."""
 
+    told = "its own layers, to be judged"
+    shown = "a mean of the layers that are shared"
     options = ("personal_part",)
     for_one_network = False
     simulation_only = OWN_GENERATOR

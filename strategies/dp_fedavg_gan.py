@@ -20,8 +20,7 @@ and added in float64 and rounded with the sum; the accountant takes numbers to b
 Unlike UA-GAN's and MD-GAN's, the server asks the generator for all classes alike: no noise would cover the numbers of
 images of each, and nobody tells them.
 
-Costs generator and discriminator down and the discriminator up; the server trains. Reveals to the server each
-hospital's discriminator (it adds the noise); to the others, only what the noise has covered.
+Costs generator and discriminator down and the discriminator up; the server trains.
 """
 
 from __future__ import annotations
@@ -50,6 +49,10 @@ from strategies.server_trained import ServerTrainedGenerator
 class DPFedAvgGAN(ServerTrainedGenerator):
     """Clips, sums up, adds noise."""
 
+    shown = (
+        "a discriminator that the noise has covered, and a generator that learned from it alone; with "
+        "strategy.noise-multiplier = 0 a mean"
+    )
     options = ("generator_steps", "clip_norm", "noise_multiplier", "delta")
     counts_classes = False
     counts_releases = True

@@ -6,7 +6,7 @@ of each class each generator gives as many images as its hospital's share of tha
 federation, of all images. Both networks are fine-tuned.
 
 Costs what FedGAN costs until then. The server goes on sending the global networks, and hospitals send nothing but
-the generators that are judged. Reveals what FedGAN reveals, and every hospital's own generator.
+the generators that are judged.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from strategies.strategy import OWN_GENERATOR
 class EFFGAN(WeightedAverage):
     """FedGAN while hospitals share."""
 
+    told = "its own generator, to be judged"
+    shown = "a mean, until each goes on by itself"
     options = ("fine_tune_rounds",)
     for_one_network = False
     simulation_only = OWN_GENERATOR

@@ -7,7 +7,7 @@ Jensen-Shannon distance for a categorical column; weights are softmax_i((1 − s
 Here the one column is the class. What goes into the softmax lies in [0, 1), so that weights are nearly alike;
 ``strategy.temperature`` divides it. Where all hospitals are alike, s_i / Σ s is 1 / number of hospitals.
 
-Costs what FedGAN costs. Reveals what FedGAN reveals, and each hospital's number of images of each class.
+Costs what FedGAN costs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from strategies.scored_average import KnownScoreAverage, softmax
 class FedTGAN(KnownScoreAverage):
     """Weights by class distribution, known from the start."""
 
+    shown = "a mean, in which with a low strategy.temperature a hospital may be nearly alone"
     options = ("temperature", "weighted_networks")
     counts_classes = True
 

@@ -6,7 +6,7 @@ w ← w_t + η Δ / (√v + τ), with Δ = Σ_i p_i w_i − w_t.
 Deviations: those of :mod:`strategies.server_optimizer`; v starts from 0 and not from τ².
 
 Costs what FedGAN costs, and at the server two more copies of the trained weights in float64, which go into every
-checkpoint. Reveals what FedGAN reveals.
+checkpoint.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Deviations: those of :mod:`strategies.server_optimizer`; as Flower's, it correct
 and Algorithm 2 does not, and counts rounds from 2 for it; v starts from 0 and not from τ².
 
 Costs what FedGAN costs, and at the server two more copies of the trained weights in float64, which go into every
-checkpoint. Reveals what FedGAN reveals.
+checkpoint.
 """
 
 from __future__ import annotations

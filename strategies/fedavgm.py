@@ -6,7 +6,7 @@ Classification*, arXiv 1909.06335, Section 4.3: v ← β v + (w_t − Σ_i p_i w
 Deviations: those of :mod:`strategies.server_optimizer`.
 
 Costs what FedGAN costs, and at the server one more copy of the trained weights in float64, which goes into every
-checkpoint. Reveals what FedGAN reveals.
+checkpoint.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ by demodulation. So these layers (``style``, of every convolution of the generat
 averaged. Of a VAE they are the group normalisations of encoder and decoder. Hospitals have generators of their own;
 what is judged is their mixture.
 
-Costs what FedGAN costs, less the layers that stay. Reveals what FedGAN reveals of the rest; in simulations the
-generators' private layers are handed over to be judged.
+Costs what FedGAN costs, less the layers that stay.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from strategies.strategy import OWN_GENERATOR
 class FedBN(WeightedAverage):
     """FedGAN on what is shared."""
 
+    told = "its own layers, to be judged"
+    shown = "a mean of the layers that are shared"
     for_one_network = False
     simulation_only = OWN_GENERATOR
 

@@ -14,7 +14,7 @@ Classes are asked for in the federation's proportions, or all that somebody hold
 (``training.balanced-classes``, ``stylegan2.fake-labels``).
 
 The server needs no real image. Costs what FedGAN costs; at the server memory for all replies at once, and
-``strategy.samples`` images from each generator. Reveals what FedGAN reveals, and each hospital's class counts.
+``strategy.samples`` images from each generator.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from strategies.scored_average import ScoredAverage, softmax
 class FedCAR(ScoredAverage):
     """Weights by how far a generator's images are from the others'."""
 
+    shown = "a mean, in which with a low strategy.temperature a hospital may be nearly alone"
     options = ("temperature", "weighted_networks", "samples")
     counts_classes = True
 

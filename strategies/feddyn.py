@@ -9,7 +9,7 @@ hospitals' own terms hold back; buffers are averaged by number of images; the se
 (:class:`strategies.aggregation.ServerEMA`).
 
 Costs what FedGAN costs; at a hospital two more copies of the trained weights, one of which stays on disk; at the
-server one for h, in every checkpoint. Reveals what FedGAN reveals.
+server one for h, in every checkpoint.
 """
 
 from __future__ import annotations

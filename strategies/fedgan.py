@@ -9,8 +9,7 @@ Deviation: the running average of the generator is averaged by the same rule, si
 Optimiser moments are never sent: they stay at the hospital.
 
 Costs, per hospital and round, the three networks once down and once up; at the server memory for one
-sum in float64, however many hospitals there are. Reveals to the server each hospital's weights and
-number of images.
+sum in float64, however many hospitals there are.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ averaged EMA would carry an attacker past it.
 Every hospital counts alike, whatever its size, which it says itself. Needs three replies: the median of two is their
 mean, and a liar is half of it. Under label skew a median loses much of what few hospitals know.
 
-Costs what FedGAN costs, and at the server memory for all replies at once. Reveals what FedGAN reveals.
+Costs what FedGAN costs, and at the server memory for all replies at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from strategies.aggregation import CollectingAggregation, Reply
 
 class FedMedian(CollectingAggregation):
     """The median, entry by entry."""
+
+    shown = "of each number the value of the one or two hospitals in the middle"
 
     @classmethod
     def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:

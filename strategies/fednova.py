@@ -9,7 +9,7 @@ Deviations: updates are Adam's, which grow with the number of steps as SGD's do,
 weights alone; the server keeps the EMA itself (:class:`strategies.aggregation.ServerEMA`), so that what is judged is
 not FedAvg's even where the steps are equal.
 
-Costs what FedGAN costs. Reveals what FedGAN reveals, and each hospital's number of steps.
+Costs what FedGAN costs.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ minimises F_i(w) + μ/2 ‖w − w_t‖². Flower's own strategy only sends μ; 
 
 Deviation: the term's gradient μ (w − w_t) is added before Adam, which the paper does not use.
 
-Costs what FedGAN costs, and at a hospital a copy of both networks. Reveals what FedGAN reveals.
+Costs what FedGAN costs, and at a hospital a copy of both networks.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ replies int(β n) are cut off at either end.
 
 Every hospital counts alike, whatever its size.
 
-Costs what FedGAN costs, and at the server memory for all replies at once. Reveals what FedGAN reveals.
+Costs what FedGAN costs, and at the server memory for all replies at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from strategies.aggregation import CollectingAggregation, Reply
 class FedTrimmedAvg(CollectingAggregation):
     """The trimmed mean, entry by entry."""
 
+    shown = "of each number the mean of what was not cut off, which may be of one hospital"
     options = ("trim",)
 
     @classmethod

@@ -9,7 +9,7 @@ networks are options (``strategy.divergence-weight``, ``strategy.weighted-networ
 federation's own class distribution, where the code takes all classes alike; of the hospitals that hold the class one
 is drawn at random, where the code takes turns.
 
-Costs what FedGAN costs. Reveals what FedGAN reveals, and each hospital's number of images of each class.
+Costs what FedGAN costs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from strategies.scored_average import KnownScoreAverage
 class FeGAN(KnownScoreAverage):
     """Balanced sampling and weights by divergence."""
 
+    shown = "a mean, in which a hospital may be nearly alone"
     options = ("divergence_weight", "weighted_networks")
     counts_classes = True
 

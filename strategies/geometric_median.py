@@ -11,8 +11,7 @@ z is always a weighted mean of the replies, and so its distances follow from tho
 taken once, and the iteration itself costs nothing. So it goes on until the weights stand still, where the paper stops
 after a few passes over the models. Over every shared entry at once, the EMA included.
 
-Costs what FedGAN costs, and at the server memory for all replies at once and n² / 2 passes over them. Reveals what
-FedGAN reveals.
+Costs what FedGAN costs, and at the server memory for all replies at once and n² / 2 passes over them.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ _MOST_ITERATIONS = 10_000
 
 class GeometricMedian(CollectingAggregation):
     """The weighted mean at which Weiszfeld's iteration rests."""
+
+    shown = "a mean that is nearly one hospital's model where that lies in the middle of the others"
 
     @classmethod
     def least_hospitals(cls, settings: StrategySettings) -> tuple[int, str]:

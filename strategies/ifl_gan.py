@@ -15,7 +15,7 @@ Deviations: every hospital takes the average, where the paper lets those whose s
 discriminator is averaged by number of images, unless ``strategy.private`` keeps it at its hospital, as the paper does.
 
 Costs what FedGAN costs, at a hospital two batches of images a round, and at the server memory for all replies at
-once. Reveals what FedGAN reveals, and each hospital's MMD.
+once.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class IFLGANLocally(LocalRule):
 class IFLGAN(ScoredAverage):
     """The server's half: a softmax of the hospitals' scores."""
 
+    shown = "a mean, in which with a low strategy.temperature a hospital may be nearly alone"
     options = ("temperature", "weighted_networks")
     local = IFLGANLocally
     published = "generator"

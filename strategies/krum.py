@@ -3,7 +3,7 @@
 Blanchard et al. 2017, arXiv 1703.02757, Section 4. Needs n > 2 f + 2. See :mod:`strategies.multikrum`, of which it is
 the case m = 1: the whole federation goes on with what one hospital has learned.
 
-Costs and reveals what Multi-Krum does.
+Costs what Multi-Krum does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from strategies.multikrum import MultiKrum
 class Krum(MultiKrum):
     """Multi-Krum that selects one."""
 
+    shown = "one hospital's model, bit for bit"
     options = ("malicious",)
 
     @classmethod

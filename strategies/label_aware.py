@@ -8,7 +8,7 @@ of Fed-ISIC2019's centres three have no actinic keratosis and no squamous cell c
 Row c ← Σ_i n_ic x_ic / Σ_i n_ic with n_ic the images of class c at hospital i; a row of which nobody holds the class
 stays. All else by number of images, as FedGAN. Unconditional networks have no such rows: there it is FedGAN.
 
-Costs what FedGAN costs. Reveals what FedGAN reveals, and each hospital's number of images of each class.
+Costs what FedGAN costs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from strategies.aggregation import Arrays, Reply, WeightedAverage
 class LabelAware(WeightedAverage):
     """Weighs the rows of a class by its images."""
 
+    shown = "a mean; the rows of a class that one hospital alone holds are that hospital's own"
     counts_classes = True
 
     def begin(self, server_round: int, current: Arrays) -> None:

@@ -15,8 +15,7 @@ draw their fakes from a copy of the generator; the exchange is a permutation wit
 ``strategy.swap-rounds`` rounds, and Adam's moments stay where they are.
 
 Costs the generator and a discriminator down, a discriminator up; the server takes a batch through each
-discriminator for every step. Reveals to the server every hospital's discriminator and class counts, and to the
-hospitals, in turn, one another's discriminators.
+discriminator for every step.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from strategies.discriminator_ensemble import DiscriminatorEnsemble
 class MDGAN(DiscriminatorEnsemble):
     """Trains G on the mean of the hospitals' losses; swaps discriminators."""
 
+    told = "its private discriminator"
+    shown = "a generator that learned from all discriminators, and in turn one another's discriminators"
     options = ("generator_steps", "swap_rounds")
     simulation_only = "hospitals would be given one another's discriminators"
 

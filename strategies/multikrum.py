@@ -9,8 +9,7 @@ Distances are over every shared entry at once, the EMA included. Those selected 
 Flower weighs them by number of images, which a hospital says itself. Selection is ours and not Flower's, whose
 distances are float32.
 
-Costs what FedGAN costs, and at the server memory for all replies at once and n² / 2 passes over them. Reveals what
-FedGAN reveals.
+Costs what FedGAN costs, and at the server memory for all replies at once and n² / 2 passes over them.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from strategies.distances import krum_scores, squared_distances
 class MultiKrum(CollectingAggregation):
     """Selects by Krum's score, and averages."""
 
+    shown = "the mean of the hospitals selected; with strategy.selected = 1 one hospital's model, bit for bit"
     options: ClassVar[tuple[str, ...]] = ("malicious", "selected")
 
     @classmethod

@@ -5,7 +5,7 @@ hospital and is not sent (``strategy.synchronise``). Where that is the generator
 own, and what is judged is their mixture, by number of images of each class; in simulations alone, since they must be
 handed over for it.
 
-Costs, per hospital and round, the averaged networks once down and once up. Reveals these, and numbers of images.
+Costs, per hospital and round, the averaged networks once down and once up.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from strategies.strategy import parts_named, parts_problem
 class PartialSync(WeightedAverage):
     """FedGAN on what is synchronised."""
 
+    told = "its own generator, to be judged, where that is not synchronised"
+    shown = "a mean of the networks that are synchronised"
     options = ("synchronise",)
     for_one_network = False
 

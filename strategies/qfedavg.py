@@ -9,7 +9,7 @@ size, which all in every round leaves no room for.) F_i is the mean of ``strateg
 round. Deviations: over every shared entry, the EMA included; L is ``strategy.fairness-lipschitz`` and not
 1 / learning rate, since updates are Adam's; as Flower's, it adds 1e-10 to F_i, so that 0 has a power.
 
-Costs what FedGAN costs. Reveals what FedGAN reveals, and each hospital's loss.
+Costs what FedGAN costs.
 """
 
 from __future__ import annotations

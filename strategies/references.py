@@ -4,8 +4,7 @@
 hospitals would take together: as many images are shown, one step after the other. ``alone`` lets every hospital train
 for itself; nothing is averaged. What is judged is the mixture of the hospitals' generators, and each of them.
 
-Centralised training costs no bytes and reveals every image. Alone costs and reveals nothing, but the generators that
-a simulation judges.
+Neither costs bytes, but for the generators that a simulation judges.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from strategies.strategy import OWN_GENERATOR
 class Centralised(WeightedAverage):
     """The mean of one."""
 
+    told = "all its images"
+    shown = "nothing: there are no others"
     for_one_network = False
     simulation_only = "it pools the images of all hospitals"
 
@@ -57,6 +58,8 @@ class Centralised(WeightedAverage):
 class Alone(WeightedAverage):
     """The mean of nothing: all entries are private."""
 
+    told = "its own generator, to be judged"
+    shown = "nothing"
     for_one_network = False
     simulation_only = OWN_GENERATOR
 

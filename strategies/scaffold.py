@@ -10,7 +10,7 @@ updates are no gradients. Deviations: the correction comes before Adam; buffers 
 EMA is averaged as w is with η_g = 1, and kept by the server with any other (:class:`strategies.aggregation.ServerEMA`).
 
 Costs twice the bytes of the trained weights each way; at a hospital three more copies of them, one of which stays on
-disk; at the server one for c, in every checkpoint. Reveals what FedGAN reveals, and each hospital's mean gradient.
+disk; at the server one for c, in every checkpoint.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class ScaffoldLocally(LocalRule):
 class Scaffold(ServerStep):
     """The server's half."""
 
+    told = "its mean gradient"
+    shown = "a mean, and the mean of the mean gradients"
     options = ("server_learning_rate",)
     local = ScaffoldLocally
 

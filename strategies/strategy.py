@@ -26,6 +26,11 @@ class Strategy:
     """Whether each hospital tells the server how many images of each class it holds."""
     adversarial: ClassVar[bool] = False
     """Whether hospitals train the critic alone and the server the generator: for families that have such a pair."""
+    told: ClassVar[str] = ""
+    """What the server learns of a hospital by it beside what every strategy tells (:mod:`strategies.disclosure`), its
+    images of each class and numbers that are read; empty: nothing."""
+    shown: ClassVar[str] = "a mean"
+    """What hospitals are sent of one another: of what the next global model is made where several reply."""
     simulation_only: ClassVar[str] = ""
     """Why it is for simulations alone; empty: it is not."""
     counts_releases: ClassVar[bool] = False

@@ -15,7 +15,7 @@ Deviations: see :mod:`strategies.discriminator_ensemble`; an unconditional feder
 code has 1 / number of hospitals, all of one size there.
 
 Costs the generator and a discriminator down, a discriminator up; the server's steps pass through every
-discriminator. Reveals to the server every hospital's discriminator and class counts; to other hospitals nothing.
+discriminator.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from strategies.discriminator_ensemble import DiscriminatorEnsemble
 class UAGAN(DiscriminatorEnsemble):
     """Trains G against the aggregated logit."""
 
+    told = "its private discriminator"
+    shown = "a generator that learned from all discriminators"
     options = ("generator_steps",)
     simulation_only = "the server would hold the private discriminator of every hospital"
 
