@@ -277,6 +277,8 @@ def _judge(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     use_threads(configuration.evaluation.threads)
     inputs = prepare_inputs(configuration, progress)
+    for note in inputs.notes:
+        typer.echo(f"data: {note}", err=True)
     members_unknown = [_why_members_are_unknown(path, inputs, part) for path in targets]
     supplies = [_supply(path, inputs, device, progress) for path in targets]
     extractor = _extractor(targets, inputs, asked, device, progress)

@@ -49,6 +49,8 @@ def _exit_code(run: Callable[[], object]) -> int:
     try:
         run()
     except InputError as error:
+        for note in getattr(error, "__notes__", ()):
+            say(f"data: {note}")
         for problem in error.problems:
             say(f"error: {problem}")
         return 2

@@ -11,6 +11,7 @@ from data_partitions.image_index import ImageIndex
 from data_partitions.partition import Partition, partition_for_site, partition_images
 from data_partitions.sources import load_index
 from data_partitions.split import check_split, split_parts
+from federation.errors import noted
 from federation.settings.data import DataSettings, PartitionSettings
 
 
@@ -55,7 +56,9 @@ def find_holdings(
     """
     index = load_index(data, resolution=resolution, progress=progress, require_every_class=not site)
     parts = split_parts(index.groups, data.split_seed)
-    if site:
-        return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
-    notes = check_split(index, parts)
-    return Holdings(index, parts, partition_images(index, parts, partition), tuple(notes))
+    with noted(index.notes):
+        if site:
+            return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
+        notes = check_split(index, parts)
+        with noted(notes):
+            return Holdings(index, parts, partition_images(index, parts, partition), notes)

@@ -81,8 +81,6 @@ class FoundImages:
     """The folder or dataset, for messages; also the name under which digests are remembered."""
     published_classes: Sequence[str] = ()
     """Classes in the order of their label where ``data.classes`` is empty. Empty: the names found, sorted."""
-    notes: Sequence[str] = ()
-    """What the source has to tell already."""
     read_bytes: Callable[[str], bytes] = read_bytes_of_file
     """Key to encoded bytes."""
 
@@ -92,6 +90,7 @@ def build_index(
     *,
     data: DataSettings,
     resolution: int,
+    notes: list[str],
     require_every_class: bool = True,
     progress: Progress | None = None,
 ) -> ImageIndex:
@@ -108,6 +107,8 @@ def build_index(
         ``classes`` and ``cache_dir`` are used.
     resolution
         Side in pixels of the images that will be asked for.
+    notes
+        What the source has to tell already; gains what is left out, merged or assumed here.
     require_every_class
         Whether a class without an image is refused. One hospital need not hold every class.
     progress
@@ -118,7 +119,6 @@ def build_index(
     DataError
         If classes and images do not agree, no image is left, or images cannot be read.
     """
-    notes = list(found.notes)
     rows = _with_known_site(found.rows.sort_values("image_id", ignore_index=True), notes)
     classes = split_names(data.classes) or tuple(found.published_classes) or tuple(sorted(rows.class_name.unique()))
     _check_classes(rows, classes, found.origin, data, require_every_class)

@@ -17,7 +17,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 class DermafedError(Exception):
@@ -53,6 +54,23 @@ class PartitionError(InputError):
 
 class RunDirectoryError(InputError):
     """A run directory that exists already, or that is not one."""
+
+
+@contextlib.contextmanager
+def noted(notes: Sequence[str]) -> Iterator[None]:
+    """Add notes to an InputError that ends the block: what was left out of the data is often why it came to that.
+
+    Parameters
+    ----------
+    notes
+        A sentence each, as they are when the error comes. The command line prints them before it.
+    """
+    try:
+        yield
+    except InputError as error:
+        for note in notes:
+            error.add_note(note)
+        raise
 
 
 class RunError(DermafedError):

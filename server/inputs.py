@@ -12,6 +12,7 @@ from data_partitions.holdings import find_holdings
 from data_partitions.image_index import ImageIndex
 from data_partitions.partition import Partition
 from federation.config import Configuration
+from federation.errors import noted
 from federation.seeding import numpy_stream
 
 
@@ -62,5 +63,7 @@ def prepare_inputs(configuration: Configuration, progress: Callable[[str, int, i
     held = find_holdings(data, configuration.partition, resolution, progress=progress)
     index, parts = held.index, held.parts
     configuration = configuration.with_values({"data.classes": ",".join(index.classes)})
-    images = load_images(index, resolution, data.cache_dir, progress)
-    return RunInputs(configuration, index, parts, held.partition, images, (*index.notes, *held.notes))
+    notes = (*index.notes, *held.notes)
+    with noted(notes):
+        images = load_images(index, resolution, data.cache_dir, progress)
+    return RunInputs(configuration, index, parts, held.partition, images, notes)

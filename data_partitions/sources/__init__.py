@@ -12,9 +12,10 @@ from data_partitions.sources.huggingface import find_huggingface
 from data_partitions.sources.isic2019 import find_isic2019
 from data_partitions.sources.isic2020 import find_isic2020
 from data_partitions.sources.phantom import load_phantom
+from federation.errors import noted
 from federation.settings.data import DataSettings
 
-_FINDERS: dict[str, Callable[[DataSettings], FoundImages]] = {
+_FINDERS: dict[str, Callable[[DataSettings, list[str]], FoundImages]] = {
     "ham10000": find_ham10000,
     "isic2019": find_isic2019,
     "isic2020": find_isic2020,
@@ -50,15 +51,18 @@ def load_index(
     Raises
     ------
     DataError
-        If anything about the data is wrong; each problem names its remedy.
+        If anything about the data is wrong; each problem names its remedy. What was left out until then goes with it.
     """
     if data.source == "phantom":
         # Phantom images hold every class, and are drawn only when they are asked for.
         return load_phantom(data, resolution)
-    return build_index(
-        _FINDERS[data.source](data),
-        data=data,
-        resolution=resolution,
-        require_every_class=require_every_class,
-        progress=progress,
-    )
+    notes: list[str] = []
+    with noted(notes):
+        return build_index(
+            _FINDERS[data.source](data, notes),
+            notes=notes,
+            data=data,
+            resolution=resolution,
+            require_every_class=require_every_class,
+            progress=progress,
+        )

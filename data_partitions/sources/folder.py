@@ -17,7 +17,7 @@ ONE_SITE = "all"
 """The site of every image where no column names the hospital."""
 
 
-def find_folder(data: DataSettings) -> FoundImages:
+def find_folder(data: DataSettings, notes: list[str]) -> FoundImages:
     """Read a folder of images.
 
     With a csv (``data.csv``, else the only one in ``data.root``) each row names an image by its path
@@ -33,10 +33,9 @@ def find_folder(data: DataSettings) -> FoundImages:
         class is empty.
     """
     root = require_folder(data.root)
-    notes: list[str] = []
     csv = _choose_csv(root, data)
     rows = _rows_by_sub_folder(root, notes) if csv is None else _rows_by_csv(csv, root, data, notes)
-    return FoundImages(rows=rows, origin=str(root), notes=notes)
+    return FoundImages(rows=rows, origin=str(root))
 
 
 def configured_columns(data: DataSettings) -> dict[str, str]:

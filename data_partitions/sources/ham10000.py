@@ -17,7 +17,7 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata")  # Dataverse offers it without a suffix
 
 
-def find_ham10000(data: DataSettings) -> FoundImages:
+def find_ham10000(data: DataSettings, notes: list[str]) -> FoundImages:
     """Read HAM10000 as published, or as one ``labels.csv`` with the same columns.
 
     ``data.root`` holds ``HAM10000_metadata.csv`` or ``labels.csv`` and, in any sub-folders, an
@@ -35,7 +35,6 @@ def find_ham10000(data: DataSettings) -> FoundImages:
             f"{root}: has neither HAM10000_metadata.csv nor labels.csv; set data.root to the folder that holds "
             "one of them beside the images"
         )
-    notes: list[str] = []
     frame = one_row_per_image(read_csv(csv, ("image_id", "dx", "lesion_id", "dataset")), "image_id", csv, notes)
     rows = pd.DataFrame(
         {
@@ -49,4 +48,4 @@ def find_ham10000(data: DataSettings) -> FoundImages:
         }
     )
     rows = attach_files(rows, frame.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
-    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, notes=notes)
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES)

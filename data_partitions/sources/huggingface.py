@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-def find_huggingface(data: DataSettings) -> FoundImages:
+def find_huggingface(data: DataSettings, notes: list[str]) -> FoundImages:
     """Read a dataset through the package ``datasets``.
 
     ``data.dataset`` names a dataset of the hub, which is downloaded once; if it is empty, ``data.root`` is a

@@ -43,7 +43,7 @@ _METADATA = "ISIC_2019_Training_Metadata.csv"
 _SPLIT = ("fed_isic2019_train_test_split.csv", "train_test_split.csv", "train_test_split")
 
 
-def find_isic2019(data: DataSettings) -> FoundImages:
+def find_isic2019(data: DataSettings, notes: list[str]) -> FoundImages:
     """Read ISIC 2019 as published, or as one ``labels.csv``.
 
     ``data.root`` holds either the one-hot ground truth and the metadata of the challenge, or a
@@ -59,7 +59,6 @@ def find_isic2019(data: DataSettings) -> FoundImages:
         a row means.
     """
     root = require_folder(data.root)
-    notes: list[str] = []
     if (root / GROUND_TRUTH).is_file():
         csv = root / GROUND_TRUTH
         rows = _published_rows(csv, root, notes)
@@ -72,7 +71,7 @@ def find_isic2019(data: DataSettings) -> FoundImages:
             "one of them beside the images"
         )
     rows = attach_files(rows, rows.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
-    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, notes=notes)
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES)
 
 
 def _labelled_rows(csv: Path, notes: list[str]) -> pd.DataFrame:

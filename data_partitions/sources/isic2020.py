@@ -19,7 +19,7 @@ CLASSES = ("benign", "malignant")
 GROUND_TRUTH = ("ISIC_2020_Training_GroundTruth.csv", "ISIC_2020_Training_GroundTruth_v2.csv")
 
 
-def find_isic2020(data: DataSettings) -> FoundImages:
+def find_isic2020(data: DataSettings, notes: list[str]) -> FoundImages:
     """Read ISIC 2020 as published.
 
     ``data.root`` holds ``ISIC_2020_Training_GroundTruth.csv`` and, in any sub-folders, an
@@ -38,7 +38,6 @@ def find_isic2020(data: DataSettings) -> FoundImages:
         raise DataError(
             f"{root}: has no {GROUND_TRUTH[0]}; set data.root to the folder that holds it beside the images"
         )
-    notes: list[str] = []
     columns = dict.fromkeys(("image_name", "patient_id", "target"), "")
     if data.site_column:
         columns[data.site_column] = "data.site-column"
@@ -58,4 +57,4 @@ def find_isic2020(data: DataSettings) -> FoundImages:
         }
     )
     rows = attach_files(rows, frame.image_name.tolist(), csv, root, notes, same_name_is_copy=True)
-    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, notes=notes)
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES)

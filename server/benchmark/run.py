@@ -94,7 +94,8 @@ def run_benchmark(
     trials = make_trials(plan, path)
     chosen = _chosen_before(plan, folder)
     cells = make_cells(plan, path, chosen)
-    check_images([*trials, *cells], prepare)
+    for note in check_images([*trials, *cells], prepare):
+        say(f"data: {note}")
     jobs = jobs or default_jobs(cells)
     runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
     trial_runner.check(trials)
@@ -186,8 +187,12 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]) -> None:
+def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]) -> tuple[str, ...]:
     """Read and divide the images of every partition, so that what is wrong with them shows before anything runs.
+
+    Returns
+    -------
+    What a user should know about them, each sentence once.
 
     Raises
     ------
@@ -195,11 +200,13 @@ def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]
         Naming it.
     """
     seen = set()
+    notes: dict[str, None] = {}
     for cell in cells:
         key = (cell.configuration.data, cell.configuration.partition, cell.configuration.model.resolution)
         if key not in seen:
             seen.add(key)
-            prepare_inputs(cell.configuration, prepare)
+            notes |= dict.fromkeys(prepare_inputs(cell.configuration, prepare).notes)
+    return tuple(notes)
 
 
 def default_jobs(cells: Sequence[Cell]) -> int:

@@ -108,6 +108,27 @@ def test_more_hospitals_than_groups(folder: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "run").exists()
 
 
+def test_what_was_left_out_is_said_before_the_error_that_comes_of_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = (folder / "list.csv").read_text().splitlines()
+    (folder / "list.csv").write_text("\n".join([*rows, "i0.png,mel,p0", "gone.png,nv,p0"]) + "\n")
+    common = ["--set", "data.source=folder", "--set", f"data.root={folder}", "--set", f"data.cache-dir={tmp_path}",
+              "--set", "partition.hospitals=1", "--run-dir", str(tmp_path / "run")]  # fmt: skip
+    notes = (
+        "data: 1 repeated row of list.csv was left out (i0.png)\n"
+        "data: 1 row of list.csv has no image file and was left out (gone.png)\n"
+    )
+    code, errors = run(*common, "--set", "partition.min-images=999", capsys=capsys)
+    assert code == 2
+    assert errors.startswith(f"{notes}error: partition.min-images = 999: too few training images at all ")
+    # Nor is it lost where the source itself comes to nothing.
+    code, errors = run(*common, "--set", "data.classes=mel", capsys=capsys)
+    assert code == 2
+    assert errors.startswith(f"{notes}error: {folder}: there are images of classes that data.classes = 'mel' does not")
+    assert not (tmp_path / "run").exists()
+
+
 def test_existing_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.toml").write_text(schema()().to_toml())
     code, errors = run("--run-dir", str(tmp_path), capsys=capsys)

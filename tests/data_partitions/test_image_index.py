@@ -47,6 +47,7 @@ def build(
         FoundImages(rows=rows, origin="/data", published_classes=published, read_bytes=content.__getitem__),
         data=DataSettings(source="folder", classes=classes, cache_dir=str(cache)),
         resolution=32,
+        notes=[],
         require_every_class=require_every_class,
     )
 
