@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_partitions.decoding import decode_image
 from data_partitions.image_cache import ImageCache, Progress
+from data_partitions.unknown import is_unknown
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
@@ -75,8 +76,8 @@ class FoundImages:
 
     rows: pd.DataFrame
     """One row per image that exists: ``image_id``, ``key`` (what `read_bytes` takes: a path), ``file``, ``stamp``
-    (changes when the content does), ``class_name``, ``group`` (empty: its own), ``site`` (empty: unknown, and left
-    out), ``age``, ``sex``, ``localisation``."""
+    (changes when the content does), ``class_name``, ``group`` (empty, or a word for "unknown": its own), ``site``
+    (alike: left out), ``age``, ``sex``, ``localisation``."""
     origin: str
     """The folder or dataset, for messages; also the name under which digests are remembered."""
     published_classes: Sequence[str] = ()
@@ -119,7 +120,9 @@ def build_index(
     DataError
         If classes and images do not agree, no image is left, or images cannot be read.
     """
-    rows = _with_known_site(found.rows.sort_values("image_id", ignore_index=True), notes)
+    rows = found.rows.sort_values("image_id", ignore_index=True)
+    rows = _with_known_site(rows, notes)
+    _forget_unknown_groups(rows, notes)
     classes = split_names(data.classes) or tuple(found.published_classes) or tuple(sorted(rows.class_name.unique()))
     _check_classes(rows, classes, found.origin, data, require_every_class)
 
@@ -139,14 +142,27 @@ def build_index(
     )
 
 
+def _forget_unknown_groups(rows: pd.DataFrame, notes: list[str]) -> None:
+    """Take words for "unknown" for no group, with a note: else all images without a patient would be of one."""
+    nameless = is_unknown(rows.group) & (rows.group != "")
+    if not nameless.any():
+        return
+    words = ", ".join(sorted(set(rows.group[nameless])))
+    verb = "is of a group of its own" if nameless.sum() == 1 else "are each of a group of their own"
+    images = first_names(rows.image_id[nameless].tolist())
+    notes.append(f"{counted(int(nameless.sum()), 'image')} whose group is given as {words} {verb} ({images})")
+    rows["group"] = rows.group.mask(nameless, "")
+
+
 def _with_known_site(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Leave out the rows without a site, with a note."""
-    without_site = rows.image_id[rows.site == ""].tolist()
+    nameless = is_unknown(rows.site)
+    without_site = rows.image_id[nameless].tolist()
     if not without_site:
         return rows
     verb = "was" if len(without_site) == 1 else "were"
     notes.append(f"{counted(len(without_site), 'row')} without a site {verb} left out ({first_names(without_site)})")
-    return rows[rows.site != ""].reset_index(drop=True)
+    return rows[~nameless].reset_index(drop=True)
 
 
 def _without_undecodable(rows: pd.DataFrame, undecodable: Mapping[str, str], notes: list[str]) -> pd.DataFrame:

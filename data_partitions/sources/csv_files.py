@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_partitions.unknown import is_unknown
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
-
-_UNKNOWN = ("", "unknown", "nan", "n/a", "na", "none")
 
 
 def find_csv(root: Path, names: Sequence[str]) -> Path | None:
@@ -97,7 +96,7 @@ def known_text(frame: pd.DataFrame, *columns: str) -> pd.Series:
     """Return the first of some columns that the csv has, with words for "unknown" as empty strings."""
     for column in columns:
         if column in frame:
-            return frame[column].where(~frame[column].str.lower().isin(_UNKNOWN), "")
+            return frame[column].mask(is_unknown(frame[column]), "")
     return pd.Series("", index=frame.index, dtype=str)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.image_files import attach_files, find_image_files, require_folder
+from data_partitions.unknown import label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
@@ -34,7 +35,7 @@ def find_folder(data: DataSettings, notes: list[str]) -> FoundImages:
     """
     root = require_folder(data.root)
     csv = _choose_csv(root, data)
-    rows = _rows_by_sub_folder(root, notes) if csv is None else _rows_by_csv(csv, root, data, notes)
+    rows = _rows_by_sub_folder(root, data, notes) if csv is None else _rows_by_csv(csv, root, data, notes)
     return FoundImages(rows=rows, origin=str(root))
 
 
@@ -64,12 +65,15 @@ def _choose_csv(root: Path, data: DataSettings) -> Path | None:
 def _rows_by_csv(csv: Path, root: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
     frame = one_row_per_image(read_csv(csv, configured_columns(data)), data.image_column, csv, notes)
     names = frame[data.image_column].str.replace("\\", "/").str.removeprefix("./")
-    unlabelled = names[frame[data.label_column] == ""].tolist()
-    if unlabelled:
-        raise DataError(
-            f"{csv}: column {data.label_column!r} (data.label-column) is empty for "
-            f"{counted(len(unlabelled), 'image')}: {first_names(unlabelled)}; fill it in, or remove those rows"
-        )
+    problems = label_problems(
+        f"{csv}: column {data.label_column!r} (data.label-column)",
+        frame[data.label_column].tolist(),
+        names.tolist(),
+        data.class_names,
+        "fill it in, or remove those rows",
+    )
+    if problems:
+        raise DataError(problems)
     rows = pd.DataFrame(
         {
             "image_id": names,
@@ -84,7 +88,7 @@ def _rows_by_csv(csv: Path, root: Path, data: DataSettings, notes: list[str]) ->
     return attach_files(rows, names.tolist(), csv, root, notes, same_name_is_copy=False)
 
 
-def _rows_by_sub_folder(root: Path, notes: list[str]) -> pd.DataFrame:
+def _rows_by_sub_folder(root: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
     files = find_image_files(root)
     loose = [path for path in files if "/" not in path]
     paths = [path for path in files if "/" in path]
@@ -99,10 +103,20 @@ def _rows_by_sub_folder(root: Path, notes: list[str]) -> pd.DataFrame:
             f"{counted(len(loose), 'image file')} outside the classes' sub-folders {verb} left out "
             f"({first_names(loose)})"
         )
+    class_names = [path.partition("/")[0] for path in paths]
+    problems = label_problems(
+        f"{root}: the class, which the sub-folder names,",
+        class_names,
+        paths,
+        data.class_names,
+        "rename the sub-folder, or remove it",
+    )
+    if problems:
+        raise DataError(problems)
     return pd.DataFrame(
         {
             "image_id": paths,
-            "class_name": [path.partition("/")[0] for path in paths],
+            "class_name": class_names,
             "group": "",
             "site": ONE_SITE,
             "age": float("nan"),

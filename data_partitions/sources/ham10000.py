@@ -10,6 +10,7 @@ import pandas as pd
 from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.image_files import attach_files, require_folder
+from data_partitions.unknown import label_problems
 from federation.errors import DataError
 from federation.settings.data import DataSettings
 
@@ -36,6 +37,15 @@ def find_ham10000(data: DataSettings, notes: list[str]) -> FoundImages:
             "one of them beside the images"
         )
     frame = one_row_per_image(read_csv(csv, ("image_id", "dx", "lesion_id", "dataset")), "image_id", csv, notes)
+    problems = label_problems(
+        f"{csv}: column 'dx'",
+        frame.dx.tolist(),
+        frame.image_id.tolist(),
+        data.class_names,
+        "fill it in, or remove those rows",
+    )
+    if problems:
+        raise DataError(problems)
     rows = pd.DataFrame(
         {
             "image_id": frame.image_id,

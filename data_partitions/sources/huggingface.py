@@ -15,7 +15,7 @@ from data_partitions.image_index import FoundImages, read_bytes_of_file
 from data_partitions.sources.csv_files import known_number, known_text
 from data_partitions.sources.folder import ONE_SITE, configured_columns
 from data_partitions.sources.image_files import require_folder, stamp_of
-from data_partitions.wording import counted, first_names
+from data_partitions.unknown import label_problems
 from federation.errors import DataError
 from federation.settings.data import DataSettings
 
@@ -73,12 +73,15 @@ def _rows(table: datasets.Dataset, encoded: Iterable[dict[str, Any]], data: Data
         names.append(os.path.relpath(image["path"], origin) if in_file and not data.dataset else f"{row:07d}")
         files.append(image["path"] if in_file else "")
     labels = _text(table, data.label_column)
-    unlabelled = [name for name, label in zip(names, labels, strict=True) if not label]
-    if unlabelled:
-        raise DataError(
-            f"{origin}: feature {data.label_column!r} (data.label-column) is empty for "
-            f"{counted(len(unlabelled), 'image')}: {first_names(unlabelled)}; choose another feature"
-        )
+    problems = label_problems(
+        f"{origin}: feature {data.label_column!r} (data.label-column)",
+        labels,
+        names,
+        data.class_names,
+        "choose another feature",
+    )
+    if problems:
+        raise DataError(problems)
     others = pd.DataFrame(
         {
             column: _text(table, column)

@@ -14,6 +14,7 @@ from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.ham10000 import METADATA as HAM10000_METADATA
 from data_partitions.sources.image_files import attach_files, require_folder
+from data_partitions.unknown import is_unknown, label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
@@ -64,7 +65,7 @@ def find_isic2019(data: DataSettings, notes: list[str]) -> FoundImages:
         rows = _published_rows(csv, root, notes)
     elif (root / "labels.csv").is_file():
         csv = root / "labels.csv"
-        rows = _labelled_rows(csv, notes)
+        rows = _labelled_rows(csv, data, notes)
     else:
         raise DataError(
             f"{root}: has neither {GROUND_TRUTH} nor labels.csv; set data.root to the folder that holds "
@@ -74,8 +75,17 @@ def find_isic2019(data: DataSettings, notes: list[str]) -> FoundImages:
     return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES)
 
 
-def _labelled_rows(csv: Path, notes: list[str]) -> pd.DataFrame:
+def _labelled_rows(csv: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
     frame = one_row_per_image(read_csv(csv, ("image_id", "dx", "lesion_id", "center")), "image_id", csv, notes)
+    problems = label_problems(
+        f"{csv}: column 'dx'",
+        frame.dx.tolist(),
+        frame.image_id.tolist(),
+        data.class_names,
+        "fill it in, or remove those rows",
+    )
+    if problems:
+        raise DataError(problems)
     return pd.DataFrame(
         {
             "image_id": frame.image_id,
@@ -136,8 +146,8 @@ def _one_hot_names(truth: pd.DataFrame, csv: Path) -> pd.Series:
 
 
 def _centre_names(centres: pd.Series, csv: Path) -> pd.Series:
-    """Return the names of Fed-ISIC2019's numbers ("3", "3.0"); an empty one stays empty."""
-    numbers = centres.str.removesuffix(".0")
+    """Return the names of Fed-ISIC2019's numbers ("3", "3.0"); empty where it is not known."""
+    numbers = centres.mask(is_unknown(centres), "").str.removesuffix(".0")
     wrong = sorted(set(numbers) - set(CENTRES) - {""})
     if wrong:
         raise DataError(

@@ -504,6 +504,59 @@ def test_an_empty_label(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("word", ["NA", "nan", "<NA>", "#N/A", "NULL", "None", "unknown", "?", "-"])
+def test_words_for_unknown_are_no_group_no_site_and_no_class(word: str, folder: Path, tmp_path: Path) -> None:
+    csv = write(
+        folder / "t.csv",
+        "image,label,patient,clinic,age",
+        f"a,nv,{word},x,{word}", f"b,mel,{word},x,1", f"c,nv,7,{word},1", "d,nv,7,y,1",
+    )  # fmt: skip
+    data = DataSettings(
+        source="folder", root=str(folder), group_column="patient", site_column="clinic", cache_dir=str(tmp_path)
+    )
+    for require_every_class in (True, False):  # a hospital of its own reads alike
+        index = load_index(data, resolution=32, require_every_class=require_every_class)
+        assert index.groups.tolist() == ["a", "b", "7"]
+        assert index.sites.tolist() == ["x", "x", "y"]
+        np.testing.assert_array_equal(index.table.age, [np.nan, 1, 1])
+        assert index.notes == (
+            "1 row without a site was left out (c)",
+            f"2 images whose group is given as {word} are each of a group of their own (a, b)",
+        )
+    write(csv, "image,label", f"a,{word}", "b,nv", f"c,{word}")
+    assert problems(source="folder", root=str(folder), cache_dir=str(tmp_path)) == (
+        f"{csv}: column 'label' (data.label-column) is {word!r} for 2 images: a, c; fill it in, or remove those rows, "
+        "or, if that is a class, name it in data.classes",
+    )
+    named = DataSettings(source="folder", root=str(folder), classes=f"nv,{word}", cache_dir=str(tmp_path))
+    assert load_index(named, resolution=32).labels.tolist() == [1, 0, 1]
+
+
+def test_words_for_unknown_in_published_layouts(tmp_path: Path) -> None:
+    for shade, name in enumerate(["a", "b", "c", "NULL/d"]):
+        save(tmp_path / "root" / f"{name}.png", shade)
+    settings: dict[str, Any] = {"root": str(tmp_path / "root"), "cache_dir": str(tmp_path)}
+    csv = write(
+        tmp_path / "root" / "labels.csv", "image_id,dx,lesion_id,dataset", "a,nv,NA,x", "b,nv,NA,x", "c,nv,1,NA"
+    )
+    lax = DataSettings(source="ham10000", classes="nv", **settings)
+    assert load_index(lax, resolution=32).groups.tolist() == ["a", "b"]
+    write(csv, "image_id,dx,lesion_id,center", "a,NV,NULL,0", "b,NV,NULL,0", "c,NV,1,NULL")
+    lax = DataSettings(source="isic2019", classes="NV", **settings)
+    assert load_index(lax, resolution=32).groups.tolist() == ["a", "b"]
+    write(csv, "image_id,dx,lesion_id,center,dataset", "a,nan,,,")
+    for source in ("ham10000", "isic2019"):
+        assert problems(source=source, **settings) == (
+            f"{csv}: column 'dx' is 'nan' for 1 image: a; fill it in, or remove those rows, or, if that is a class, "
+            "name it in data.classes",
+        )
+    csv.unlink()
+    assert problems(source="folder", **settings) == (
+        f"{tmp_path}/root: the class, which the sub-folder names, is 'NULL' for 1 image: NULL/d.png; rename the "
+        "sub-folder, or remove it, or, if that is a class, name it in data.classes",
+    )
+
+
 def test_no_image_that_the_csv_names(folder: Path) -> None:
     write(folder / "t.csv", "image,label", "x,nv", "y,nv")
     assert problems(source="folder", root=str(folder)) == (
