@@ -14,8 +14,9 @@ from data_partitions.image_cache import ImageCache
 from data_partitions.image_index import FoundImages, read_bytes_of_file
 from data_partitions.sources.csv_files import known_number, known_text
 from data_partitions.sources.folder import ONE_SITE, configured_columns
-from data_partitions.sources.image_files import require_folder, stamp_of
+from data_partitions.sources.image_files import PARTS_OF_OTHERS, find_image_files, require_folder, stamp_of
 from data_partitions.unknown import label_problems
+from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
 
@@ -28,7 +29,8 @@ def find_huggingface(data: DataSettings, notes: list[str]) -> FoundImages:
 
     ``data.dataset`` names a dataset of the hub, which is downloaded once; if it is empty, ``data.root`` is a
     local folder with a sub-folder per class or a ``metadata.csv``. ``data.image-column``,
-    ``data.label-column``, ``data.group-column`` and ``data.site-column`` name the features.
+    ``data.label-column``, ``data.group-column`` and ``data.site-column`` name the features. Of a local folder, image
+    files that are not in ``data.dataset-split`` are counted in a note.
 
     Raises
     ------
@@ -46,7 +48,21 @@ def find_huggingface(data: DataSettings, notes: list[str]) -> FoundImages:
     def read_bytes(key: str) -> bytes:
         return encoded[int(key)]["bytes"] if key.isdecimal() else read_bytes_of_file(key)
 
+    if Path(origin).is_dir():
+        _note_what_is_in_no_row(Path(origin), (image["path"] for image in encoded if image["path"]), data, notes)
     return FoundImages(rows=_rows(table, encoded, data, origin), origin=origin, read_bytes=read_bytes)
+
+
+def _note_what_is_in_no_row(root: Path, taken: Iterable[str], data: DataSettings, notes: list[str]) -> None:
+    """Count the image files that ``datasets`` left out without a word: it divides by words in names."""
+    files = {str(Path(path).absolute()) for path in taken}
+    left = [path for path, file in find_image_files(root).items() if file.path not in files]
+    if left:
+        verb = "is not in it and was" if len(left) == 1 else "are not in it and were"
+        notes.append(
+            f"data.dataset-split = {data.dataset_split!r}: {counted(len(left), 'image file')} of the folder {verb} "
+            f"left out ({first_names(left)})"
+        )
 
 
 def _check_features(table: datasets.Dataset, data: DataSettings, origin: str) -> None:
@@ -115,14 +131,20 @@ def _load(data: DataSettings) -> datasets.Dataset:
             if data.dataset:
                 return datasets.load_dataset(data.dataset, split=data.dataset_split, cache_dir=cache_dir)
             root = require_folder(data.root)
+            # Without folders for them there are no parts, and a "test" in the name of a file is no test set.
+            files = None if _has_folders_of_parts(root) else {"train": "**"}
             return datasets.load_dataset(
-                "imagefolder", data_dir=str(root), split=data.dataset_split, cache_dir=cache_dir
+                "imagefolder", data_dir=str(root), data_files=files, split=data.dataset_split, cache_dir=cache_dir
             )
         except DataError:
             raise
         # ConnectionError, FileNotFoundError, ValueError, errors of the hub's own client, …
         except Exception as error:
             raise DataError(_explain(data, error)) from error
+
+
+def _has_folders_of_parts(root: Path) -> bool:
+    return any(path.is_dir() and path.name.lower() in PARTS_OF_OTHERS for path in root.iterdir())
 
 
 def _explain(data: DataSettings, error: Exception) -> str:

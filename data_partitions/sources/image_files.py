@@ -14,6 +14,12 @@ from federation.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
+PARTS_OF_OTHERS = (
+    "train", "training", "test", "testing", "val", "valid", "validation", "validate", "dev", "eval", "evaluation",
+    "holdout",
+)  # fmt: skip
+"""How others call the folders of the parts into which they have divided a set: no classes. In small letters."""
+
 
 @dataclass(frozen=True)
 class ImageFile:

@@ -647,6 +647,33 @@ def test_a_local_imagefolder(tmp_path: Path) -> None:
         )
 
 
+def test_what_an_imagefolder_leaves_out_is_counted_and_words_in_names_leave_nothing_out(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    root = tmp_path / "root"
+    names = ["mel/a.png", "mel/mel-train-b.png", "mel-test/c.png", "nv/d_val.png"]
+    for shade, name in enumerate(names):
+        save(root / name, shade)
+    data = DataSettings(source="huggingface", root=str(root), cache_dir=str(tmp_path / "cache"))
+    index = load_index(data, resolution=32)
+    assert index.table.image_id.tolist() == sorted(names)
+    assert index.classes == ("mel", "mel-test", "nv")
+    assert index.notes == ()
+
+    # Folders of parts are parts; what lies in others is told.
+    for number, name in enumerate(["train/nv/a.png", "train/mel/b.png", "test/nv/c.png"]):
+        save(tmp_path / "parts" / name, number)
+    data = data.model_copy(update={"root": str(tmp_path / "parts")})
+    index = load_index(data, resolution=32)
+    assert index.table.image_id.tolist() == ["train/mel/b.png", "train/nv/a.png"]
+    left_out = (
+        "data.dataset-split = 'train': 1 image file of the folder is not in it and was left out (test/nv/c.png)",
+    )
+    assert index.notes == left_out
+    # Alike where a folder is given as a dataset.
+    index = load_index(data.model_copy(update={"dataset": data.root, "root": ""}), resolution=32)
+    assert index.notes == left_out
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # datasets leaves metadata.csv to the collector
 def test_an_imagefolder_with_patients_and_hospitals(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
