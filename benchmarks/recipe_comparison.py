@@ -43,6 +43,7 @@ from federation.models.classifier import predict_probabilities, train_classifier
 from federation.models.drawing import drawer_of
 from federation.models.final import save_final
 from federation.seeding import numpy_stream, torch_stream
+from federation.settings.section import join_names
 from server.evaluation.sample_sheet import write_sample_sheet
 
 _CONDITIONAL = ["training.batch-size=16"]
@@ -171,7 +172,7 @@ def configuration_of(root: str, settings: Sequence[str], seed: int) -> Configura
     common = ["data.source=ham10000", f"data.root={root}", "evaluation.threads=1", "evaluation.extractor=lesion-cnn"]
     configuration = resolve([parse_assignments([*common, f"seed={seed}", *settings])])
     classes = load_index(configuration.data, resolution=configuration.model.resolution).classes
-    return configuration.with_values({"data.classes": ",".join(classes)})
+    return configuration.with_values({"data.classes": join_names(classes)})
 
 
 def run(study: str, recipe: str, seed: int, arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
 from federation.errors import InputError, RunDirectoryError
 from federation.run_directory import RunDirectory, read_lines, to_json, write_text
+from federation.settings.section import join_names
 from strategies.configuration import resolve
 
 if TYPE_CHECKING:
@@ -198,7 +200,7 @@ def _configuration(targets: list[Path], data: str, resolution: int, assignments:
             final = load_final(path)
             sides[path] = final.resolution
             if final.classes and not layers:
-                layers.append(Layer(str(path), {"data.classes": ",".join(final.classes)}))
+                layers.append(Layer(str(path), {"data.classes": join_names(final.classes)}))
     folders = [path for path in targets if path not in sides]
     if sides and resolution and set(sides.values()) != {resolution}:
         first = next(iter(sides))
@@ -336,7 +338,7 @@ def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> 
         if final.classes and final.classes != classes:
             raise InputError(
                 f"{path}: its classes are {', '.join(final.classes)}, and those of the data {', '.join(classes)}; give "
-                f"the data that it was trained on, or --set data.classes={','.join(final.classes)}"
+                f"the data that it was trained on, or --set {shlex.quote('data.classes=' + join_names(final.classes))}"
             )
         supply = GeneratorSupply(final, seed=configuration.seed, threads=configuration.evaluation.threads)
         if _is_run(path):

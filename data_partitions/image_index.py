@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from data_partitions.unknown import is_unknown
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
-from federation.settings.section import split_names
+from federation.settings.section import join_names, split_names
 
 COLUMNS = ("image_id", "file", "label", "group", "site", "age", "sex", "localisation", "digest")
 
@@ -121,6 +122,7 @@ def build_index(
         If classes and images do not agree, no image is left, or images cannot be read.
     """
     rows = found.rows.sort_values("image_id", ignore_index=True)
+    rows["class_name"] = rows.class_name.str.strip()  # of a sub-folder, say: settings hold no blanks around a name
     rows = _with_known_site(rows, notes)
     _forget_unknown_groups(rows, notes)
     classes = split_names(data.classes) or tuple(found.published_classes) or tuple(sorted(rows.class_name.unique()))
@@ -197,16 +199,21 @@ def _check_classes(
         problems.append(
             f"{origin}: there are images of classes that {given} does not name: "
             f"{', '.join(f'{name} ({counts[name]:,})' for name in unnamed)}; "
-            f"name every class, e.g. data.classes={','.join([*classes, *unnamed])}, or remove those rows"
+            f"name every class, e.g. {_assigned([*classes, *unnamed])}, or remove those rows"
         )
     empty = [name for name in classes if name not in counts]
     if empty and require_every_class:
         problems.append(
             f"{origin}: a class with no image: {', '.join(empty)}; allowed are only classes that have images: "
-            f"set data.classes={','.join(name for name in classes if name in counts)}"
+            f"set {_assigned([name for name in classes if name in counts])}"
         )
     if problems:
         raise DataError(problems)
+
+
+def _assigned(classes: Sequence[str]) -> str:
+    """Return what a shell takes after ``--set``."""
+    return shlex.quote(f"data.classes={join_names(classes)}")
 
 
 def _merge_identical(rows: pd.DataFrame, notes: list[str]) -> None:

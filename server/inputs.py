@@ -14,6 +14,7 @@ from data_partitions.partition import Partition
 from federation.config import Configuration
 from federation.errors import noted
 from federation.seeding import numpy_stream
+from federation.settings.section import join_names
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def prepare_inputs(configuration: Configuration, progress: Callable[[str, int, i
     data, resolution = configuration.data, configuration.model.resolution
     held = find_holdings(data, configuration.partition, resolution, progress=progress)
     index, parts = held.index, held.parts
-    configuration = configuration.with_values({"data.classes": ",".join(index.classes)})
+    configuration = configuration.with_values({"data.classes": join_names(index.classes)})
     notes = (*index.notes, *held.notes)
     with noted(notes):
         images = load_images(index, resolution, data.cache_dir, progress)

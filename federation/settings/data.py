@@ -18,8 +18,8 @@ class DataSettings(Section):
     root: str = ""
     """Folder that holds the images and their csv; unused for ``phantom``."""
     classes: str = ""
-    """Class names in the order of their label, separated by commas. Empty: the source's published
-    classes (in simulation, the names found in a folder). A hospital site never infers them."""
+    r"""Class names in the order of their label, separated by commas; a comma in a name is written ``\,``. Empty: the
+    source's published classes (in simulation, the names found in a folder). A hospital site never infers them."""
     split_seed: int = Field(default=0, ge=0)
     """Key of the train / extractor / validation / test split; independent of ``seed``."""
     phantom_images: int = Field(default=4000, ge=200, le=100_000)

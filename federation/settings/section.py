@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -17,8 +18,17 @@ def kebab(name: str) -> str:
 
 
 def split_names(names: str) -> tuple[str, ...]:
-    """Split a comma string into names without surrounding blanks."""
-    return tuple(name.strip() for name in names.split(",") if name.strip())
+    r"""Split a comma string into names without surrounding blanks.
+
+    A comma in a name is written ``\,`` and a backslash ``\\``, as :func:`join_names` does: ``Melanoma\, NOS,Nevus``.
+    """
+    items = re.findall(r"(?:\\[\\,]|[^,])+", names)
+    return tuple(re.sub(r"\\([\\,])", r"\1", item.strip()) for item in items if item.strip())
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Join names, none of which begins or ends with a blank, so that :func:`split_names` gives them back."""
+    return ",".join(re.sub(r"([\\,])", r"\\\1", name) for name in names)
 
 
 class Section(BaseModel):

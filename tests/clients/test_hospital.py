@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from clients.hospital import Identity, PrivateState, folder_name, load_hospital
 from clients.local_training import train_locally
@@ -15,6 +16,7 @@ from federation.config import Configuration, parse_assignments
 from federation.errors import ConfigurationError, DataError, NotFiniteError
 from federation.seeding import torch_stream
 from federation.settings.training import TrainingSettings
+from server.inputs import prepare_inputs
 from strategies.configuration import resolve
 
 
@@ -77,6 +79,20 @@ def test_a_site_holds_the_training_images_of_its_own_folder(cache_dir: str, tmp_
     assert alone.site == "vienna"
     assert torch.equal(alone.dataset.images, pooled.dataset.images)
     assert alone.private_state.folder == tmp_path / "state" / tmp_path.name / "vienna"
+
+
+@pytest.mark.parametrize("names", [["Melanoma, NOS", "Nevus"], ["Melanoma, NOS", "Carcinoma, NOS"], ["a\\, b", "a "]])
+def test_hospitals_know_the_classes_whose_names_hold_a_comma(names: list[str], cache_dir: str, tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "images" / names[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(path)
+    common = ["data.source=folder", f"data.root={tmp_path / 'images'}", "partition.hospitals=1"]
+    configuration_in_force = prepare_inputs(configuration(cache_dir, tmp_path, *common)).configuration
+    assert configuration_in_force.class_names == tuple(sorted(name.strip() for name in names))
+    for identity in (Identity(0, 1), Identity(0, 1, "clinic", str(tmp_path / "images"), str(tmp_path / "state"))):
+        hospital = load_hospital(configuration_in_force, identity, torch.device("cpu"))
+        assert set(hospital.dataset.labels.tolist()) == {0, 1}
 
 
 def test_a_site_is_told_the_classes(cache_dir: str, tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def test_all_class_problems_come_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_classes_with_a_comma_are_named_as_settings_take_them(tmp_path: Path) -> None:
+    images = ("a", "Melanoma, NOS", "", picture(1)), ("b", "Nevus", "", picture(2))
+    with pytest.raises(DataError) as caught:
+        build(tmp_path, *images, classes="Nevus")
+    assert caught.value.problems == (
+        "/data: there are images of classes that data.classes = 'Nevus' does not name: Melanoma, NOS (1); "
+        "name every class, e.g. 'data.classes=Nevus,Melanoma\\, NOS', or remove those rows",
+    )
+    assert build(tmp_path, *images, classes="Nevus,Melanoma\\, NOS").labels.tolist() == [1, 0]
+
+
 def test_a_hospital_need_not_hold_every_class(tmp_path: Path) -> None:
     index = build(tmp_path, ("a", "nv", "", picture(1)), classes="df,mel,nv", require_every_class=False)
     assert index.classes == ("df", "mel", "nv")

@@ -24,6 +24,7 @@ from federation.errors import ConfigurationError
 from federation.models.families import FAMILIES
 from federation.models.stylegan2.settings import StyleGAN2Settings, augmentation_transforms
 from federation.models.vae.settings import VAESettings
+from federation.settings.section import join_names, split_names
 from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -177,6 +178,19 @@ def test_local_epochs_replace_local_steps() -> None:
 
 def test_an_assignment_without_a_value_is_refused() -> None:
     assert problems_of("rounds")[0] == "--set rounds: is not KEY=VALUE; write for example --set rounds=10"
+
+
+@given(st.lists(st.text(st.sampled_from("a ,\\\"'é"), min_size=1).filter(lambda name: name == name.strip() != "")))
+def test_joined_names_are_split_into_the_same(names: list[str]) -> None:
+    assert split_names(join_names(names)) == tuple(names)
+
+
+def test_a_comma_in_a_name() -> None:
+    assert join_names(["Melanoma, NOS", "Nevus"]) == r"Melanoma\, NOS,Nevus"
+    assert split_names(r" Melanoma\, NOS , Nevus,,") == ("Melanoma, NOS", "Nevus")
+    configuration = resolve([parse_assignments([r"data.classes=Melanoma\, NOS,Nevus\, NOS"])])
+    assert configuration.class_names == ("Melanoma, NOS", "Nevus, NOS")
+    assert configuration.with_values({"rounds": 3}).class_names == configuration.class_names
 
 
 def test_a_text_key_takes_what_looks_like_a_number() -> None:
