@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import known_number, known_text, one_row_per_image, read_csv
-from data_partitions.sources.image_files import attach_files, find_image_files, require_folder
+from data_partitions.sources.image_files import PARTS_OF_OTHERS, attach_files, find_image_files, require_folder
 from data_partitions.unknown import label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
+from federation.settings.section import join_names
 
 ONE_SITE = "all"
 """The site of every image where no column names the hospital."""
@@ -25,7 +28,8 @@ def find_folder(data: DataSettings, notes: list[str]) -> FoundImages:
     relative to the root or by its file name, with or without suffix; ``data.image-column``,
     ``data.label-column``, ``data.group-column`` and ``data.site-column`` name the columns, and ``age``,
     ``sex`` and ``localisation`` are read where they exist. Without a csv, the class of an image is the name
-    of the sub-folder of the root that holds it, at any depth.
+    of the sub-folder of the root that holds it, at any depth; names of parts (Train, Test) are no classes unless
+    ``data.classes`` names them.
 
     Raises
     ------
@@ -103,6 +107,7 @@ def _rows_by_sub_folder(root: Path, data: DataSettings, notes: list[str]) -> pd.
             f"{counted(len(loose), 'image file')} outside the classes' sub-folders {verb} left out "
             f"({first_names(loose)})"
         )
+    _check_level_of_classes(root, paths, data, notes)
     class_names = [path.partition("/")[0] for path in paths]
     problems = label_problems(
         f"{root}: the class, which the sub-folder names,",
@@ -127,3 +132,46 @@ def _rows_by_sub_folder(root: Path, data: DataSettings, notes: list[str]) -> pd.
             "stamp": [files[path].stamp for path in paths],
         }
     )
+
+
+def _check_level_of_classes(root: Path, paths: list[str], data: DataSettings, notes: list[str]) -> None:
+    """Refuse sub-folders that are plainly no classes; say what may be taken for classes below them.
+
+    Raises
+    ------
+    DataError
+        Where the classes' folders lie a level deeper, and what is on the first level is not named in ``data.classes``.
+    """
+    tops = sorted({path.partition("/")[0] for path in paths})
+    inner = sorted({path.split("/")[1] for path in paths if path.count("/") > 1})
+    below = f", each with sub-folders of its own ({first_names(inner)})" if inner else ""
+    if not set(tops) & set(data.class_names):
+        if all(_is_part(name) for name in tops):
+            one = next((name for name in tops if "train" in name.lower()), tops[0])
+            remedy = (
+                f"set data.root={root / one}, or put all images of a class into one folder"
+                if inner
+                else "name each image's class in a csv, or put the images of each class into a sub-folder of its own"
+            )
+            raise DataError(
+                f"{root}: its sub-folders are called {first_names(tops)}, which are parts of a set and no classes"
+                f"{below}; {remedy}: the images are divided here anyway; if they are classes, name them in "
+                "data.classes"
+            )
+        if len(tops) == 1 and all(path.count("/") > 1 for path in paths):
+            named = shlex.quote(f"data.classes={join_names(tops)}")
+            raise DataError(
+                f"{root}: all images lie in one sub-folder, {tops[0]}, and there in others ({first_names(inner)}); if "
+                f"those are the classes, set data.root={root / tops[0]}; if {tops[0]} is the class, set {named}"
+            )
+    if inner and all(path.count("/") > 1 for path in paths):
+        notes.append(
+            f"classes are the sub-folders of data.root ({first_names(tops)}), not those below them "
+            f"({first_names(inner)})"
+        )
+
+
+def _is_part(name: str) -> bool:
+    """Return whether a folder is called train, Test, val_images, training-set, …"""
+    words = re.split("[^a-z]+", name.lower())
+    return any(word.removesuffix("set") in PARTS_OF_OTHERS for word in words)

@@ -325,6 +325,53 @@ def test_one_sub_folder_per_class(tmp_path: Path) -> None:
     assert index.notes == ("1 image file outside the classes' sub-folders was left out (loose.png)",)
 
 
+@pytest.mark.parametrize("parts", [("Test", "Train"), ("train_images", "validation-set"), ("Val", "training")])
+def test_folders_of_parts_are_no_classes(parts: tuple[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for shade, name in enumerate(f"{part}/{label}/1.png" for part in parts for label in ("mel", "nv")):
+        save(root / name, shade)
+    settings: dict[str, Any] = {"source": "folder", "root": str(root), "cache_dir": str(tmp_path)}
+    training = next(name for name in parts if "rain" in name)
+    refusal = (
+        f"{root}: its sub-folders are called {', '.join(parts)}, which are parts of a set and no classes, each with "
+        f"sub-folders of its own (mel, nv); set data.root={root}/{training}, or put all images of a class into one "
+        "folder: the images are divided here anyway; if they are classes, name them in data.classes",
+    )
+    assert problems(**settings) == refusal
+    assert problems(**settings, classes="mel,nv") == refusal
+    inner = load_index(DataSettings(**settings | {"root": str(root / training)}), resolution=32)
+    assert inner.classes == ("mel", "nv")
+    assert inner.notes == ()
+    meant = load_index(DataSettings(**settings, classes=",".join(parts)), resolution=32)
+    assert meant.labels.tolist() == [0, 0, 1, 1]
+    assert meant.notes == (
+        f"classes are the sub-folders of data.root ({', '.join(parts)}), not those below them (mel, nv)",
+    )
+
+
+def test_folders_of_parts_without_folders_of_classes(tmp_path: Path) -> None:
+    for shade, name in enumerate(["train/1.png", "test/1.png"]):
+        save(tmp_path / "root" / name, shade)
+    (problem,) = problems(source="folder", root=str(tmp_path / "root"))
+    assert problem == (
+        f"{tmp_path}/root: its sub-folders are called test, train, which are parts of a set and no classes; name each "
+        "image's class in a csv, or put the images of each class into a sub-folder of its own: the images are divided "
+        "here anyway; if they are classes, name them in data.classes"
+    )
+
+
+def test_one_folder_around_those_of_the_classes(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for shade, name in enumerate(["my set/mel/1.png", "my set/nv/1.png"]):
+        save(root / name, shade)
+    settings: dict[str, Any] = {"source": "folder", "root": str(root), "cache_dir": str(tmp_path)}
+    assert problems(**settings) == (
+        f"{root}: all images lie in one sub-folder, my set, and there in others (mel, nv); if those are the classes, "
+        f"set data.root={root}/my set; if my set is the class, set 'data.classes=my set'",
+    )
+    assert load_index(DataSettings(**settings, classes="my set"), resolution=32).classes == ("my set",)
+
+
 def test_what_only_the_csv_or_only_the_folder_knows_is_reported(folder: Path, tmp_path: Path) -> None:
     write(folder / "t.csv", "image,label", "a,nv", "nowhere,nv", "c,mel", "a,nv", "gone,mel", "a,nv")
     index = load_index(DataSettings(source="folder", root=str(folder), cache_dir=str(tmp_path)), resolution=32)
