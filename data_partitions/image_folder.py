@@ -12,7 +12,13 @@ import numpy as np
 
 from data_partitions.decoding import decode_image, to_square
 from data_partitions.sources.csv_files import find_csv, read_csv
-from data_partitions.sources.image_files import find_image_files, match_names
+from data_partitions.sources.image_files import (
+    find_files,
+    find_image_files,
+    match_names,
+    note_other_kinds,
+    other_kinds,
+)
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 
@@ -51,7 +57,7 @@ def find_resolution(root: Path) -> int:
     DataError
         If there is no image, or it cannot be decoded or is not square.
     """
-    path, file = next(iter(_find_files(root).items()))
+    path, file = next(iter(_find_files(root, []).items()))
     height, width = _decode(root, path, file).shape[:2]
     if height != width:
         raise DataError(f"{root / path}: is of {width}x{height} pixels; allowed are square images; crop them first")
@@ -79,7 +85,8 @@ def load_image_folder(root: Path, resolution: int, progress: Progress | None = N
         If the folder is empty, has fewer than 16 images, images of different or of too small a size, images that
         cannot be decoded, or a csv that does not name every image.
     """
-    files = _find_files(root)
+    notes: list[str] = []
+    files = _find_files(root, notes)
     if len(files) < LEAST_IMAGES:
         raise DataError(f"{root}: has {counted(len(files), 'image')}; at least {LEAST_IMAGES} are needed to judge them")
     images = np.empty((len(files), resolution, resolution, 3), dtype=np.uint8)
@@ -108,18 +115,21 @@ def load_image_folder(root: Path, resolution: int, progress: Progress | None = N
             f"{root}: its images are of {width}x{height} pixels, and they are to be judged at {resolution}; enlarged "
             f"images would be judged for what they lack: judge at --resolution {height} or less"
         )
-    notes = []
     if height != resolution:
         notes.append(f"images of {height} px were reduced to {resolution} px (Lanczos), as real ones are")
     return ImageFolder(images, _class_names(root, list(files), notes), tuple(files), tuple(notes))
 
 
-def _find_files(root: Path) -> dict[str, str]:
+def _find_files(root: Path, notes: list[str]) -> dict[str, str]:
     """Return relative path to absolute path of every image."""
-    files = {path: file.path for path, file in find_image_files(root).items()}
-    if not files:
-        raise DataError(f"{root}: holds no image (png, jpg, …); give a folder of images, a finished run, or its final/")
-    return files
+    content = find_files(root)
+    if not content.images:
+        raise DataError(
+            f"{root}: holds no image (png, jpg, …); give a folder of images, a finished run, or its final/"
+            + other_kinds(content.others, before="; ")
+        )
+    note_other_kinds(content.others, notes)
+    return {path: file.path for path, file in content.images.items()}
 
 
 def _decode(root: Path, path: str, file: str) -> NDArray[np.uint8]:

@@ -10,7 +10,14 @@ import pandas as pd
 
 from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import known_number, known_text, one_row_per_image, read_csv
-from data_partitions.sources.image_files import PARTS_OF_OTHERS, attach_files, find_image_files, require_folder
+from data_partitions.sources.image_files import (
+    PARTS_OF_OTHERS,
+    attach_files,
+    find_files,
+    note_other_kinds,
+    other_kinds,
+    require_folder,
+)
 from data_partitions.unknown import label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
@@ -93,14 +100,17 @@ def _rows_by_csv(csv: Path, root: Path, data: DataSettings, notes: list[str]) ->
 
 
 def _rows_by_sub_folder(root: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
-    files = find_image_files(root)
+    content = find_files(root)
+    files = content.images
     loose = [path for path in files if "/" not in path]
     paths = [path for path in files if "/" in path]
     if not paths:
         raise DataError(
             f"{root}: has neither a csv nor a sub-folder with images; name each image's class in a csv, "
             "or put the images of each class into a sub-folder that bears the class's name"
+            + other_kinds(content.others, before="; ")
         )
+    note_other_kinds(content.others, notes)
     if loose:
         verb = "was" if len(loose) == 1 else "were"
         notes.append(

@@ -14,7 +14,14 @@ from data_partitions.image_cache import ImageCache
 from data_partitions.image_index import FoundImages, read_bytes_of_file
 from data_partitions.sources.csv_files import known_number, known_text
 from data_partitions.sources.folder import ONE_SITE, configured_columns
-from data_partitions.sources.image_files import PARTS_OF_OTHERS, find_image_files, require_folder, stamp_of
+from data_partitions.sources.image_files import (
+    PARTS_OF_OTHERS,
+    find_files,
+    note_other_kinds,
+    other_kinds,
+    require_folder,
+    stamp_of,
+)
 from data_partitions.unknown import label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
@@ -56,7 +63,9 @@ def find_huggingface(data: DataSettings, notes: list[str]) -> FoundImages:
 def _note_what_is_in_no_row(root: Path, taken: Iterable[str], data: DataSettings, notes: list[str]) -> None:
     """Count the image files that ``datasets`` left out without a word: it divides by words in names."""
     files = {str(Path(path).absolute()) for path in taken}
-    left = [path for path, file in find_image_files(root).items() if file.path not in files]
+    content = find_files(root)
+    note_other_kinds([path for path in content.others if str(root / path) not in files], notes)
+    left = [path for path, file in content.images.items() if file.path not in files]
     if left:
         verb = "is not in it and was" if len(left) == 1 else "are not in it and were"
         notes.append(
@@ -154,6 +163,7 @@ def _explain(data: DataSettings, error: Exception) -> str:
             f"data.root = {data.root!r}: cannot be read as an imagefolder with data.dataset-split = "
             f"{data.dataset_split!r} ({reason}); it needs a sub-folder per class, "
             "or a metadata.csv with the column file_name"
+            + other_kinds(find_files(require_folder(data.root)).others, before="; ")
         )
     return (
         f"data.dataset = {data.dataset!r}, data.dataset-split = {data.dataset_split!r}: cannot be had ({reason}); "

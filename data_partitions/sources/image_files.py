@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -13,6 +14,11 @@ from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_NO_IMAGES = (
+    ".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl", ".xml", ".toml", ".yaml", ".yml", ".txt", ".md", ".rst", ".pdf",
+    ".doc", ".docx", ".html", ".htm", ".py", ".ipynb", ".sh", ".log", ".ini", ".db", ".parquet", ".arrow", ".zip",
+    ".tar", ".tgz", ".gz", ".7z",
+)  # fmt: skip
 
 PARTS_OF_OTHERS = (
     "train", "training", "test", "testing", "val", "valid", "validation", "validate", "dev", "eval", "evaluation",
@@ -46,19 +52,57 @@ def require_folder(root: str) -> Path:
     return path
 
 
-def find_image_files(root: Path) -> dict[str, ImageFile]:
-    """Find all image files below a folder.
+@dataclass(frozen=True)
+class FoundFiles:
+    """What lies below a folder."""
+
+    images: dict[str, ImageFile]
+    """Path relative to the root, with forward slashes, to the file; sorted by path."""
+    others: list[str]
+    """Such paths of files that might be images of a kind that is not read: neither texts nor tables."""
+
+
+def find_files(root: Path) -> FoundFiles:
+    """Find all image files below a folder, and what may be images of other kinds.
 
     Linked folders are followed, each once; hidden files and what macOS adds to archives are passed over.
-
-    Returns
-    -------
-    Path relative to the root, with forward slashes, to the file; sorted by path.
     """
-    return dict(sorted(_walk(str(root), "", set())))
+    images: dict[str, ImageFile] = {}
+    others = []
+    for path, entry in sorted(_walk(str(root), "", set()), key=lambda found: found[0]):
+        if path.lower().endswith(IMAGE_SUFFIXES):
+            images[path] = ImageFile(entry.path, stamp_of(entry.stat()))
+        elif not path.lower().endswith(_NO_IMAGES):
+            others.append(path)
+    return FoundFiles(images, others)
 
 
-def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, ImageFile]]:
+def find_image_files(root: Path) -> dict[str, ImageFile]:
+    """Return :attr:`FoundFiles.images` alone."""
+    return find_files(root).images
+
+
+def other_kinds(others: Sequence[str], before: str = "") -> str:
+    """Say how many files there are of which kinds that are not read, and what to do about it; empty for none."""
+    if not others:
+        return ""
+    kinds = Counter(PurePosixPath(path).suffix.lower() for path in others)
+    counts = [
+        counted(number, f"{suffix} file") if suffix else f"{counted(number, 'file')} without a suffix"
+        for suffix, number in kinds.most_common()
+    ]
+    verb = "is" if len(others) == 1 else "are"
+    return f"{before}{first_names(counts)} {verb} not read; allowed are {', '.join(IMAGE_SUFFIXES)}; convert them"
+
+
+def note_other_kinds(others: Sequence[str], notes: list[str]) -> None:
+    """Say that files were left out whose names do not show them to be something else than images."""
+    named = [path for path in others if PurePosixPath(path).suffix]  # LICENSE, README, …
+    if named:
+        notes.append(other_kinds(named))
+
+
+def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
     status = Path(folder).stat()
     if (status.st_dev, status.st_ino) in visited:  # a link to a folder above, or a second link
         return
@@ -70,9 +114,8 @@ def _walk(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[t
     for entry in sorted(entries, key=lambda entry: entry.name):
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             continue
-        if entry.name.lower().endswith(IMAGE_SUFFIXES):
-            if entry.is_file():  # false for a link that leads nowhere
-                yield prefix + entry.name, ImageFile(entry.path, stamp_of(entry.stat()))
+        if entry.is_file():  # false for a link that leads nowhere
+            yield prefix + entry.name, entry
         elif entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", visited)
 
@@ -143,13 +186,14 @@ def attach_files(
     DataError
         If no image is found, or it is unclear which file is meant.
     """
-    files = find_image_files(root)
+    content = find_files(root)
+    files = content.images
     matches = match_names(names, files)
     found = [bool(path) for path in matches.paths]
     if not any(found):
         raise DataError(
             f"{root}: none of the {counted(len(names), 'image')} that {csv.name} names is in this folder or below it, "
-            f"e.g. {names[0]}; unpack the images there, or correct data.root"
+            f"e.g. {names[0]}; unpack the images there, or correct data.root" + other_kinds(content.others, before="; ")
         )
     problems = []
     if matches.copies and not same_name_is_copy:
@@ -165,6 +209,8 @@ def attach_files(
         raise DataError(problems)
 
     _note_what_does_not_match(names, matches, csv, notes)
+    if len(matches.paths) > sum(found):  # else all that the csv names is there, whatever lies beside it
+        note_other_kinds(content.others, notes)
     chosen = [files[path] for path in matches.paths if path]
     paths = [file.path for file in chosen]
     return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])

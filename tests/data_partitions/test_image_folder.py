@@ -73,6 +73,9 @@ def test_what_is_no_set_of_images_is_refused(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(DataError, match="holds no image"):
         load_image_folder(empty, 32)
+    (empty / "a.heic").touch()
+    with pytest.raises(DataError, match=r"holds no image .*; 1 .heic file is not read; allowed are .jpg, "):
+        load_image_folder(empty, 32)
     few = tmp_path / "few"
     write_images(few, 15)
     with pytest.raises(DataError, match="has 15 images; at least 16 are needed"):

@@ -612,6 +612,35 @@ def test_no_image_that_the_csv_names(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".dcm", ".dcm files"), (".HEIC", ".heic files"), (".jfif", ".jfif files"), ("", "files")]
+)
+def test_images_of_a_kind_that_is_not_read_are_counted(suffix: str, kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for shade, name in enumerate(["mel/a", "mel/b", "nv/c"]):
+        save(root / f"{name}.png", shade)
+        (root / f"{name}.png").rename(root / f"{name}{suffix}")
+    (root / "nv" / "notes.txt").touch()
+    settings: dict[str, Any] = {"source": "folder", "root": str(root), "cache_dir": str(tmp_path)}
+    counted = f"3 {kind}{'' if suffix else ' without a suffix'} are not read"
+    allowed = "allowed are .jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp; convert them"
+    (problem,) = problems(**settings)
+    assert problem.startswith(f"{root}: has neither a csv nor a sub-folder with images; ")
+    assert problem.endswith(f"; {counted}; {allowed}")
+    csv = write(root / "t.csv", "image,label", "a,mel", "b,mel", "c,nv")
+    (problem,) = problems(**settings)
+    assert problem == (
+        f"{root}: none of the 3 images that t.csv names is in this folder or below it, e.g. a; unpack the images "
+        f"there, or correct data.root; {counted}; {allowed}"
+    )
+    if suffix:  # beside images that are read, what has no suffix is a licence
+        save(root / "nv" / "c.png")
+        told = f"3 {kind} are not read; {allowed}"
+        assert told in load_index(DataSettings(**settings), resolution=32).notes
+        csv.unlink()
+        assert load_index(DataSettings(**settings), resolution=32).notes == (told,)
+
+
 def test_isic2019_rows_that_are_not_one_hot(tmp_path: Path) -> None:
     names = "MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK"
     csv = write(
@@ -692,6 +721,20 @@ def test_a_local_imagefolder(tmp_path: Path) -> None:
         assert index.notes == (
             f"1 image that cannot be decoded was left out ({root}/mel/broken.png: not an image file)",
         )
+
+
+def test_an_imagefolder_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "root" / "nv").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "root" / "nv" / f"{name}.dcm").write_bytes(b"DICM")
+    settings: dict[str, Any] = {"source": "huggingface", "root": str(tmp_path / "root"), "cache_dir": str(tmp_path)}
+    told = "2 .dcm files are not read; allowed are .jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp; convert them"
+    (problem,) = problems(**settings)
+    assert problem.endswith(f"or a metadata.csv with the column file_name; {told}")
+    save(tmp_path / "root" / "nv" / "c.png")
+    save(tmp_path / "root" / "mel" / "d.png", 1)
+    assert load_index(DataSettings(**settings), resolution=32).notes == (told,)
 
 
 def test_what_an_imagefolder_leaves_out_is_counted_and_words_in_names_leave_nothing_out(tmp_path: Path) -> None:
