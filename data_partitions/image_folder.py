@@ -18,6 +18,7 @@ from data_partitions.sources.image_files import (
     match_names,
     note_other_kinds,
     other_kinds,
+    require_names,
 )
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
@@ -123,6 +124,7 @@ def load_image_folder(root: Path, resolution: int, progress: Progress | None = N
 def _find_files(root: Path, notes: list[str]) -> dict[str, str]:
     """Return relative path to absolute path of every image."""
     content = find_files(root)
+    require_names(content, root)
     if not content.images:
         raise DataError(
             f"{root}: holds no image (png, jpg, …); give a folder of images, a finished run, or its final/"

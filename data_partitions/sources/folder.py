@@ -17,12 +17,13 @@ from data_partitions.sources.image_files import (
     note_other_kinds,
     other_kinds,
     require_folder,
+    require_names,
 )
 from data_partitions.unknown import label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
-from federation.settings.section import join_names
+from federation.settings.section import join_names, printable
 
 ONE_SITE = "all"
 """The site of every image where no column names the hospital."""
@@ -67,6 +68,9 @@ def _choose_csv(root: Path, data: DataSettings) -> Path | None:
             raise DataError(f"data.csv = {data.csv!r}: {csv} does not exist; give a path relative to data.root")
         return csv
     found = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
+    unnamed = [printable(path.name) for path in found if printable(path.name) != path.name]
+    if unnamed:
+        raise DataError(f"{root}: the name of {first_names(unnamed)} is not UTF-8 text; rename it")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise DataError(f"{root}: has several csv files ({names}); set data.csv to the one that describes the images")
@@ -101,6 +105,7 @@ def _rows_by_csv(csv: Path, root: Path, data: DataSettings, notes: list[str]) ->
 
 def _rows_by_sub_folder(root: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
     content = find_files(root)
+    require_names(content, root)
     files = content.images
     loose = [path for path in files if "/" not in path]
     paths = [path for path in files if "/" in path]

@@ -20,6 +20,7 @@ from data_partitions.sources.image_files import (
     note_other_kinds,
     other_kinds,
     require_folder,
+    require_names,
     stamp_of,
 )
 from data_partitions.unknown import label_problems
@@ -140,6 +141,7 @@ def _load(data: DataSettings) -> datasets.Dataset:
             if data.dataset:
                 return datasets.load_dataset(data.dataset, split=data.dataset_split, cache_dir=cache_dir)
             root = require_folder(data.root)
+            require_names(find_files(root), root)
             # Without folders for them there are no parts, and a "test" in the name of a file is no test set.
             files = None if _has_folders_of_parts(root) else {"train": "**"}
             return datasets.load_dataset(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
+from federation.settings.section import printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _NO_IMAGES = (
@@ -60,6 +61,8 @@ class FoundFiles:
     """Path relative to the root, with forward slashes, to the file; sorted by path."""
     others: list[str]
     """Such paths of files that might be images of a kind that is not read: neither texts nor tables."""
+    nameless: list[str]
+    """Image files whose path is not UTF-8 text, and so cannot stand in a table: bytes that are none as ``\\xe9``."""
 
 
 def find_files(root: Path) -> FoundFiles:
@@ -68,13 +71,32 @@ def find_files(root: Path) -> FoundFiles:
     Linked folders are followed, each once; hidden files and what macOS adds to archives are passed over.
     """
     images: dict[str, ImageFile] = {}
-    others = []
+    others, nameless = [], []
     for path, entry in sorted(_walk(str(root), "", set()), key=lambda found: found[0]):
-        if path.lower().endswith(IMAGE_SUFFIXES):
+        if not path.lower().endswith(IMAGE_SUFFIXES):
+            if not path.lower().endswith(_NO_IMAGES):
+                others.append(path)
+        elif printable(path) == path:
             images[path] = ImageFile(entry.path, stamp_of(entry.stat()))
-        elif not path.lower().endswith(_NO_IMAGES):
-            others.append(path)
-    return FoundFiles(images, others)
+        else:
+            nameless.append(printable(path))
+    return FoundFiles(images, others, nameless)
+
+
+def require_names(content: FoundFiles, root: Path) -> None:
+    """Refuse image files that could not be named.
+
+    Raises
+    ------
+    DataError
+        Naming them.
+    """
+    if content.nameless:
+        whose = "whose path is" if len(content.nameless) == 1 else "whose paths are"
+        raise DataError(
+            f"{root}: {counted(len(content.nameless), 'image file')} {whose} not UTF-8 text: "
+            f"{first_names(content.nameless)}; rename what is not"
+        )
 
 
 def find_image_files(root: Path) -> dict[str, ImageFile]:
@@ -86,7 +108,7 @@ def other_kinds(others: Sequence[str], before: str = "") -> str:
     """Say how many files there are of which kinds that are not read, and what to do about it; empty for none."""
     if not others:
         return ""
-    kinds = Counter(PurePosixPath(path).suffix.lower() for path in others)
+    kinds = Counter(PurePosixPath(printable(path)).suffix.lower() for path in others)
     counts = [
         counted(number, f"{suffix} file") if suffix else f"{counted(number, 'file')} without a suffix"
         for suffix, number in kinds.most_common()
@@ -211,6 +233,12 @@ def attach_files(
     _note_what_does_not_match(names, matches, csv, notes)
     if len(matches.paths) > sum(found):  # else all that the csv names is there, whatever lies beside it
         note_other_kinds(content.others, notes)
+    if content.nameless:
+        verb = "is not UTF-8 text was" if len(content.nameless) == 1 else "is not UTF-8 text were"
+        notes.append(
+            f"{counted(len(content.nameless), 'image file')} whose path {verb} left out "
+            f"({first_names(content.nameless)})"
+        )
     chosen = [files[path] for path in matches.paths if path]
     paths = [file.path for file in chosen]
     return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from federation.settings.section import Section, split_names
+from federation.settings.section import Section, printable, split_names
 
 
 class DataSettings(Section):
@@ -59,6 +59,9 @@ class DataSettings(Section):
                 f"data.group-column = {self.group_column!r}: is data.label-column too, so that all images of a class "
                 "would fall into one part; name the column of patients or lesions, or leave it empty"
             )
+        for key, path in (("root", self.root), ("csv", self.csv), ("cache-dir", self.cache_dir)):
+            if printable(path) != path:
+                yield f"data.{key} = '{printable(path)}': is not UTF-8 text; rename what is not"
         names = self.class_names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -29,6 +30,11 @@ def split_names(names: str) -> tuple[str, ...]:
 def join_names(names: Iterable[str]) -> str:
     """Join names, none of which begins or ends with a blank, so that :func:`split_names` gives them back."""
     return ",".join(re.sub(r"([\\,])", r"\\\1", name) for name in names)
+
+
+def printable(path: str) -> str:
+    r"""Return a path with bytes that are no UTF-8, as archives of other systems have them, written ``\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class Section(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,10 @@ def test_what_is_no_set_of_images_is_refused(tmp_path: Path) -> None:
             read()
     broken = tmp_path / "broken"
     write_images(broken, 16)
+    shutil.copy(broken / "0004.png", broken / "\udce9.png")
+    with pytest.raises(DataError, match=r"1 image file whose path is not UTF-8 text: \\xe9.png; rename what is not$"):
+        load_image_folder(broken, 32)
+    (broken / "\udce9.png").unlink()
     (broken / "0003.png").write_bytes(b"not a png")
     with pytest.raises(DataError, match=r"0003.png: cannot be read as an image \(not an image file\)"):
         load_image_folder(broken, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import time
 from pathlib import Path
@@ -639,6 +640,32 @@ def test_images_of_a_kind_that_is_not_read_are_counted(suffix: str, kind: str, t
         assert told in load_index(DataSettings(**settings), resolution=32).notes
         csv.unlink()
         assert load_index(DataSettings(**settings), resolution=32).notes == (told,)
+
+
+@pytest.mark.parametrize("path", ["nv/n\udce9vus.png", "n\udce9vus/a.png"])
+def test_a_file_whose_name_is_not_utf_8_is_named(path: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    save(root / "mel" / "a.png")
+    save(root / "nv" / "b.png", 1)
+    (root / path).parent.mkdir(exist_ok=True)
+    shutil.copy(root / "mel" / "a.png", root / path)
+    shown = path.replace("\udce9", "\\xe9")
+    refusal = (f"{root}: 1 image file whose path is not UTF-8 text: {shown}; rename what is not",)
+    sources = ["folder"]
+    if importlib.util.find_spec("datasets"):
+        sources.append("huggingface")
+    for source in sources:
+        assert problems(source=source, root=str(root), cache_dir=str(tmp_path)) == refusal
+    # A csv can neither mean it nor need it.
+    csv = write(root / "t.csv", "image,label", "a,mel", "b,nv")
+    data = DataSettings(source="folder", root=str(root), cache_dir=str(tmp_path))
+    assert load_index(data, resolution=32).notes == (
+        f"1 image file whose path is not UTF-8 text was left out ({shown})",
+    )
+    csv.rename(root / "n\udce9.csv")
+    assert problems(source="folder", root=str(root)) == (
+        f"{root}: the name of n\\xe9.csv is not UTF-8 text; rename it",
+    )
 
 
 def test_isic2019_rows_that_are_not_one_hot(tmp_path: Path) -> None:

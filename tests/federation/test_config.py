@@ -185,6 +185,13 @@ def test_joined_names_are_split_into_the_same(names: list[str]) -> None:
     assert split_names(join_names(names)) == tuple(names)
 
 
+def test_a_path_that_is_not_utf_8() -> None:
+    assert problems_of("data.source=folder", "data.root=/caf\udce9", "data.cache-dir=/\udcff") == (
+        r"data.root = '/caf\xe9': is not UTF-8 text; rename what is not",
+        r"data.cache-dir = '/\xff': is not UTF-8 text; rename what is not",
+    )
+
+
 def test_a_comma_in_a_name() -> None:
     assert join_names(["Melanoma, NOS", "Nevus"]) == r"Melanoma\, NOS,Nevus"
     assert split_names(r" Melanoma\, NOS , Nevus,,") == ("Melanoma, NOS", "Nevus")
