@@ -11,7 +11,7 @@ from rich.console import Console
 
 from federation.config import Configuration, Layer, load_stored_toml, load_toml, parse_assignments
 from federation.errors import RunDirectoryError
-from federation.run_directory import check_free, default_path, holds_something
+from federation.run_directory import check_free, holds_something, taken_directory
 from strategies.configuration import resolve
 
 
@@ -56,9 +56,15 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
         if run_dir is None:
             raise RunDirectoryError("--resume: needs to know which run; give --run-dir DIR as well")
         saved = run_dir / "config.toml"
-        if saved.is_file():
+        try:
+            is_saved, is_other = saved.is_file(), run_dir.is_dir() and holds_something(run_dir)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"run directory {run_dir}: cannot be read ({error.strerror}); give another --run-dir"
+            ) from None
+        if is_saved:
             layers.append(load_stored_toml(saved))
-        elif run_dir.is_dir() and holds_something(run_dir):
+        elif is_other:
             raise RunDirectoryError(f"run directory {run_dir}: has no config.toml to resume; give another --run-dir")
         else:
             typer.echo(f"nothing was saved in {run_dir} yet: starting anew", err=True)
@@ -72,11 +78,9 @@ def _configuration(config: list[Path], assignments: list[str], run_dir: Path | N
         values["run-dir"] = str(run_dir)
     layers.append(Layer("command line", values))
     configuration = resolve(layers)
-    if not configuration.run_dir:
-        configuration = configuration.with_values({"run-dir": str(default_path(configuration.name))})
     # Workers do not share this process's working directory for ever.
     configuration = configuration.with_absolute_paths()
-    if not configuration.resume:
+    if configuration.run_dir and not configuration.resume:
         check_free(Path(configuration.run_dir))
     return configuration
 
@@ -120,11 +124,12 @@ def run(configuration: Configuration, console: Console) -> Path:
     from server.inputs import prepare_inputs
     from server.progress import RunProgress
 
-    # Wrong data must end the command before workers start and before anything is written.
-    with RunProgress(configuration.rounds, console) as progress:
-        inputs = prepare_inputs(configuration, progress.step)
-    engine = build_engine(inputs.configuration, client_app)
-    try:
-        return run_federation(engine, inputs, console)
-    finally:
-        engine.close()
+    with taken_directory(configuration.run_dir, configuration.name, resume=configuration.resume) as directory:
+        # Wrong data must end the command before workers start and before anything is written.
+        with RunProgress(configuration.rounds, console) as progress:
+            inputs = prepare_inputs(configuration, progress.step)
+        engine = build_engine(inputs.configuration, client_app)
+        try:
+            return run_federation(engine, inputs, console, directory=directory)
+        finally:
+            engine.close()

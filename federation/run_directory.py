@@ -23,12 +23,13 @@ Every file is written whole or not at all, so that a reader never sees half of o
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,49 @@ def default_path(name: str, now: datetime | None = None) -> Path:
     return Path("runs") / f"{moment}-{name}"
 
 
+@contextmanager
+def taken_directory(
+    path: str, name: str, *, resume: bool = False, now: datetime | None = None
+) -> Iterator[RunDirectory]:
+    """Take a run's directory for as long as the block runs, before anything is read or computed for the run.
+
+    A name that is looked at early and taken late is another run's by then: jobs of an array start in one second.
+
+    Parameters
+    ----------
+    path
+        ``run-dir``. Empty: :func:`default_path`; where another run has that, ``-2``, ``-3``, … behind it.
+    name
+        Of the run.
+    resume
+        Whether the directory is that of a run to go on with.
+    now
+        For the default path.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it holds something or, to resume, no configuration; if another process runs there; if it cannot be written.
+    """
+    if path:
+        directory = RunDirectory(Path(path))
+        with directory.taken(resume=resume):
+            if resume and not directory.config.is_file():
+                raise RunDirectoryError(
+                    f"run directory {path}: has no config.toml to resume; leave --resume out to start a run there"
+                )
+            yield directory
+        return
+    first = default_path(name, now).absolute()
+    for number in itertools.count(1):
+        directory = RunDirectory(first if number == 1 else first.with_name(f"{first.name}-{number}"))
+        made = _make_folder(directory.path, directory.option)
+        if made:
+            break
+    with directory.taken(made=made):
+        yield directory
+
+
 def check_free(path: Path, option: str = "--run-dir") -> None:
     """Refuse a path that holds something already; `option` is what a person gives it with.
 
@@ -83,7 +127,13 @@ def check_free(path: Path, option: str = "--run-dir") -> None:
     RunDirectoryError
         With the remedy.
     """
-    if path.exists() and (not path.is_dir() or holds_something(path)):
+    try:
+        is_taken = path.exists() and (not path.is_dir() or holds_something(path))
+    except OSError as error:
+        raise RunDirectoryError(
+            f"run directory {path}: cannot be read ({error.strerror}); give another {option}"
+        ) from None
+    if is_taken:
         raise RunDirectoryError(
             f"run directory {path}: exists already; give another {option}, remove it, or continue it with --resume"
         )
@@ -94,13 +144,38 @@ def holds_something(path: Path) -> bool:
     return any(not entry.name.startswith(".config.toml.") for entry in path.iterdir())
 
 
+def _make_folder(path: Path, option: str) -> list[Path]:
+    """Make a folder; return it and those above it that were made with it, the lowest first; none if it was there.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it cannot be made.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except FileExistsError:
+        if path.is_dir():
+            return []
+        raise RunDirectoryError(
+            f"run directory {path}: cannot be made, a file is in its way; give another {option}"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(
+            f"run directory {path}: cannot be made ({error.strerror}); give another {option}"
+        ) from None
+    return missing
+
+
 class RunDirectory:
     """Paths in a run directory, and the writing of its line files.
 
     Parameters
     ----------
     path
-        The directory; :meth:`create` makes it.
+        The directory; :meth:`taken` makes it.
     option
         What a person gives it with, for messages.
     """
@@ -129,20 +204,50 @@ class RunDirectory:
         self.log = path / "log.txt"
         self._descriptor: int | None = None
 
-    def create(self) -> None:
-        """Make the directory.
+    @contextmanager
+    def taken(self, *, resume: bool = False, made: Sequence[Path] = ()) -> Iterator[None]:
+        """Make the directory, and keep other processes from running there while the block runs.
+
+        What was made and holds nothing at the end goes again.
+
+        Parameters
+        ----------
+        resume
+            Whether it may hold something; it must be there then.
+        made
+            The directory and those above it that were made for it already.
 
         Raises
         ------
         RunDirectoryError
-            If it exists and is not empty, or cannot be made.
+            If it holds something, cannot be made or written, or if another process runs there.
         """
-        check_free(self.path, self.option)
+        if not resume and not made:
+            check_free(self.path, self.option)
+            made = _make_folder(self.path, self.option)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            if not resume:
+                # A run may have begun and ended here since.
+                check_free(self.path, self.option)
+            self._try_writing()
+            yield
+        finally:
+            with suppress(OSError):  # it holds a run now
+                for folder in made:
+                    folder.rmdir()
+            self.unlock()
+
+    def _try_writing(self) -> None:
+        """Refuse a directory that cannot be written now, and not after an hour of work for it."""
+        probe = self.path / f".config.toml.{os.getpid()}"
+        try:
+            probe.write_bytes(b"#")
+            probe.unlink()
         except OSError as error:
             raise RunDirectoryError(
-                f"run directory {self.path}: cannot be made ({error.strerror}); give another {self.option}"
+                f"run directory {self.path}: cannot be written ({error.strerror}); give another {self.option}, or make "
+                "it writable"
             ) from None
 
     def lock(self) -> None:
@@ -151,9 +256,14 @@ class RunDirectory:
         Raises
         ------
         RunDirectoryError
-            If another process runs here already.
+            If another process runs here already, or the directory cannot be opened.
         """
-        self._descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"run directory {self.path}: cannot be read ({error.strerror}); give another {self.option}"
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -38,7 +38,7 @@ from federation.exchange import (
 from federation.models import GenerativeModel, build_model
 from federation.models.drawing import Drawer, drawer_of, lent_component
 from federation.models.final import save_final
-from federation.run_directory import RunDirectory, default_path, read_lines, to_json, write_text
+from federation.run_directory import RunDirectory, read_lines, taken_directory, to_json, write_text
 from federation.sharing import drawing_tensors, load_tensors, named_tensors, own_drawing, shared_tensors, trained_names
 from federation.site import Site
 from server.background import BackgroundWork
@@ -120,11 +120,16 @@ def check_deployment(sites: Sequence[Site], configuration: Configuration) -> Non
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run configuration describes."""
     configuration = resolve([Layer("run configuration", dict(context.run_config))]).with_absolute_paths()
-    run_federation(grid, prepare_inputs(configuration))
+    with taken_directory(configuration.run_dir, configuration.name, resume=configuration.resume) as directory:
+        run_federation(grid, prepare_inputs(configuration), directory=directory)
 
 
 def run_federation(
-    grid: Grid, inputs: RunInputs, console: Console | None = None, callbacks: Sequence[RoundCallback] = ()
+    grid: Grid,
+    inputs: RunInputs,
+    console: Console | None = None,
+    callbacks: Sequence[RoundCallback] = (),
+    directory: RunDirectory | None = None,
 ) -> Path:
     """Run a federation from data to summary; return the run directory.
 
@@ -133,11 +138,13 @@ def run_federation(
     grid
         The nodes. A simulation's grid is closed when the rounds are over.
     inputs
-        Data, partition and configuration; an empty ``run-dir`` is filled in.
+        Data, partition and configuration.
     console
         Where progress is shown.
     callbacks
         Called after each round; each may end the run. While there are any, a round is judged before the next begins.
+    directory
+        Of the run, taken by the caller; None: ``run-dir`` is taken here.
 
     Raises
     ------
@@ -147,12 +154,14 @@ def run_federation(
         If the run failed; the last good state is saved and can be resumed.
     """
     configuration = inputs.configuration
-    if not configuration.run_dir:
-        path = default_path(configuration.name).absolute()
-        inputs = replace(inputs, configuration=configuration.with_values({"run-dir": str(path)}))
+    if directory is None:
+        with taken_directory(configuration.run_dir, configuration.name, resume=configuration.resume) as directory:
+            return run_federation(grid, inputs, console, callbacks, directory)
+    configuration = configuration.with_values({"run-dir": str(directory.path)})
+    inputs = replace(inputs, configuration=configuration)
     columns = configuration.anatomy.columns
     with RunProgress(configuration.rounds, console or Console(), columns) as progress:
-        run = FederatedRun(grid, inputs, progress, callbacks)
+        run = FederatedRun(grid, inputs, progress, directory, callbacks)
         try:
             run.execute()
         except BaseException as error:
@@ -174,12 +183,19 @@ class FederatedRun:
         Data, partition and the complete configuration.
     progress
         Where a person looks.
+    directory
+        Taken for this run.
     callbacks
         Called after each round, in this order.
     """
 
     def __init__(
-        self, grid: Grid, inputs: RunInputs, progress: RunProgress, callbacks: Sequence[RoundCallback] = ()
+        self,
+        grid: Grid,
+        inputs: RunInputs,
+        progress: RunProgress,
+        directory: RunDirectory,
+        callbacks: Sequence[RoundCallback] = (),
     ) -> None:
         self.started = time.perf_counter()
         self.grid = grid
@@ -194,7 +210,7 @@ class FederatedRun:
         self.background = BackgroundWork()
         # Rounds whose judgement has not ended.
         self.unjudged: dict[int, tuple[RunState, TrainingRound]] = {}
-        self.directory = RunDirectory(Path(self.configuration.run_dir))
+        self.directory = directory
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # What is judged. Its weights are those of the state that is judged, not always of the newest one.
         self.model = build_model(self.configuration, device=self.device)
@@ -517,13 +533,10 @@ class FederatedRun:
     # ------------------------------------------------------------------ files
 
     def _open_directory(self) -> None:
-        """Make the run directory or take up the existing one; from here on things are written."""
+        """Begin to fill the run directory, or take up what it holds."""
         directory, configuration = self.directory, self.configuration
         if configuration.resume:
             check_extractor(directory, self.evaluator.extractor.name)
-        else:
-            directory.create()
-        directory.lock()
         self.started_writing = True
         # First of all: with it, and without anything else, a run can be resumed. Written again in a resumed run, which
         # may go on for more rounds than it was started for.
@@ -691,4 +704,3 @@ class FederatedRun:
             self.log_handler.close()
         if hasattr(self, "evaluator"):
             self.evaluator.close()
-        self.directory.unlock()

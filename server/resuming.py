@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
-from federation.run_directory import RunDirectory, check_free, read_lines
+from federation.run_directory import RunDirectory, read_lines
 from server.run_state import RunState, shapes_in
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import names_in_use, resolve
@@ -29,7 +29,7 @@ _RESUMABLE = (
 
 
 def check_directory(directory: RunDirectory, configuration: Configuration, state: RunState) -> None:
-    """Check that the run directory is free, or, to resume, that of this very configuration.
+    """Check, to resume, that the run directory is that of this very configuration.
 
     `state` is the one that a run of this configuration begins with.
 
@@ -39,12 +39,7 @@ def check_directory(directory: RunDirectory, configuration: Configuration, state
         Naming what differs, or what is not counted of what was released.
     """
     if not configuration.resume:
-        check_free(directory.path)
         return
-    if not directory.config.is_file():
-        raise RunDirectoryError(
-            f"run directory {directory.path}: has no config.toml to resume; leave --resume out to start a run there"
-        )
     # Both by the names of today: a value that has two is no difference.
     before = with_new_names(resolve([load_stored_toml(directory.config)]).to_flat())
     names = names_in_use(configuration.strategy)

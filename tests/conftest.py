@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_NOBODY = 65534
 REAL_IMAGES = REPOSITORY.parent / "shared" / "data"
 
 # They begin first, so that no process works on while the other has nothing left. The first two train an extractor each,
@@ -74,6 +76,25 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer
     server = ForkServer(tmp_path_factory.mktemp("processes"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def user() -> Iterator[Path]:
+    """An empty folder of a user who is not root: root may read and write everywhere."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.chown(folder, _NOBODY, _NOBODY)
+            os.seteuid(_NOBODY)
+        try:
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for path in folder.rglob("*"):
+                if path.is_dir():
+                    path.chmod(0o700)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import torch
 from data_partitions.wording import counted
 from federation.config import with_new_names
 from federation.errors import ConfigurationError, RunDirectoryError
-from federation.run_directory import RunDirectory, check_free, to_json, write_text
+from federation.run_directory import RunDirectory, to_json, write_text
 from server.benchmark.cells import CellRunner, Outcome
 from server.benchmark.figures import raw_csv, raw_rows
 from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
@@ -90,20 +90,21 @@ def run_benchmark(
     """
     plan = load_plan(path, assignments)
     directory = RunDirectory(folder, "--out")
-    _check_folder(directory, resume=resume)
-    trials = make_trials(plan, path)
-    chosen = _chosen_before(plan, folder)
-    cells = make_cells(plan, path, chosen)
-    for note in check_images([*trials, *cells], prepare):
-        say(f"data: {note}")
-    jobs = jobs or default_jobs(cells)
-    runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
-    trial_runner.check(trials)
-    if chosen or not trials:
-        runner.check(cells)
-    if not resume:
-        directory.create()
-    with _locked(directory), _signals_interrupt():
+    if resume and not (folder / PLAN).is_file():
+        raise RunDirectoryError(
+            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
+        )
+    with directory.taken(resume=resume), _signals_interrupt():
+        trials = make_trials(plan, path)
+        chosen = _chosen_before(plan, folder)
+        cells = make_cells(plan, path, chosen)
+        for note in check_images([*trials, *cells], prepare):
+            say(f"data: {note}")
+        jobs = jobs or default_jobs(cells)
+        runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
+        trial_runner.check(trials)
+        if chosen or not trials:
+            runner.check(cells)
         write_text(folder / PLAN, plan_text(plan))
         started = datetime.now(UTC)
         say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")
@@ -112,17 +113,6 @@ def run_benchmark(
             cells = make_cells(plan, path, chosen)
         outcomes = runner.run(cells)
         return finish(plan, _command(path, assignments), folder, outcomes, started, jobs, chosen)
-
-
-def _check_folder(directory: RunDirectory, *, resume: bool) -> None:
-    """Refuse a folder that is not free for a new benchmark, or holds none to go on with."""
-    folder = directory.path
-    if not resume:
-        check_free(folder, directory.option)
-    elif not (folder / PLAN).is_file():
-        raise RunDirectoryError(
-            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
-        )
 
 
 def _describe_cells(plan: BenchmarkPlan, num_cells: int) -> str:
@@ -155,15 +145,6 @@ def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any
                 "set the file back"
             )
     return chosen
-
-
-@contextlib.contextmanager
-def _locked(directory: RunDirectory) -> Iterator[None]:
-    directory.lock()
-    try:
-        yield
-    finally:
-        directory.unlock()
 
 
 @contextlib.contextmanager

@@ -254,3 +254,20 @@ def test_a_final_folder_whose_description_is_of_another_family(
         )
         assert "Traceback" not in errors
         assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused_before_images_are_read(
+    user: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (user / "run").mkdir(mode=0o555)
+    code, errors = run(
+        "--run-dir", str(user / "run"), "--set", f"data.cache-dir={user / 'cache'}",
+        "--set", "simulation.engine=in-process", "--set", "data.phantom-images=200",
+        capsys=capsys,
+    )  # fmt: skip
+    assert (code, errors) == (
+        2,
+        f"error: run directory {user / 'run'}: cannot be written (Permission denied); give another --run-dir, or make "
+        "it writable\n",
+    )
+    assert [path.name for path in user.iterdir()] == ["run"]

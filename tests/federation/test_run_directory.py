@@ -14,6 +14,7 @@ from federation.run_directory import (
     check_free,
     default_path,
     read_lines,
+    taken_directory,
     to_json,
     write_text,
     written_atomically,
@@ -42,8 +43,68 @@ def test_default_path() -> None:
 def test_an_existing_run_is_refused(tmp_path: Path) -> None:
     check_free(tmp_path)  # empty is free
     (tmp_path / "config.toml").touch()
-    with pytest.raises(RunDirectoryError, match="exists already; give another --run-dir, remove it, or continue"):
-        RunDirectory(tmp_path).create()
+    with (
+        pytest.raises(RunDirectoryError, match="exists already; give another --run-dir, remove it, or continue"),
+        RunDirectory(tmp_path).taken(),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_runs_of_one_name_that_start_in_one_second_have_directories_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = datetime(2026, 11, 20, 9, 5, 7, tzinfo=UTC)
+    with taken_directory("", "phantom", now=now) as first, taken_directory("", "phantom", now=now) as second:
+        first.config.touch()
+        with taken_directory("", "phantom", now=now) as third:
+            pass
+        second.config.touch()
+        # Another process cannot go on in what a run has taken and not written to yet.
+        with (
+            pytest.raises(RunDirectoryError, match="another process runs there"),
+            taken_directory(str(first.path), "phantom", resume=True),
+        ):
+            pass
+    names = [f"20261120T090507Z-phantom{suffix}" for suffix in ("", "-2", "-3")]
+    assert [directory.path for directory in (first, second, third)] == [tmp_path / "runs" / name for name in names]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names[:2]  # nothing was written to the third
+
+
+def test_a_directory_is_taken_before_anything_is_written_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "above" / "run"
+    with taken_directory(str(path), "phantom"):
+        with pytest.raises(RunDirectoryError, match="another process runs there"), taken_directory(str(path), "other"):
+            pass
+        assert path.is_dir()  # nor does the second one remove what the first has made
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_directory_that_cannot_be_written_is_refused_at_once(user: Path, resume: bool) -> None:
+    folder = user / "run"
+    folder.mkdir()
+    if resume:
+        (folder / "config.toml").touch()
+    folder.chmod(0o555)
+    before = list(folder.iterdir())
+    with (
+        pytest.raises(RunDirectoryError, match=r"run: cannot be written \(Permission denied\); give another --run-dir"),
+        taken_directory(str(folder), "phantom", resume=resume),
+    ):
+        pass
+    assert list(folder.iterdir()) == before
+    folder.chmod(0o300)
+    with (
+        pytest.raises(RunDirectoryError, match=r"run: cannot be read \(Permission denied\)"),
+        taken_directory(str(folder), "phantom", resume=resume),
+    ):
+        pass
+    with pytest.raises(RunDirectoryError, match=r"inner: cannot be made \(Permission denied\)"):
+        folder.chmod(0o500)
+        with taken_directory(str(folder / "inner"), "phantom"):
+            pass
 
 
 def test_lines_after_a_round_are_dropped(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def fabricate(
 ) -> Path:
     """Write a run directory as a finished run leaves it."""
     directory = RunDirectory(path)
-    directory.create()
+    path.mkdir(parents=True, exist_ok=True)
     configuration = resolve([parse_assignments([f"data.classes={','.join(CLASSES)}", "rounds=4", *assignments])])
     directory.config.write_text(configuration.to_toml())
     directory.environment.write_text(
