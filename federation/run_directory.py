@@ -22,6 +22,7 @@ Every file is written whole or not at all, so that a reader never sees half of o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
@@ -35,6 +36,9 @@ from pathlib import Path
 from typing import Any
 
 from federation.errors import RunDirectoryError
+
+# What a lock says that another process holds; anything else says that there are no locks.
+_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
@@ -202,6 +206,8 @@ class RunDirectory:
         self.extractor = path / "extractor"
         self.tensorboard = path / "tensorboard"
         self.log = path / "log.txt"
+        self.note = ""
+        """What a user should know about the directory; empty: nothing."""
         self._descriptor: int | None = None
 
     @contextmanager
@@ -253,6 +259,8 @@ class RunDirectory:
     def lock(self) -> None:
         """Keep other processes from running here until this one ends or calls :meth:`unlock`.
 
+        Where the file system has no locks, :attr:`note` says so, and nothing is kept from anybody.
+
         Raises
         ------
         RunDirectoryError
@@ -266,12 +274,18 @@ class RunDirectory:
             ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.unlock()
-            raise RunDirectoryError(
-                f"run directory {self.path}: another process runs there; wait for its end, or give another "
-                f"{self.option}"
-            ) from None
+        except OSError as error:
+            if error.errno in _LOCKED:
+                self.unlock()
+                raise RunDirectoryError(
+                    f"run directory {self.path}: another process runs there; wait for its end, or give another "
+                    f"{self.option}"
+                ) from None
+            # Lustre without -o flock, NFS without lockd, …: no run would ever be possible there.
+            self.note = (
+                f"run directory {self.path}: its file system has no locks ({error.strerror}): nothing keeps a second "
+                "process from running there, so start none"
+            )
 
     def unlock(self) -> None:
         """Give the directory back."""

@@ -245,6 +245,8 @@ class FederatedRun:
         """Run from the first round, or from the last checkpoint, to the summary."""
         configuration = self.configuration
         self.progress.say(f"run directory: {self.directory.path}")
+        if self.directory.note:
+            self.progress.say(self.directory.note)
         for note in self.inputs.notes:
             self.progress.say(f"data: {note}")
         # All that may be wrong with the input shows here, before anything is written.

@@ -95,6 +95,8 @@ def run_benchmark(
             f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
         )
     with directory.taken(resume=resume), _signals_interrupt():
+        if directory.note:
+            say(directory.note)
         trials = make_trials(plan, path)
         chosen = _chosen_before(plan, folder)
         cells = make_cells(plan, path, chosen)

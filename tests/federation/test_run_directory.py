@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -134,3 +137,30 @@ def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk full"):
         directory.write_checkpoint(40, 2, fail)
     assert directory.checkpoint_rounds() == [20, 30]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF])
+def test_a_file_system_without_locks_holds_runs_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with taken_directory(str(tmp_path / "run"), "phantom") as directory:
+        assert directory.note == (
+            f"run directory {tmp_path / 'run'}: its file system has no locks ({os.strerror(code)}): nothing keeps a "
+            "second process from running there, so start none"
+        )
+
+
+@pytest.mark.parametrize("code", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_another_holds_is_told_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunDirectoryError, match="another process runs there"):
+        RunDirectory(tmp_path).lock()
