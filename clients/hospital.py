@@ -17,6 +17,7 @@ from data_partitions.dataset import ImageDataset, load_images
 from data_partitions.holdings import Holdings, find_holdings
 from federation.config import Configuration
 from federation.errors import ConfigurationError, DataError
+from federation.home import expand_home
 from federation.run_directory import written_atomically
 from federation.settings.data import DataSettings, PartitionSettings
 
@@ -56,6 +57,8 @@ class Identity:
         ------
         ConfigurationError
             Naming the key that is missing.
+        DataError
+            If there is no home folder for a path that begins with ``~``.
         """
         missing = [key for key in ("partition-id", "num-partitions") if key not in node_config]
         # Whatever only a real site has makes it one: half a site must not be taken for a simulated hospital.
@@ -70,10 +73,16 @@ class Identity:
             partition_id=int(str(node_config["partition-id"])),
             num_partitions=int(str(node_config["num-partitions"])),
             site=str(node_config.get("site", "")),
-            data_dir=str(node_config.get("data-dir", "")),
-            state_dir=str(node_config.get("state-dir", "")),
-            policy=str(node_config.get("policy", "")),
+            data_dir=_path(node_config, "data-dir"),
+            state_dir=_path(node_config, "state-dir"),
+            policy=_path(node_config, "policy"),
         )
+
+
+def _path(node_config: Mapping[str, object], key: str) -> str:
+    """Return the path that a node's configuration gives; empty where it gives none."""
+    given = str(node_config.get(key, ""))
+    return str(expand_home(given, key)) if given else ""
 
 
 class PrivateState:

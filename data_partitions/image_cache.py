@@ -137,7 +137,9 @@ class ImageCache:
         Digest to reason.
         """
         path = self.folder / "undecodable" / f"{_hash([PREPROCESSING, *digests])}.json"
-        if not path.exists():
+        with _reading(path):
+            is_known = path.exists()
+        if not is_known:
             failures = self._decode(digests, read_image, resolution, progress)
             self._write_json(path, {digests[row]: reason for row, reason in failures.items()})
         return _read_json(path)
@@ -167,12 +169,15 @@ class ImageCache:
         """
         path = self._pixel_path(digests, resolution)
         shape = (len(digests), resolution, resolution, 3)
-        if not path.exists() or path.stat().st_size != np.prod(shape):
+        with _reading(path):
+            is_known = path.exists() and path.stat().st_size == np.prod(shape)
+        if not is_known:
             failures = self._decode(digests, read_image, resolution, progress)
             if failures:
                 reasons = [f"row {row}: {reason}" for row, reason in failures.items()]
                 raise DataError(f"{counted(len(failures), 'image')} cannot be decoded ({first_names(reasons, '; ')})")
-        return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+        with _reading(path):
+            return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
     def _pixel_path(self, digests: Iterable[str], resolution: int) -> Path:
         return self.folder / "pixels" / f"{_hash([PREPROCESSING, str(resolution), *digests])}.rgb"
@@ -221,9 +226,23 @@ def _hash(parts: Iterable[str]) -> str:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # nothing remembered, or a damaged file
+        with _reading(path):
+            return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # nothing remembered, or a damaged file
         return {}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell a cache that is not there from one that is another user's."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{path}: what is kept there cannot be read ({error.strerror}); set data.cache-dir to a folder of your own"
+        ) from None
 
 
 @contextlib.contextmanager

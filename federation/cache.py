@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from federation.errors import DataError
+from federation.home import expand_home
 from federation.run_directory import written_atomically
 
 if TYPE_CHECKING:
@@ -23,10 +25,23 @@ def cache_folder(setting: str = "") -> Path:
     """Return the folder that ``data.cache-dir`` names; empty: the user's cache folder.
 
     That is ``$XDG_CACHE_HOME/dermafed``, else ``~/.cache/dermafed``.
+
+    Raises
+    ------
+    DataError
+        If there is no home folder: a container's user may have none.
     """
     if setting:
-        return Path(setting).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermafed"
+        return expand_home(setting, "data.cache-dir")
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "dermafed"
+    try:
+        return Path.home() / ".cache" / "dermafed"
+    except RuntimeError:
+        raise DataError(
+            "data.cache-dir is empty, and this user has no home folder to keep decoded images in; set data.cache-dir "
+            "to a folder that can be written"
+        ) from None
 
 
 def write_checked(path: Path, content: bytes) -> None:

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from federation.errors import ConfigurationError
+from federation.home import expand_home
 from federation.models.anatomy import Anatomy
 from federation.models.families import FAMILIES
 from federation.models.family import Family
@@ -143,7 +144,7 @@ class Configuration(Section):
         """Return a copy whose paths do not depend on a process's working directory."""
         flat = self.to_flat()
         paths = {key: str(flat[key]) for key in _PATHS if flat[key]}
-        return self.with_values({key: str(Path(path).expanduser().absolute()) for key, path in paths.items()})
+        return self.with_values({key: str(expand_home(path, key).absolute()) for key, path in paths.items()})
 
     def with_values(self, values: Mapping[str, Scalar]) -> Configuration:
         """Return a copy with some dotted keys set anew, validated as by :func:`resolve`."""

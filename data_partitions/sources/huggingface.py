@@ -26,6 +26,7 @@ from data_partitions.sources.image_files import (
 from data_partitions.unknown import label_problems
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
+from federation.home import expand_home
 from federation.settings.data import DataSettings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def find_huggingface(data: DataSettings, notes: list[str]) -> FoundImages:
         If the dataset cannot be had, lacks a feature, or an image bears no class.
     """
     table = _load(data)
-    origin = data.dataset or str(Path(data.root).expanduser().absolute())
+    origin = data.dataset or str(expand_home(data.root, "data.root").absolute())
     _check_features(table, data, origin)
 
     import datasets

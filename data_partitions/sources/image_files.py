@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
+from federation.home import expand_home
 from federation.settings.section import printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -45,7 +46,7 @@ def stamp_of(status: os.stat_result) -> str:
 
 def require_folder(root: str) -> Path:
     """Return ``data.root`` as an absolute path, or raise DataError unless it is a folder."""
-    path = Path(root).expanduser().absolute()
+    path = expand_home(root, "data.root").absolute()
     if not path.exists():
         raise DataError(f"data.root = {root!r}: there is no such folder; set data.root to the folder of the images")
     if not path.is_dir():

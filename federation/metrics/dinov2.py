@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federation.errors import InputError
+from federation.home import check_home, expand_home
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,7 +158,7 @@ def find_dinov2_weights(path: str = "") -> Path | None:
     The large network is looked for first, then base, small and giant.
     """
     if path:
-        return Path(path).expanduser()
+        return expand_home(path, "evaluation.extractor-weights")
     import huggingface_hub
 
     for size in _SIZES:
@@ -184,6 +185,7 @@ def download_dinov2_weights() -> Path:
     """
     import huggingface_hub
 
+    check_home(hub_cache(), "HF_HOME")
     repository = f"timm/{_SIZES[0].model}"
     try:
         return Path(huggingface_hub.hf_hub_download(repository, _FILE))

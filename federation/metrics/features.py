@@ -14,6 +14,7 @@ distances on two extractors' features cannot be compared.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 from federation.errors import InputError
+from federation.home import expand_home
 from federation.metrics.dinov2 import (
     DINOv2Extractor,
     download_dinov2_weights,
@@ -164,7 +166,7 @@ class _Builder:
         # Weights that were asked for by path are used or refused, never passed over.
         path = self.settings.extractor_weights
         weights = find_inception_weights(path)
-        if not weights.exists() and self.settings.allow_downloads and not path:
+        if not os.access(weights, os.R_OK) and self.settings.allow_downloads and not path:
             download_inception_weights(weights, show_progress=self.show_progress)
         extractor = InceptionExtractor(weights, device=self.device)
         return extractor, f"{extractor.name}, with the weights in {weights}"
@@ -184,12 +186,13 @@ class _Builder:
 
     def auto(self) -> tuple[FeatureExtractor, str]:
         if self.settings.extractor_weights:
-            path = Path(self.settings.extractor_weights).expanduser()
+            path = expand_home(self.settings.extractor_weights, "evaluation.extractor-weights")
             return self.known[_network_of_weights(path)]()
         weights = find_inception_weights()
-        if weights.exists() or self.settings.allow_downloads:
+        # The home may be another user's, and not even to be looked into.
+        if os.access(weights, os.R_OK) or self.settings.allow_downloads:
             return self.inception()
-        no_inception = f"there are no Inception weights at {weights}"
+        no_inception = f"no Inception weights can be read at {weights}"
         if find_dinov2_weights() is not None:
             extractor, sentence = self.dinov2()
             return extractor, f"{sentence}, since {no_inception}, and evaluation.allow-downloads is false"

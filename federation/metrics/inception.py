@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from federation.errors import InputError
+from federation.home import check_home, expand_home
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class InceptionExtractor:
 def find_inception_weights(path: str = "") -> Path:
     """Return where Inception's weights are, or would be: `path`, else the torch hub cache."""
     if path:
-        return Path(path).expanduser()
+        return expand_home(path, "evaluation.extractor-weights")
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
 
 
@@ -92,6 +93,7 @@ def download_inception_weights(path: Path, *, show_progress: bool) -> None:
     InputError
         If that is not possible, or what came is not the published file.
     """
+    check_home(path, "TORCH_HOME")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Verifies the hash before the file gets its name.

@@ -9,6 +9,7 @@ the other cannot be compared.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from federation.errors import InputError
+from federation.home import check_home, expand_home
 from federation.models.abstract_classifier import Classifier
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b2_rwightman-c35c1473.pth"
@@ -146,8 +148,9 @@ def find_imagenet_weights(path: str = "", *, allow_downloads: bool = False) -> d
     InputError
         If a named file is missing, a file is not the published one, or the download fails.
     """
-    file = Path(path).expanduser() if path else Path(torch.hub.get_dir()) / "checkpoints" / Path(IMAGENET_URL).name
-    if not path and not file.exists():
+    hub = Path(torch.hub.get_dir())
+    file = expand_home(path, "evaluation.utility-weights") if path else hub / "checkpoints" / Path(IMAGENET_URL).name
+    if not path and not os.access(file, os.R_OK):
         if not allow_downloads:
             return None
         _download(file)
@@ -169,6 +172,7 @@ def find_imagenet_weights(path: str = "", *, allow_downloads: bool = False) -> d
 
 
 def _download(file: Path) -> None:
+    check_home(file, "TORCH_HOME")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Verifies the hash before the file gets its name.

@@ -46,6 +46,17 @@ def test_identity_of_a_simulated_and_of_a_deployed_node() -> None:
         Identity.from_node_config({"partition-id": 0, "num-partitions": 3, "site": "a"})
 
 
+def test_a_site_s_own_paths_may_begin_at_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    node = {"partition-id": 0, "num-partitions": 3, "site": "a"}
+    paths = {"data-dir": "~/images", "state-dir": "~/state", "policy": "~/policy.toml"}
+    expected = [str(tmp_path / name) for name in ("images", "state", "policy.toml")]
+    identity = Identity.from_node_config({**node, **paths})
+    assert [identity.data_dir, identity.state_dir, identity.policy] == expected
+    with pytest.raises(DataError, match=r"state-dir = '~no-such-user/state': there is no home folder"):
+        Identity.from_node_config({**node, **paths, "state-dir": "~no-such-user/state"})
+
+
 def test_simulated_hospitals_hold_disjoint_images(cache_dir: str, tmp_path: Path) -> None:
     settings = configuration(cache_dir, tmp_path)
     hospitals = [load_hospital(settings, Identity(number, 4), torch.device("cpu")) for number in range(4)]

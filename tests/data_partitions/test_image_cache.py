@@ -181,6 +181,36 @@ def test_the_default_folder_follows_the_users_setting(monkeypatch: pytest.Monkey
     assert cache_folder() == tmp_path / ".cache" / "dermafed"
 
 
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``docker run --user 12345``: no entry in /etc/passwd, and no HOME."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    assert cache_folder(str(tmp_path)) == tmp_path
+    for setting, message in (
+        ("", "data.cache-dir is empty, and this user has no home folder to keep decoded images in; set data.cache-dir"),
+        ("~/cache", "data.cache-dir = '~/cache': there is no home folder that ~ stands for; give the whole path"),
+    ):
+        with pytest.raises(DataError, match=message):
+            cache_folder(setting)
+
+
+def test_a_cache_of_another_user_is_told_from_an_empty_one(user: Path) -> None:
+    digests = list("abcde")
+    ImageCache(str(user)).pixels(digests, read_all_but(), 8)
+    ImageCache(str(user)).digests("folder", ["a.png"], ["1"], str.encode)
+    for folder in ("pixels", "digests"):
+        (user / folder).chmod(0)
+    with pytest.raises(
+        DataError, match=r"rgb: what is kept there cannot be read \(Permission denied\); set data.cache"
+    ):
+        ImageCache(str(user)).pixels(digests, read_all_but(), 8)
+    with pytest.raises(
+        DataError, match=r"json: what is kept there cannot be read \(Permission denied\); set data.cache"
+    ):
+        ImageCache(str(user)).digests("folder", ["a.png"], ["1"], str.encode)
+
+
 SCRIPT = """
 import sys
 import numpy as np

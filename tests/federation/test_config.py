@@ -20,7 +20,7 @@ from federation.config import (
     parse_assignments,
     schema,
 )
-from federation.errors import ConfigurationError
+from federation.errors import ConfigurationError, DataError
 from federation.models.families import FAMILIES
 from federation.models.stylegan2.settings import StyleGAN2Settings, augmentation_transforms
 from federation.models.vae.settings import VAESettings
@@ -169,6 +169,16 @@ def test_paths_become_absolute() -> None:
     assert configuration.run_dir == str(Path.cwd() / "runs" / "x")
     assert configuration.data.cache_dir == str(Path.home() / "cache")
     assert configuration.data.root == ""
+
+
+def test_a_home_that_is_not_there_is_named_with_the_key() -> None:
+    configuration = resolve([parse_assignments(["data.root=~nobody-of-this-name/images"])])
+    with pytest.raises(DataError) as caught:
+        configuration.with_absolute_paths()
+    assert str(caught.value) == (
+        "data.root = '~nobody-of-this-name/images': there is no home folder that ~nobody-of-this-name stands for; give "
+        "the whole path"
+    )
 
 
 def test_local_epochs_replace_local_steps() -> None:

@@ -13,6 +13,7 @@ import torch
 from federation.errors import InputError
 from federation.metrics import features, inception, lesion_cnn
 from federation.metrics.features import DINOv2Extractor, FeatureExtractor, build_extractor, find_inception_weights
+from federation.metrics.inception import download_inception_weights
 from federation.seeding import numpy_stream
 from federation.settings.evaluation import EvaluationSettings
 
@@ -81,7 +82,7 @@ def test_auto_falls_back_and_says_why(tmp_path: Path) -> None:
     weights = tmp_path / "hub/checkpoints/weights-inception-2015-12-05-6726825d.pth"
     assert find_inception_weights() == weights
     assert reason == (
-        f"{extractor.name}, trained on 40 images kept for it, since there are no Inception weights at {weights}, "
+        f"{extractor.name}, trained on 40 images kept for it, since no Inception weights can be read at {weights}, "
         f"no DINOv2 weights in {tmp_path / 'huggingface'}, and evaluation.allow-downloads is false"
     )
     asked, reason = build(EvaluationSettings(extractor="lesion-cnn", allow_downloads=True), tmp_path)
@@ -97,7 +98,7 @@ def test_auto_takes_inception_then_dinov2_from_their_caches(tmp_path: Path, monk
     extractor, reason = build(EvaluationSettings(), tmp_path)
     assert isinstance(extractor, DINOv2Extractor)
     assert reason == (
-        f"{extractor.name}, with the weights in {dinov2}, since there are no Inception weights at "
+        f"{extractor.name}, with the weights in {dinov2}, since no Inception weights can be read at "
         f"{find_inception_weights()}, and evaluation.allow-downloads is false"
     )
     assert build(EvaluationSettings(extractor="dinov2"), tmp_path)[0].digest == extractor.digest
@@ -222,3 +223,21 @@ def test_what_extractors_say_about_themselves(tmp_path: Path, monkeypatch: pytes
             "standard deviation",
         ),
     }
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_hub_of_another_user_has_no_weights_for_this_one(
+    user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sudo leaves HOME as it was: a folder that may not even be looked into."""
+    (user / "hub").mkdir(mode=0)
+    monkeypatch.setenv("TORCH_HOME", str(user))
+    extractor, _ = build(EvaluationSettings(), user)
+    assert extractor.name.startswith("lesion-cnn-32@")
+
+
+def test_nothing_is_downloaded_into_a_folder_called_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="this user has no home folder, .* set the environment variable TORCH_HOME"):
+        download_inception_weights(Path("~/.cache/torch/hub/checkpoints/weights.pth"), show_progress=False)
+    assert list(tmp_path.iterdir()) == []
