@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import uuid
 import warnings
 from collections import deque
@@ -33,6 +32,7 @@ from data_partitions.decoding import PREPROCESSING, to_square
 from data_partitions.wording import counted, first_names
 from federation.cache import cache_folder
 from federation.errors import DataError
+from federation.machine import count_cores
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and how many there are."""
@@ -269,7 +269,7 @@ def _in_threads(
 
     A few threads compute them: Pillow and hashlib let go of the interpreter lock.
     """
-    num_threads = min(8, os.cpu_count() or 1)
+    num_threads = min(8, count_cores())
     with ThreadPoolExecutor(num_threads, thread_name_prefix="images") as pool:
         queued = deque(pool.submit(function, row) for row in range(min(count, _QUEUED)))
         for row in range(count):

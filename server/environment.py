@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from federation.machine import count_cores
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": _processor_name(),
-        "cores": os.cpu_count(),
+        "cores": count_cores(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "packages": {name: _version(name) for name in packages},
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
@@ -11,6 +10,7 @@ from federation.config import Configuration
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, HospitalError
 from federation.exchange import CONFIG, PREFLIGHT
+from federation.machine import available_bytes
 from federation.site import Site
 from server.messaging import collect_replies, replies_by_node
 
@@ -84,16 +84,6 @@ def count_fitting(worker_bytes: float, num_workers: int, available: int | None) 
         return None
     # A tenth of a worker is left alone: what a round adds to a preflight, and the server's own ups and downs.
     return max(0, num_workers + int((available - 0.1 * worker_bytes * num_workers) // worker_bytes))
-
-
-def available_bytes() -> int | None:
-    """Return the memory that new processes could have without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    return values.get("MemAvailable")
 
 
 def _failure(site: Site, reason: str, num_workers: int) -> Exception:

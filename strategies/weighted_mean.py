@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -14,6 +13,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from federation.arrays import ArrayRecord as FlatRecord
 from federation.arrays import Layout, layout_of
 from federation.exchange import pack_arrays
+from federation.machine import count_cores
 
 # Elements added at a time, so that what lies between reading and writing stays in a core's cache.
 _BLOCK = 2**15
@@ -36,7 +36,7 @@ class WeightedMean:
         self._layout: Layout = ()
         self._types: dict[str, np.dtype] = {}
         # Large models are added by several threads while the next reply is waited for and checked.
-        self._threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        self._threads = min(_MOST_THREADS, count_cores())
         self._executor: ThreadPoolExecutor | None = None
         self._adding: list[Future[None]] = []
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING
 
 from federation.config import Configuration
 from federation.errors import ConfigurationError
+from federation.machine import count_cores
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def count_workers(configuration: Configuration) -> int:
     """Return the number of Ray workers: as set, or as many as the cores allow, at most one per hospital."""
-    cores = len(os.sched_getaffinity(0))
-    workers = configuration.simulation.workers or max(1, cores // configuration.training.threads)
+    workers = configuration.simulation.workers or max(1, count_cores() // configuration.training.threads)
     return min(workers, configuration.partition.hospitals)
 
 

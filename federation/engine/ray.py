@@ -25,6 +25,7 @@ from federation.engine.in_process import call_client_app
 from federation.engine.ray_processes import RayProcesses
 from federation.errors import ConfigurationError, RunError
 from federation.exchange import count_bytes
+from federation.machine import total_bytes
 
 # A worker allocates and frees the same large tensors at every step; giving them back to the system in
 # between costs about a tenth of the training time.
@@ -181,7 +182,7 @@ class RayGrid(SimulationGrid):
         self._costs: dict[int, float] = {}
         self._last_slot: dict[int, _Slot] = {}
         self._held_bytes = 0
-        self._most_held_bytes = max(_LEAST_HELD_BYTES, _memory_bytes() // 100)
+        self._most_held_bytes = max(_LEAST_HELD_BYTES, total_bytes() // 100)
         self._connect(address, num_workers * threads, threads)
         try:
             if not num_workers:
@@ -504,7 +505,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

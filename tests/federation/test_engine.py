@@ -16,6 +16,7 @@ from federation.engine.grid import APP_ERROR, WORKER_DIED, SimulationGrid, simul
 from federation.engine.in_process import InProcessGrid
 from federation.engine.ray import RayGrid
 from federation.errors import ConfigurationError
+from federation.machine import count_cores
 from strategies.configuration import resolve
 
 
@@ -133,8 +134,7 @@ def test_a_share_of_a_gpu_that_is_not_there_is_refused() -> None:
     ],
 )
 def test_number_of_workers(assignments: list[str], expected: Callable[[int], int]) -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert count_workers(resolve([parse_assignments(assignments)])) == expected(cores)
+    assert count_workers(resolve([parse_assignments(assignments)])) == expected(count_cores())
 
 
 def test_flower_knows_our_messages_by_a_constructor_that_it_marks_as_internal() -> None:
