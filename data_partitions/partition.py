@@ -170,12 +170,33 @@ def partition_for_site(index: ImageIndex, parts: NDArray[np.str_], site: str, se
 
 def write_split_csv(index: ImageIndex, parts: NDArray[np.str_], partition: Partition, path: Path) -> None:
     """Write image_id, part and hospital (empty outside train) of every image, for simulations only."""
+    with written_atomically(path) as unfinished:
+        split_table_of(index, parts, partition).to_csv(unfinished, index=False, lineterminator="\n")
+
+
+def split_table_of(index: ImageIndex, parts: NDArray[np.str_], partition: Partition) -> pd.DataFrame:
+    """Return image_id, part and hospital (empty outside train) of every image."""
     hospitals = np.full(len(index.table), "", dtype=object)
     for name, rows in partition.rows.items():
         hospitals[rows] = name
-    table = pd.DataFrame({"image_id": index.table["image_id"], "part": parts, "hospital": hospitals})
-    with written_atomically(path) as unfinished:
-        table.to_csv(unfinished, index=False, lineterminator="\n")
+    return pd.DataFrame({"image_id": index.table["image_id"], "part": parts, "hospital": hospitals})
+
+
+def describe_images(index: ImageIndex, parts: NDArray[np.str_]) -> dict[str, Any]:
+    """Return what tells these images from others, whatever folder they lie in.
+
+    Returns
+    -------
+    ``parts``, the number of images in each part, and ``digest``: BLAKE2b of each image's id, part, class, group, site,
+    attributes and content. It does not depend on the order of rows.
+    """
+    names, counts = np.unique(parts, return_counts=True)
+    columns = ["image_id", "group", "site", "age", "sex", "localisation", "digest"]
+    table = index.table[columns].assign(part=parts, class_name=np.array(index.classes, dtype=object)[index.labels])
+    digest = hashlib.blake2b(digest_size=16)
+    for row in sorted("\x1f".join(map(str, values)) for values in table.itertuples(index=False)):
+        digest.update(f"{row}\x1e".encode())
+    return {"parts": dict(zip(names.tolist(), counts.tolist(), strict=True)), "digest": digest.hexdigest()}
 
 
 def _describe(index: ImageIndex, rows: Mapping[str, NDArray[np.int64]], settings: PartitionSettings) -> Partition:

@@ -35,6 +35,7 @@ from federation.exchange import (
     pack_arrays,
     unpack_arrays,
 )
+from federation.machine import count_cores
 from federation.models import GenerativeModel, build_model
 from federation.models.drawing import Drawer, drawer_of, lent_component
 from federation.models.final import save_final
@@ -55,7 +56,7 @@ from server.messaging import choose_sites, describe_sites, fewest_replies, list_
 from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
-from server.resuming import check_directory, check_extractor
+from server.resuming import check_directory, check_extractor, check_images
 from server.run_state import RunState, read_state, write_state
 from server.run_summary import say_summary
 from server.training_round import TrainingRound
@@ -251,6 +252,8 @@ class FederatedRun:
             self.progress.say(f"data: {note}")
         # All that may be wrong with the input shows here, before anything is written.
         check_directory(self.directory, self.configuration, self.state)
+        if configuration.resume:
+            check_images(self.directory, self.inputs)
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
@@ -427,7 +430,7 @@ class FederatedRun:
             if not workers:  # hospitals train in this very process
                 return False
             busy = workers * self.configuration.training.threads
-        free = len(os.sched_getaffinity(0)) - busy
+        free = count_cores() - busy
         return not self._may_stop() and free >= self.configuration.evaluation.threads
 
     def _judge(self, state: RunState, training: TrainingRound | None, round_seconds: float) -> None:
@@ -559,7 +562,7 @@ class FederatedRun:
         if self._is_simulation():
             write_split_csv(inputs.index, inputs.parts, inputs.partition, directory.split)
         # Last: where it is, all of them are.
-        write_text(directory.partition, to_json(inputs.partition.manifest(), indent=2) + "\n")
+        write_text(directory.partition, to_json(inputs.manifest(), indent=2) + "\n")
 
     def _save_checkpoint(self, state: RunState, best: int | None) -> None:
         """Write all that is needed to go on after a round."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from data_partitions.dataset import load_images
 from data_partitions.holdings import find_holdings
 from data_partitions.image_index import ImageIndex
-from data_partitions.partition import Partition
+from data_partitions.partition import Partition, describe_images
 from federation.config import Configuration
 from federation.errors import noted
 from federation.seeding import numpy_stream
@@ -35,6 +36,10 @@ class RunInputs:
     def rows(self, part: str) -> np.ndarray:
         """Return the rows of a part, ascending."""
         return np.flatnonzero(self.parts == part)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the content of ``partition.json``: who holds how much, and what tells these images from others."""
+        return self.partition.manifest() | {"data": describe_images(self.index, self.parts)}
 
     def choose(self, part: str, most: int) -> np.ndarray:
         """Return at most `most` rows of a part, ascending, the same whatever ``seed`` is."""

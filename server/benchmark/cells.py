@@ -217,8 +217,10 @@ def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
                 process.wait()
 
 
-# What may differ between a cell and its continuation: where it is, and how it is run.
-_MAY_DIFFER = re.compile(r"^(run-dir|resume|data\.classes|simulation\..*|data\.cache-dir|checkpoint\..*)$")
+# What may differ between a cell and its continuation: where it and its images are, and how it is run.
+_MAY_DIFFER = re.compile(
+    r"^(run-dir|resume|data\.(classes|root|csv|cache-dir)|evaluation\.utility-weights|simulation\..*|checkpoint\..*)$"
+)
 
 
 def comparable(configuration: Configuration) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import shlex
 import signal
@@ -19,7 +18,9 @@ import torch
 from data_partitions.wording import counted
 from federation.config import with_new_names
 from federation.errors import ConfigurationError, RunDirectoryError
+from federation.machine import count_cores
 from federation.run_directory import RunDirectory, to_json, write_text
+from server import resuming
 from server.benchmark.cells import CellRunner, Outcome
 from server.benchmark.figures import raw_csv, raw_rows
 from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
@@ -36,7 +37,7 @@ from server.benchmark.plan import (
 )
 from server.benchmark.statistics import Results
 from server.environment import describe_environment
-from server.inputs import prepare_inputs
+from server.inputs import RunInputs, prepare_inputs
 
 PLAN, TUNING, CELLS, TRIALS = "benchmark.toml", "tuning.json", "cells", "trials"
 
@@ -90,20 +91,21 @@ def run_benchmark(
     """
     plan = load_plan(path, assignments)
     directory = RunDirectory(folder, "--out")
-    if resume and not (folder / PLAN).is_file():
-        raise RunDirectoryError(
-            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
-        )
+    _check_resumable(folder, resume=resume)
     with directory.taken(resume=resume), _signals_interrupt():
         if directory.note:
             say(directory.note)
         trials = make_trials(plan, path)
         chosen = _chosen_before(plan, folder)
         cells = make_cells(plan, path, chosen)
-        for note in check_images([*trials, *cells], prepare):
-            say(f"data: {note}")
         jobs = jobs or default_jobs(cells)
         runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
+        notes = check_images(
+            [(cell, each.directory(cell)) for each, its in ((trial_runner, trials), (runner, cells)) for cell in its],
+            prepare,
+        )
+        for note in notes:
+            say(f"data: {note}")
         trial_runner.check(trials)
         if chosen or not trials:
             runner.check(cells)
@@ -115,6 +117,14 @@ def run_benchmark(
             cells = make_cells(plan, path, chosen)
         outcomes = runner.run(cells)
         return finish(plan, _command(path, assignments), folder, outcomes, started, jobs, chosen)
+
+
+def _check_resumable(folder: Path, *, resume: bool) -> None:
+    """Refuse to go on in a folder that holds no benchmark."""
+    if resume and not (folder / PLAN).is_file():
+        raise RunDirectoryError(
+            f"--out {folder}: holds no benchmark to go on with; leave --resume out to start one there"
+        )
 
 
 def _describe_cells(plan: BenchmarkPlan, num_cells: int) -> str:
@@ -170,7 +180,9 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]) -> tuple[str, ...]:
+def check_images(
+    cells: Sequence[tuple[Cell, RunDirectory]], prepare: Callable[[str, int, int], None]
+) -> tuple[str, ...]:
     """Read and divide the images of every partition, so that what is wrong with them shows before anything runs.
 
     Returns
@@ -180,15 +192,16 @@ def check_images(cells: Sequence[Cell], prepare: Callable[[str, int, int], None]
     Raises
     ------
     InputError
-        Naming it.
+        Naming it; or a run, finished or not, that was of other images: its figures could not stand beside the rest.
     """
-    seen = set()
+    read: dict[Any, RunInputs] = {}
     notes: dict[str, None] = {}
-    for cell in cells:
+    for cell, directory in cells:
         key = (cell.configuration.data, cell.configuration.partition, cell.configuration.model.resolution)
-        if key not in seen:
-            seen.add(key)
-            notes |= dict.fromkeys(prepare_inputs(cell.configuration, prepare).notes)
+        if key not in read:
+            read[key] = prepare_inputs(cell.configuration, prepare)
+            notes |= dict.fromkeys(read[key].notes)
+        resuming.check_images(directory, read[key])
     return tuple(notes)
 
 
@@ -196,7 +209,7 @@ def default_jobs(cells: Sequence[Cell]) -> int:
     """Return how many runs fit side by side: one for each core, or one if a run takes all cores or the GPU."""
     alone = torch.cuda.is_available() or any(cell.configuration.simulation.engine == "ray" for cell in cells)
     threads = max(max(cell.configuration.training.threads, cell.configuration.evaluation.threads) for cell in cells)
-    return 1 if alone else max(1, len(os.sched_getaffinity(0)) // threads)
+    return 1 if alone else max(1, count_cores() // threads)
 
 
 def _tune(
@@ -254,7 +267,7 @@ def finish(
         "date": f"{started:%Y-%m-%d}",
         "jobs": jobs,
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": count_cores(),
         **environment,
     }
     write_text(folder / "environment.json", to_json(facts, indent=2) + "\n")
