@@ -61,12 +61,12 @@ def _exit_code(run: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    """Entry point of ``dermafed``."""
+    """Run ``dermafed``; see :mod:`dermafed.command_line`."""
     sys.exit(_exit_code(cli))
 
 
 def run_simulation() -> None:
-    """Entry point of ``run_simulation.py``."""
+    """Run ``run_simulation.py``."""
     sys.exit(_exit_code(_script))
 
 

@@ -142,7 +142,7 @@ class CellRunner:
 
     def _start(self, cell: Cell) -> _Process:
         directory = self.directory(cell)
-        arguments = [sys.executable, "-m", "commands.main", "simulate", "--run-dir", str(directory.path)]
+        arguments = [sys.executable, "-m", "dermafed", "simulate", "--run-dir", str(directory.path)]
         if directory.config.is_file():
             arguments.append("--resume")
         else:
