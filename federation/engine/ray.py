@@ -143,7 +143,8 @@ class RayGrid(SimulationGrid):
     Raises
     ------
     ConfigurationError
-        If there is no cluster at the address, or none of its machines has room for a worker.
+        If there is no cluster at the address, none of its machines has room for a worker, or Ray cannot be started on
+        this machine.
     """
 
     def __init__(
@@ -219,9 +220,13 @@ class RayGrid(SimulationGrid):
             batch_size = "RAY_free_objects_batch_size"
             environment[batch_size] = os.environ.get(batch_size, "1")
             # Workers inherit it. Given to Ray as their runtime environment, each takes a second longer to start.
-            with _environment(environment):
-                # "local": never somebody else's cluster that happens to run here.
-                self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
+            try:
+                with _environment(environment):
+                    # "local": never somebody else's cluster that happens to run here.
+                    self._ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **arguments)
+            except Exception as error:  # what Ray raises has no common base; it is the machine's fault, not the run's
+                self._ray.shutdown()
+                raise ConfigurationError(_why_ray_does_not_start(error)) from None
             return
         try:
             host, _, port = address.rpartition(":")
@@ -490,6 +495,23 @@ class RayGrid(SimulationGrid):
     def close(self) -> None:
         """Stop the workers and Ray."""
         self._ray.shutdown()
+
+
+def _why_ray_does_not_start(error: Exception) -> str:
+    """Say what to do about a machine on which Ray does not start."""
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "")
+    folder = os.environ.get(variable, "/tmp")
+    if "AF_UNIX" in str(error):
+        return (
+            f"{variable} = {folder}: is too long for the sockets that Ray makes there; set the environment variable "
+            "RAY_TMPDIR to a short folder, e.g. RAY_TMPDIR=/tmp, or simulation.engine=in-process"
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return (
+        f"simulation.engine = ray: Ray does not start on this machine ({type(error).__name__}: {reason}); its files "
+        f"and logs lie in {folder}/ray: set the environment variable RAY_TMPDIR to another short folder that can be "
+        "written, or simulation.engine=in-process"
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -142,3 +143,28 @@ def test_flower_knows_our_messages_by_a_constructor_that_it_marks_as_internal() 
     grid = InProcessGrid(build_app(), simulation_nodes(1))
     message = grid.create_message(RecordDict(), "train", 2, "7")
     assert (message.metadata.dst_node_id, message.metadata.group_id, message.metadata.message_id) == (2, "7", "1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder", "message"),
+    [
+        (
+            "TMPDIR",
+            "a-rather-long-name-as-clusters-have-them/slurm_jobdir/1355700/a-rather-long-name-as-clusters-have-them",
+            r"^TMPDIR = .*/1355700/.*: is too long for the sockets that Ray makes there; set .* RAY_TMPDIR=/tmp",
+        ),
+        (
+            "RAY_TMPDIR",
+            "file",
+            r"Ray does not start on this machine \(\w+Error: .*set the environment variable RAY_TMPDIR",
+        ),
+    ],
+)
+def test_a_machine_on_which_ray_does_not_start_is_told_what_to_do(
+    variable: str, folder: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / folder))
+    with pytest.raises(ConfigurationError, match=message):
+        RayGrid(build_app(), simulation_nodes(1), num_workers=1)
