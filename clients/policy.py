@@ -15,7 +15,6 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 from federation.errors import ConfigurationError
 from federation.settings.section import Section, kebab, split_names
 from federation.sharing import OWN
+from federation.toml_files import parse_toml
 
 QUESTIONS = ("describe", "train", "preflight")
 """What a hospital can be asked."""
@@ -118,20 +118,15 @@ def load_policy(path: Path) -> Policy:
         others than its owner could change or replace.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             status = os.fstat(file.fileno())  # of the file that is read, whatever is put in its place meanwhile
-            text = file.read()
+            content = file.read()
     except OSError as error:
         raise ConfigurationError(
             f"policy {path}: cannot be read ({error.strerror}); give the site's own file"
         ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"policy {path}: is not a text file; give a toml file") from None
     _check_owned(path, status)
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"policy {path}: is not valid toml: {error}") from None
+    values = parse_toml(content, f"policy {path}")
     known = [kebab(name) for name in Policy.model_fields]
     problems = []
     for key in values:

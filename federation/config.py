@@ -34,6 +34,7 @@ from federation.settings.run import CheckpointSettings, EarlyStoppingSettings, R
 from federation.settings.section import Scalar, Section, kebab
 from federation.settings.strategy import StrategySettings
 from federation.settings.training import ModelSettings, TrainingSettings
+from federation.toml_files import parse_toml
 
 Table = TypeVar("Table", bound=Section)
 
@@ -231,17 +232,12 @@ def load_toml(path: Path) -> Layer:
         If there is no such file or it is not toml.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"--config {path}: cannot be read ({error.strerror}); give the path of a toml file, e.g. conf/smoke.toml"
         ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"--config {path}: is not a text file; give a toml file") from None
-    try:
-        return Layer(str(path), dict(flatten(tomllib.loads(text))))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"--config {path}: is not valid toml: {error}") from None
+    return Layer(str(path), dict(flatten(parse_toml(content, f"--config {path}"))))
 
 
 def load_stored_toml(path: Path) -> Layer:

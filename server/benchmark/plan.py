@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.config import Configuration, Layer, flatten, parse_assignments
 from federation.errors import ConfigurationError
+from federation.toml_files import parse_toml
 from server.benchmark.budget import planned_bytes, planned_evaluations, planned_images
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import names_in_use, resolve, with_values
@@ -117,15 +117,13 @@ def load_plan(path: Path, assignments: Sequence[str] = ()) -> BenchmarkPlan:
         With every problem of the file itself.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"{path}: cannot be read ({error.strerror}); give a benchmark file, e.g. conf/benchmark-smoke.toml"
         ) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path}: is not valid toml: {error}") from None
     try:
-        plan = BenchmarkPlan.model_validate(values)
+        plan = BenchmarkPlan.model_validate(parse_toml(content, str(path)))
     except ValidationError as error:
         raise ConfigurationError([_describe(path, detail) for detail in error.errors()]) from None
     given = parse_assignments(assignments).values
