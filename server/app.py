@@ -635,9 +635,9 @@ class FederatedRun:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
-        self._write_report()
         logging.getLogger("dermafed").error("run %s after round %d", status, completed, exc_info=error)
         self.progress.say(f"{status} after round {completed}; go on with --resume --run-dir {self.directory.path}")
+        self._write_report()  # takes seconds, which whoever ends this process may not give it
 
     def _summary(self, status: str) -> dict[str, Any]:
         lines = self._history()

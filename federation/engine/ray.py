@@ -17,9 +17,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
+from federation.arrays import Array
 from federation.engine.grid import APP_ERROR, TOO_LATE, WORKER_DIED, SimulationGrid, Workload, assemble_message
 from federation.engine.in_process import call_client_app
 from federation.engine.ray_processes import RayProcesses
@@ -158,6 +160,12 @@ class RayGrid(SimulationGrid):
         deadlines: Mapping[str, float] | None = None,
         address: str = "",
     ) -> None:
+        if not address:
+            # Read when Ray is imported. Where it loses its processes it would end this one without a word, before
+            # anything could be saved: a minute after its gcs_server has gone; and at once without its raylet, if the
+            # process named here has gone too, or, if none is named, who started this one, as under nohup.
+            os.environ["RAY_RAYLET_PID"] = str(os.getpid())
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(10**6))
         import ray
 
         super().__init__(node_configs)
@@ -175,7 +183,7 @@ class RayGrid(SimulationGrid):
         self._idle: list[_Slot] = []
         self._failed_starts = 0
         self._slots: list[_Slot] = []
-        self._last_check = self._last_sign = time.monotonic()
+        self._last_sign = time.monotonic()
         # ArrayRecords in the object store by id(); a record is held with its reference, so its id stays its own.
         self._stored: dict[int, tuple[Any, ArrayRecord]] = {}
         # What each node's last training took, as seen from here: with the way there and back.
@@ -183,6 +191,9 @@ class RayGrid(SimulationGrid):
         self._costs: dict[int, float] = {}
         self._last_slot: dict[int, _Slot] = {}
         self._held_bytes = 0
+        # The store's memory under replies that are in use, and of those that are not; see _keep_memory.
+        self._memory_in_use: dict[int, list[Any]] = {}
+        self._memory_to_return: list[list[Any]] = []
         self._most_held_bytes = max(_LEAST_HELD_BYTES, total_bytes() // 100)
         self._connect(address, num_workers * threads, threads)
         try:
@@ -311,6 +322,7 @@ class RayGrid(SimulationGrid):
             If Ray itself died, or workers die as soon as they start.
         """
         wanted = set(message_ids)
+        self._return_memory()
         self._dispatch()
         if not any(attempt.message.metadata.message_id in wanted for attempt in self._running.values()) and not (
             self._starting and any(message_id in wanted for message_id in self._waiting)
@@ -376,6 +388,7 @@ class RayGrid(SimulationGrid):
                 others[name] = record
                 continue
             if id(record) not in self._stored:
+                self._check_processes()
                 self._stored[id(record)] = (self._ray.put(record), record)
             names.append(name)
             references.append(self._stored[id(record)][0])
@@ -407,18 +420,31 @@ class RayGrid(SimulationGrid):
         return replies
 
     def _check_ray(self, something_came: bool) -> None:
-        """See if Ray still lives, now and then, and if workers still start."""
+        """See if Ray still lives, and if workers still start."""
         now = time.monotonic()
         if something_came or self._running:
             self._last_sign = now
-        if now - self._last_check >= _WAIT_SECONDS:
-            self._last_check = now
-            self._processes.check()
+        self._check_processes()
         if now - self._last_sign > _START_SECONDS:
             raise RunError(
                 f"no worker has started within {_START_SECONDS:g} s: Ray has no room for {len(self._slots)} workers; "
                 "set fewer simulation.workers, or see with ray status what else runs on the cluster"
             )
+
+    def _check_processes(self) -> None:
+        """See if Ray's own processes live.
+
+        Raises
+        ------
+        RunError
+            If one does not. Ray is shut down then: its threads in this process would soon try to get back what is lost,
+            and end this process over it while the run is being saved.
+        """
+        try:
+            self._processes.check()
+        except RunError:
+            self._ray.shutdown()
+            raise
 
     def _timeout(self) -> float:
         """Return how long to wait: until the next attempt would be late, and not so long that nobody looks around."""
@@ -429,9 +455,10 @@ class RayGrid(SimulationGrid):
         """Take in a worker that has started, or start another if it died."""
         slot = self._starting.pop(reference)
         try:
+            self._check_processes()
             slot.process_id = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._processes.check()
+            self._check_processes()
             self._failed_starts += 1
             if self._failed_starts >= _MOST_FAILED_STARTS:
                 raise RunError(f"{self._failed_starts} workers in a row died while they started: {error}") from None
@@ -446,9 +473,10 @@ class RayGrid(SimulationGrid):
         message, slot = attempt.message, attempt.slot
         node_id = message.metadata.dst_node_id
         try:
+            self._check_processes()
             reply, state, seconds = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._processes.check()
+            self._check_processes()
             self._replace(slot)
             died = isinstance(error, self._ray.exceptions.RayActorError | self._ray.exceptions.OutOfMemoryError)
             if died:
@@ -464,6 +492,7 @@ class RayGrid(SimulationGrid):
             slot.num_messages += 1
             self._seconds[node_id] = time.monotonic() - attempt.started
             self._last_slot[node_id] = slot
+        self._keep_memory(reply)
         self._count_held(reply)
         return reply
 
@@ -491,6 +520,31 @@ class RayGrid(SimulationGrid):
 
     def _release(self, size: int) -> None:
         self._held_bytes -= size
+
+    def _keep_memory(self, reply: Message) -> None:
+        """Give a reply's memory back to the store at a moment of ours, and not when the caller lets go of it.
+
+        Giving memory back to a store whose process has died ends this process at once, without a word; so that is done
+        where we have just seen that it lives. Of views all have one base, the array around the store's memory.
+        """
+        for record in reply.content.values():
+            if not isinstance(record, ArrayRecord):
+                continue
+            flat = getattr(record, "flat", None)
+            single = [array.numpy() for array in record.values() if isinstance(array, Array)] if flat is None else []
+            for values in [flat] if flat is not None else single:
+                owner = values if not isinstance(values.base, np.ndarray) else values.base
+                if owner.base is not None and id(owner) not in self._memory_in_use:
+                    self._memory_in_use[id(owner)] = [owner.base]
+                    weakref.finalize(owner, self._let_go_of, id(owner))
+
+    def _let_go_of(self, owner: int) -> None:
+        self._memory_to_return.append(self._memory_in_use.pop(owner))
+
+    def _return_memory(self) -> None:
+        """Give back to the store what nobody uses any more."""
+        self._check_processes()
+        self._memory_to_return.clear()
 
     def close(self) -> None:
         """Stop the workers and Ray."""

@@ -1,6 +1,7 @@
 """Are the processes that Ray runs beside this one still there?
 
-Ray itself needs up to a minute to notice that one of them died, and then ends this process without a word.
+Ray itself needs up to a minute to notice that one of them died, and then ends this process without a word. It ends it
+at once where memory is asked of the object store, which lives in the raylet, or given back to it: look here before.
 """
 
 from __future__ import annotations
