@@ -170,6 +170,8 @@ def list_cases(data_cache: Path) -> list[Case]:
     strategies = {name: (f"strategy.name={name}", *SPECIAL.get(name, ())) for name in STRATEGIES}
     for name, assignments in (strategies | PER_NETWORK).items():
         for label, conditional in (("conditional", "true"), ("unconditional", "false")):
+            if "label-aware" in name and conditional == "false":
+                continue  # refused: it would be FedGAN
             settings = (cache, *TINY, *assignments, f"model.conditional={conditional}")
             cases.append(Case(f"{name}, {label}", "rounds", settings))
     cases += [Case(f"{name}, resumed", "resumed", (cache, *TINY, *strategies[name])) for name in RESUMED]

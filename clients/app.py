@@ -73,6 +73,6 @@ def _unpack(message: Message) -> Asked:
         images_shown=record.pop(IMAGES_SHOWN, None),
         checkpoint_rounds=record.pop(CHECKPOINT_ROUNDS, []),
         send_own=bool(record.pop(SEND_OWN_GENERATOR, False)),
-        configuration=resolve([Layer("server", record)]),
+        configuration=resolve([Layer("server", record, settled=True)]),
         arrays=message.content.array_records.get(ARRAYS),
     )

@@ -31,7 +31,7 @@ from federation.settings.data import DataSettings, PartitionSettings
 from federation.settings.evaluation import EvaluationSettings
 from federation.settings.participation import AttackSettings, ParticipationSettings
 from federation.settings.run import CheckpointSettings, EarlyStoppingSettings, ReportSettings, SimulationSettings
-from federation.settings.section import Scalar, Section, kebab
+from federation.settings.section import InVain, Scalar, Section, kebab
 from federation.settings.strategy import StrategySettings
 from federation.settings.training import ModelSettings, TrainingSettings
 from federation.toml_files import parse_toml
@@ -149,7 +149,7 @@ class Configuration(Section):
 
     def with_values(self, values: Mapping[str, Scalar]) -> Configuration:
         """Return a copy with some dotted keys set anew, validated as by :func:`resolve`."""
-        return resolve([Layer("configuration", self.to_flat()), Layer("update", dict(values))])
+        return resolve([Layer("configuration", self.to_flat(), settled=True), Layer("update", dict(values))])
 
 
 @lru_cache(maxsize=8)
@@ -176,6 +176,8 @@ class Layer:
     origin: str
     """Where they come from, for error messages: a file's path, ``--set``, …"""
     values: Mapping[str, Any]
+    settled: bool = False
+    """Whether they were accepted before, maybe by an earlier version: what does nothing among them is not refused."""
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -243,7 +245,7 @@ def load_toml(path: Path) -> Layer:
 def load_stored_toml(path: Path) -> Layer:
     """Read a toml file that a run has left behind, maybe of an earlier version; see :func:`load_toml`."""
     layer = load_toml(path)
-    return Layer(layer.origin, with_new_names(layer.values))
+    return Layer(layer.origin, with_new_names(layer.values), settled=True)
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,7 +295,7 @@ def resolve(
     layers
         Lowest first: a later layer's value wins.
     check
-        Yields further problems of a configuration whose every value is allowed by itself.
+        Yields further problems of a configuration whose every value is allowed by itself, but maybe for the family.
 
     Raises
     ------
@@ -301,21 +303,33 @@ def resolve(
         With every problem found: unknown keys with the nearest known one, wrong types, values out
         of range, contradictions.
     """
+    layers = list(layers)
     merged, origins, problems = _merge(layers)
     configuration = _validate(merged, origins, problems)
+    found: list[str] = []
+    for section in _sections(configuration):
+        found += section.problems(configuration)
     if configuration.model.name in FAMILIES:
-        for section in _sections(configuration):
-            problems += section.problems(configuration)
-        problems += _family_problems(configuration)
-        problems += check(configuration)
+        found += _family_problems(configuration)
     else:
-        problems.append(f"model.name = {configuration.model.name!r}: allowed is one of {', '.join(FAMILIES)}")
+        found.append(f"model.name = {configuration.model.name!r}: allowed is one of {', '.join(FAMILIES)}")
+    found += check(configuration)
+    problems += (problem for problem in found if not _is_excused(problem, layers))
     if problems:
         raise ConfigurationError(problems)
     if configuration.training.local_epochs > 0 and configuration.training.local_steps != 0:
         training = configuration.training.model_copy(update={"local_steps": 0})
         configuration = configuration.model_copy(update={"training": training})
     return configuration
+
+
+def _is_excused(problem: str, layers: Sequence[Layer]) -> bool:
+    """Return whether a setting does nothing because a later layer says so, or was accepted as it is."""
+    if not isinstance(problem, InVain):
+        return False
+    places = {key: place for place, layer in enumerate(layers) for key in layer.values}
+    place = places.get(problem.key, -1)
+    return place >= 0 and (layers[place].settled or any(places.get(key, -1) > place for key in problem.switches))
 
 
 def _merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[str, str], list[str]]:

@@ -68,7 +68,11 @@ class SharingPolicy:
 
     def is_private(self, name: str) -> bool:
         """Whether `private` names this entry."""
-        return any(_is_within(name, prefix) for prefix in self.private)
+        return any(is_within(name, prefix) for prefix in self.private)
+
+    def keeps_whole(self, part: str) -> bool:
+        """Whether `private` leaves nothing of a trained part to be averaged, as far as one name of it says."""
+        return any(is_within(part, prefix) or prefix == part + ".*" for prefix in self.private)
 
     def keeps_drawing(self) -> bool:
         """Whether hospitals have something of what draws, or of what it follows, of their own."""
@@ -90,7 +94,7 @@ class SharingPolicy:
         """
         names = [name for name in names if name.partition(".")[0] not in self._states]
         for prefix in self.private:
-            if not any(_is_within(name, prefix) for name in names):
+            if not any(is_within(name, prefix) for name in names):
                 parts = sorted({name.split(".")[0] for name in names})
                 raise ConfigurationError(
                     f"strategy.private = {prefix!r}: no network or layer has this name; "
@@ -98,7 +102,8 @@ class SharingPolicy:
                 )
 
 
-def _is_within(name: str, prefix: str) -> bool:
+def is_within(name: str, prefix: str) -> bool:
+    """Whether a prefix of :class:`SharingPolicy` names an entry, or all entries of a network or a layer."""
     if "*" in prefix:
         return fnmatchcase(name, prefix) or fnmatchcase(name, prefix + ".*")
     return name == prefix or name.startswith(prefix + ".")

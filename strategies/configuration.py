@@ -8,11 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 import federation.config
 from federation.config import Configuration, Layer
 from federation.models.anatomy import Anatomy
+from federation.models.families import FAMILIES
 from federation.settings.section import Scalar, kebab
 from federation.settings.strategy import StrategySettings
 
 PRIVATE = "private"
 """In place of a strategy for one network: it stays at its hospital."""
+
+_PLAIN = ("fedgan", "fedavg")
+"""The plain average: it promises nothing that a network which stays at its hospital would miss."""
 
 _COMMON = ("name", "generator", "discriminator", "private", "averaged_state")
 
@@ -33,7 +37,8 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
 
 def with_values(configuration: Configuration, values: Mapping[str, Scalar]) -> Configuration:
     """Return a copy with some dotted keys set anew; refuses what :func:`resolve` refuses."""
-    return resolve([Layer("configuration", configuration.to_flat()), Layer("update", dict(values))])
+    before = Layer("configuration", configuration.to_flat(), settled=True)
+    return resolve([before, Layer("update", dict(values))])
 
 
 def names_in_use(settings: StrategySettings) -> tuple[str, ...]:
@@ -70,16 +75,20 @@ def strategy_problems(configuration: Configuration) -> Iterator[str]:
     # Not before a configuration is otherwise right: PyTorch and Flower take seconds to import.
     from strategies.catalogue import STRATEGIES
 
-    settings, anatomy = configuration.strategy, configuration.anatomy
+    settings = configuration.strategy
     unknown = list(_unknown_names(settings))
     yield from unknown
-    if unknown:
+    names = names_in_use(settings)
+    if not unknown:
+        yield from _option_problems(settings, names)
+    if unknown or configuration.model.name not in FAMILIES:
         return
+    anatomy = configuration.anatomy
     yield from _problems_of_networks(configuration, anatomy)
     yield from _state_problems(settings, anatomy)
     yield from _pace_problems(configuration, anatomy)
-    names = names_in_use(settings)
-    yield from _option_problems(settings, names)
+    yield from _privacy_problems(configuration, anatomy)
+    yield from _idle_problems(configuration, names)
     asked = configuration.asked_hospitals()
     for name in names:
         strategy = STRATEGIES[name]
@@ -92,8 +101,8 @@ def strategy_problems(configuration: Configuration) -> Iterator[str]:
         if strategy.adversarial and anatomy.adversaries is None:
             yield (
                 f"strategy.name = {name!r}: hospitals train a discriminator and the server the generator, and "
-                f"model.name = {configuration.model.name} has no such pair; choose another strategy.name, or "
-                "model.name=stylegan2"
+                f"model.name = {configuration.model.name} has no such pair; choose another strategy.name"
+                f"{_adversarial_families(configuration, ', or ')}"
             )
             continue
         yield from strategy.problems(configuration, anatomy)
@@ -123,7 +132,7 @@ def _problems_of_networks(configuration: Configuration, anatomy: Anatomy) -> Ite
             if getattr(settings, key):
                 yield (
                     f"strategy.{key} = {getattr(settings, key)!r}: model.name = {configuration.model.name} has no "
-                    "generator and discriminator; leave it out, or set model.name=stylegan2"
+                    f"generator and discriminator; leave it out{_adversarial_families(configuration, ', or set ')}"
                 )
         return
     for key in ("name", "generator", "discriminator"):
@@ -134,6 +143,91 @@ def _problems_of_networks(configuration: Configuration, anatomy: Anatomy) -> Ite
                 f"strategy.{key} = {name!r}: is a rule for both networks together; where strategy.generator or "
                 f"strategy.discriminator is set, choose from {', '.join(choices)}, or private for one of them"
             )
+
+
+def _adversarial_families(configuration: Configuration, before: str) -> str:
+    """Return the end of a remedy, behind some words: the families that have a generator and a discriminator."""
+    names = []
+    for name, family in FAMILIES.items():
+        model = configuration.model.model_copy(update={"name": name})
+        if family.anatomy(configuration.model_copy(update={"model": model})).adversaries is not None:
+            names.append(f"model.name={name}")
+    return before + " or ".join(names) if names else ""
+
+
+def _privacy_problems(configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+    """Yield what of ``[strategy]`` does nothing because of what stays at hospitals."""
+    from federation.sharing import SharingPolicy, is_within
+    from strategies.catalogue import STRATEGIES
+
+    settings = configuration.strategy
+    both = settings.generator and settings.discriminator and anatomy.adversaries is not None
+    if both:
+        why = "strategy.generator and strategy.discriminator leave nothing to it; leave it out, or one of them"
+        yield from settings.in_vain("strategy", ("name",), why, "strategy.generator", "strategy.discriminator")
+    asked = SharingPolicy(anatomy, settings.private_names)
+    for key, name, parts in _governed(settings, anatomy):
+        if name != PRIVATE and STRATEGIES[name].adversarial:
+            continue  # it says itself what is shared
+        kept = parts if name == PRIVATE else STRATEGIES[name].private(settings, anatomy)
+        for own in settings.private_names:
+            if any(is_within(own, prefix) for prefix in kept):
+                yield (
+                    f"strategy.private = {settings.private!r}: {own} stays at its hospital anyway (strategy.{key} = "
+                    f"{name}); leave it out"
+                )
+        if name == PRIVATE:
+            continue
+        if kept and all(any(is_within(part, prefix) for prefix in settings.private_names) for part in kept):
+            yield (
+                f"strategy.{key} = {name!r}: strategy.private = {settings.private!r} keeps all that it would keep; "
+                "leave one of the two out"
+            )
+        elif name not in _PLAIN and parts and all(asked.keeps_whole(part) for part in parts):
+            yield (
+                f"strategy.{key} = {name!r}: strategy.private = {settings.private!r} leaves nothing to combine; leave "
+                "one of the two out"
+            )
+
+
+def _governed(settings: StrategySettings, anatomy: Anatomy) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield key, strategy and trained parts of each choice of a strategy."""
+    if anatomy.adversaries is None or not (settings.generator or settings.discriminator):
+        yield "name", settings.name, anatomy.trained
+        return
+    for key, part in (("generator", anatomy.adversaries.generator), ("discriminator", anatomy.adversaries.critic)):
+        name = getattr(settings, key)
+        yield key if name else "name", name or settings.name, (part,)
+
+
+def _idle_problems(configuration: Configuration, names: tuple[str, ...]) -> Iterator[str]:
+    """Yield what of attacks and of participation does nothing under the strategies in use."""
+    from federation.sharing import SharingPolicy
+    from strategies.catalogue import STRATEGIES
+    from strategies.sharing import private_prefixes
+
+    settings, anatomy, attack = configuration.strategy, configuration.anatomy, configuration.attack
+    policy = SharingPolicy(anatomy, private_prefixes(configuration))
+    sends = (
+        settings.averaged_state
+        or any(STRATEGIES[name].adversarial for name in names)
+        or not all(policy.keeps_whole(part) for part in anatomy.trained)
+    )
+    # ``alone`` says so itself.
+    if attack.harms_updates and not sends and settings.name != "alone":
+        yield (
+            f"attack.name = {attack.name}: every network stays at its hospital, so that nothing is sent that could be "
+            "falsified; choose flipped-labels or noisy-camera, or share a network (strategy.private, "
+            "strategy.generator, strategy.discriminator, strategy.synchronise)"
+        )
+    least, asked = least_replies(settings), configuration.asked_hospitals()
+    if configuration.participation.min_replies < least == asked:
+        why = (
+            f"{asked} hospitals are asked in a round, and {' and '.join(names)} needs {least} of them, so that none "
+            "may be away; ask more, choose another strategy.name, or leave it out"
+        )
+        switches = ("strategy.name", "partition.hospitals", "participation.fraction")
+        yield from configuration.participation.in_vain("participation", ("dropout",), why, *switches)
 
 
 def _state_problems(settings: StrategySettings, anatomy: Anatomy) -> Iterator[str]:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from federation.config import Configuration
 from federation.exchange import pack_arrays
+from federation.models.anatomy import Anatomy
 from federation.run_directory import RunDirectory
 from federation.seeding import numpy_stream
 from federation.sharing import load_tensors
@@ -56,6 +58,23 @@ class DPFedAvgGAN(ServerTrainedGenerator):
     options = ("generator_steps", "clip_norm", "noise_multiplier", "delta")
     counts_classes = False
     counts_releases = True
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        yield from super().problems(configuration, anatomy)
+        settings, hospitals = configuration.strategy, configuration.partition.hospitals
+        if settings.noise_multiplier == 0:
+            why = "strategy.noise-multiplier = 0 is no privacy; leave it out, or raise strategy.noise-multiplier"
+            yield from settings.in_vain("strategy", ("delta",), why, "strategy.noise-multiplier")
+        elif settings.delta * hospitals >= 1:
+            # To publish one hospital whole, drawn at random, is (0, 1/n)-private (Dwork and Roth 2014, *The Algorithmic
+            # Foundations of Differential Privacy*, Section 2.3).
+            yield (
+                f"strategy.delta = {settings.delta:g}: allowed is below one over partition.hospitals = {hospitals}, "
+                f"that is {1 / hospitals:.3g}, or to give one of them away whole would count as private; "
+                "1 / hospitals^1.1 is a usual choice"
+            )
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)

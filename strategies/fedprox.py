@@ -10,9 +10,13 @@ Costs what FedGAN costs, and at a hospital a copy of both networks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
+from federation.config import Configuration
 from federation.models import GenerativeModel
+from federation.models.anatomy import Anatomy
 from strategies.aggregation import WeightedAverage
 from strategies.local_rule import LocalRule, Tensors
 
@@ -41,3 +45,12 @@ class FedProx(WeightedAverage):
 
     options = ("proximal_mu",)
     local = FedProxLocally
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        if configuration.training.local_epochs == 0 and configuration.training.local_steps == 1:
+            yield (
+                "strategy fedprox: training.local-steps = 1 is taken from the global weights themselves, from which "
+                "nothing has moved away; set training.local-steps=2 or more, or choose another strategy.name"
+            )

@@ -14,10 +14,12 @@ Costs what FedGAN costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
 from federation.seeding import numpy_stream
 from federation.site import Site
 from strategies.aggregation import Federation
@@ -30,6 +32,17 @@ class FeGAN(KnownScoreAverage):
     shown = "a mean, in which a hospital may be nearly alone"
     options = ("divergence_weight", "weighted_networks")
     counts_classes = True
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        yield from super().problems(configuration, anatomy)
+        if configuration.asked_hospitals() == configuration.partition.hospitals:
+            yield (
+                f"participation.fraction = {configuration.participation.fraction:g}: fegan draws hospitals so that "
+                f"classes are seen alike, and here all {configuration.partition.hospitals} are asked in each round; "
+                "set participation.fraction=0.5, say, or choose another strategy.name"
+            )
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)

@@ -6,16 +6,20 @@ does not move its row; FedGAN yet counts that row by all its images, and so slow
 of Fed-ISIC2019's centres three have no actinic keratosis and no squamous cell carcinoma.
 
 Row c ← Σ_i n_ic x_ic / Σ_i n_ic with n_ic the images of class c at hospital i; a row of which nobody holds the class
-stays. All else by number of images, as FedGAN. Unconditional networks have no such rows: there it is FedGAN.
+stays. All else by number of images, as FedGAN. Unconditional networks have no such rows: there it is refused.
 
 Costs what FedGAN costs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from flwr.app import ArrayRecord
 
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
 from strategies.aggregation import Arrays, Reply, WeightedAverage
 
 
@@ -24,6 +28,15 @@ class LabelAware(WeightedAverage):
 
     shown = "a mean; the rows of a class that one hospital alone holds are that hospital's own"
     counts_classes = True
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        if not configuration.model.conditional:
+            yield (
+                "strategy label-aware: model.conditional = false has no weights that belong to a class, so that it "
+                "would be fedgan; choose that, or set model.conditional=true"
+            )
 
     def begin(self, server_round: int, current: Arrays) -> None:
         """See :class:`WeightedAverage`."""

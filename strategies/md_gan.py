@@ -20,12 +20,14 @@ discriminator for every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from federation.config import Configuration
+from federation.models.anatomy import Anatomy
 from federation.seeding import numpy_stream
 from strategies.discriminator_ensemble import DiscriminatorEnsemble
 
@@ -37,6 +39,17 @@ class MDGAN(DiscriminatorEnsemble):
     shown = "a generator that learned from all discriminators, and in turn one another's discriminators"
     options = ("generator_steps", "swap_rounds")
     simulation_only = "hospitals would be given one another's discriminators"
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        yield from super().problems(configuration, anatomy)
+        swap_rounds = configuration.strategy.swap_rounds
+        if swap_rounds >= configuration.rounds:
+            yield (
+                f"strategy.swap-rounds = {swap_rounds}: of rounds = {configuration.rounds} none would be left in which "
+                "a hospital trains another's discriminator; lower it, or set strategy.swap-rounds=0 for no exchange"
+            )
 
     def close_round(self, server_round: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """See :class:`strategies.server_trained.ServerTrainedGenerator`."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from federation.config import Configuration
 from federation.models.anatomy import Anatomy
-from federation.settings.participation import AttackSettings
 from federation.settings.strategy import StrategySettings
 from strategies.aggregation import WeightedAverage
 from strategies.strategy import OWN_GENERATOR
@@ -31,7 +30,7 @@ class Centralised(WeightedAverage):
     def adapted(cls, configuration: Configuration) -> Configuration:
         """Return one place that holds all images, and shows as many of them in a round as the hospitals would.
 
-        Nobody in it is away or does harm.
+        Nobody in it is away.
         """
         if configuration.partition.hospitals == 1:
             return configuration
@@ -49,10 +48,23 @@ class Centralised(WeightedAverage):
             update={
                 "partition": configuration.partition.model_copy(update={"hospitals": 1}),
                 "participation": configuration.participation.model_copy(update=everybody),
-                "attack": AttackSettings(),
                 "training": training.model_copy(update=pooled),
             }
         )
+
+    @classmethod
+    def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
+        """See :class:`strategies.strategy.Strategy`."""
+        if configuration.attack.name != "none":
+            yield (
+                f"attack.name = {configuration.attack.name}: strategy.name = centralised has no hospitals that could "
+                "do harm; leave it out, or choose another strategy.name"
+            )
+        if configuration.strategy.private or configuration.strategy.averaged_state:
+            yield (
+                "strategy.private and strategy.averaged-state: strategy.name = centralised has one place, where all "
+                "stays; leave them out"
+            )
 
 
 class Alone(WeightedAverage):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from federation.config import Configuration
 from federation.models.anatomy import Anatomy
+from federation.sharing import SharingPolicy
 from strategies.aggregation import Aggregation, Arrays, CollectingAggregation, Reply
 from strategies.strategy import parts_named, parts_problem
 from strategies.weighted_mean import WeightedMean
@@ -27,6 +28,14 @@ class WeighsSomeNetworks(Aggregation):
         """See :class:`strategies.strategy.Strategy`."""
         word = configuration.strategy.weighted_networks
         yield from parts_problem("weighted-networks", word, configuration, anatomy, "auto", may_be_none=False)
+        weighted = parts_named(cls.published if word == "auto" else word, anatomy) or ()
+        policy = SharingPolicy(anatomy, configuration.strategy.private_names)
+        if weighted and all(policy.keeps_whole(part) for part in weighted):
+            yield (
+                f"strategy.private = {configuration.strategy.private!r}: {configuration.strategy.name} weighs "
+                f"{' and '.join(weighted)} alone, which then stays at its hospital; leave it out, or set "
+                "strategy.weighted-networks to a network that is shared"
+            )
 
     def split_weighted(self, arrays: ArrayRecord) -> tuple[ArrayRecord, ArrayRecord]:
         """Return the entries that take the strategy's weights, and the others."""

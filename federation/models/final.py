@@ -395,7 +395,7 @@ def _resolve_model(description: dict[str, Any]) -> Configuration:
         missing = [f"{key}: is missing" for key in required if key not in values]
         if missing:
             raise ConfigurationError(missing)
-    return resolve([Layer(DESCRIPTION, values)])
+    return resolve([Layer(DESCRIPTION, values, settled=True)])
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

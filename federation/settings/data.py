@@ -9,6 +9,24 @@ from pydantic import Field
 
 from federation.settings.section import Section, printable, split_names
 
+# What reads a setting; those that are not named are read for every source.
+_READ_FOR: dict[str, tuple[str, ...]] = {
+    "root": ("ham10000", "isic2019", "isic2020", "folder", "huggingface"),
+    "phantom_images": ("phantom",),
+    "csv": ("folder",),
+    "image_column": ("folder", "huggingface"),
+    "label_column": ("folder", "huggingface"),
+    "group_column": ("folder", "huggingface"),
+    "site_column": ("folder", "huggingface", "isic2020"),
+    "dataset": ("huggingface",),
+    "dataset_split": ("huggingface",),
+}
+_OF_SCHEME: dict[str, tuple[str, ...]] = {
+    "alpha": ("dirichlet", "quantity"),
+    "classes_per_hospital": ("pathological",),
+    "dominance": ("dominant",),
+}
+
 
 class DataSettings(Section):
     """Which images there are."""
@@ -27,7 +45,7 @@ class DataSettings(Section):
     csv: str = ""
     """``folder``: csv file, relative to the root. Empty: the only csv there, or one sub-folder per class."""
     image_column: str = "image"
-    """``folder``: csv column with the image's file name, with or without its suffix."""
+    """``folder``: csv column with the image's file name, with or without its suffix; ``huggingface``: the images."""
     label_column: str = "label"
     """``folder``, ``huggingface``: column with the class name."""
     group_column: str = ""
@@ -62,6 +80,14 @@ class DataSettings(Section):
         for key, path in (("root", self.root), ("csv", self.csv), ("cache-dir", self.cache_dir)):
             if printable(path) != path:
                 yield f"data.{key} = '{printable(path)}': is not UTF-8 text; rename what is not"
+        for field, sources in _READ_FOR.items():
+            if self.source not in sources:
+                allowed = " or ".join(sources)
+                why = f"data.source = {self.source} does not read it; set data.source={allowed}, or leave it out"
+                yield from self.in_vain("data", (field,), why, "data.source")
+        if self.source == "huggingface" and self.dataset:
+            why = f"data.dataset = {self.dataset!r} is read, and no folder; leave one of the two out"
+            yield from self.in_vain("data", ("root",), why, "data.dataset")
         names = self.class_names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -88,3 +114,14 @@ class PartitionSettings(Section):
     """Seed of the partition; independent of ``seed``, so that seeds are compared on the same hospitals."""
     min_images: int = Field(default=16, ge=1)
     """Least number of training images at a hospital."""
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        for field, schemes in _OF_SCHEME.items():
+            if self.scheme not in schemes:
+                allowed = " or ".join(schemes)
+                why = f"partition.scheme = {self.scheme} does not read it; set it to {allowed}, or leave this out"
+                yield from self.in_vain("partition", (field,), why, "partition.scheme")
+        if self.scheme == "natural" and configuration.attack.name == "none":
+            why = "partition.scheme = natural and attack.name = none draw nothing; leave it out, or set one of them"
+            yield from self.in_vain("partition", ("seed",), why, "partition.scheme", "attack.name")

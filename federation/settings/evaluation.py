@@ -61,6 +61,24 @@ class EvaluationSettings(Section):
 
     def problems(self, configuration: Any) -> Iterator[str]:
         """See :class:`Section`."""
+        if not self.utility:
+            why = "evaluation.utility = false trains no classifier; leave it out, or set evaluation.utility=true"
+            fields = [name for name in type(self).model_fields if name.startswith("utility_")]
+            yield from self.in_vain("evaluation", fields, why, "evaluation.utility")
+        elif "real+synthetic" not in self.utility_arm_names:
+            why = f"evaluation.utility-arms = {self.utility_arms!r} has no real+synthetic; add it, or leave this out"
+            yield from self.in_vain("evaluation", ("utility_ratio",), why, "evaluation.utility-arms")
+        trains_efficientnet = self.utility and self.utility_classifier == "efficientnet-b2"
+        if self.extractor == "lesion-cnn":
+            why = "evaluation.extractor = lesion-cnn is trained here and reads none; leave one of the two out"
+            yield from self.in_vain("evaluation", ("extractor_weights",), why, "evaluation.extractor")
+            if not trains_efficientnet:
+                why = "evaluation.extractor = lesion-cnn and the classifiers are trained here; leave it out"
+                switches = ("evaluation.extractor", "evaluation.utility", "evaluation.utility-classifier")
+                yield from self.in_vain("evaluation", ("allow_downloads",), why, *switches)
+        if configuration.early_stopping.patience > 0 and self.overlap == "always":
+            why = "early-stopping.patience waits for each score before hospitals train on; leave one of the two out"
+            yield from self.in_vain("evaluation", ("overlap",), why, "early-stopping.patience")
         for name in self.utility_arm_names:
             if name not in UTILITY_ARMS:
                 yield (
@@ -69,9 +87,9 @@ class EvaluationSettings(Section):
                 )
         if self.utility and not self.utility_arm_names:
             yield "evaluation.utility-arms is empty: name what to train on, or set evaluation.utility=false"
-        if self.utility_weights and self.utility_classifier != "efficientnet-b2":
-            yield (
-                f"evaluation.utility-weights = {self.utility_weights!r}: evaluation.utility-classifier = "
-                f"{self.utility_classifier} has no pretrained weights; leave it out, or set "
-                "evaluation.utility-classifier=efficientnet-b2"
+        if self.utility and self.utility_classifier != "efficientnet-b2":
+            why = (
+                f"evaluation.utility-classifier = {self.utility_classifier} has no pretrained weights; leave it out, "
+                "or set evaluation.utility-classifier=efficientnet-b2"
             )
+            yield from self.in_vain("evaluation", ("utility_weights",), why, "evaluation.utility-classifier")

@@ -20,16 +20,21 @@ class AttackSettings(Section):
     hospitals: int = Field(default=1, ge=1)
     """How many do so, drawn with ``partition.seed``: the same ones whatever ``seed``."""
     scale: float = Field(default=1.0, gt=0)
-    """Strength of ``random``, ``scaled`` and ``sign-flipped``; for ``noisy-camera`` the standard deviation of the
-    grain, where pixels are from -1 to 1."""
+    """Strength of ``random``, ``scaled`` (1 would be none) and ``sign-flipped``; for ``noisy-camera`` the standard
+    deviation of the grain, where pixels are from -1 to 1."""
 
     def problems(self, configuration: Any) -> Iterator[str]:
         """See :class:`Section`."""
         if self.name == "none":
-            for key, field in type(self).model_fields.items():
-                if key != "name" and getattr(self, key) != field.default:
-                    yield f"attack.{key} = {getattr(self, key)!r}: attack.name = none attacks nothing; set attack.name"
+            nothing = "attack.name = none attacks nothing; set attack.name"
+            yield from self.in_vain("attack", ("hospitals", "scale"), nothing, "attack.name")
             return
+        if self.name in ("free-rider", "flipped-labels"):
+            yield from self.in_vain(
+                "attack", ("scale",), f"attack.name = {self.name} has no strength; leave it out", "attack.name"
+            )
+        if self.name == "scaled" and self.scale == 1:
+            yield "attack.scale = 1: attack.name = scaled would change nothing; set attack.scale=10, say"
         if self.hospitals > configuration.partition.hospitals:
             yield (
                 f"attack.hospitals = {self.hospitals}: there are {configuration.partition.hospitals} hospitals "
@@ -37,6 +42,11 @@ class AttackSettings(Section):
             )
         if self.name == "flipped-labels" and not configuration.model.conditional:
             yield "attack.name = flipped-labels: model.conditional = false hears no class; choose another attack"
+        if self.name == "flipped-labels" and len(configuration.class_names) == 1:
+            yield (
+                f"attack.name = flipped-labels: data.classes = {configuration.data.classes!r} is one class, and there "
+                "is no other to take it for; choose another attack"
+            )
 
     @property
     def harms_updates(self) -> bool:
@@ -68,10 +78,25 @@ class ParticipationSettings(Section):
 
     def problems(self, configuration: Any) -> Iterator[str]:
         """See :class:`Section`."""
-        asked = self.asked(configuration.partition.hospitals)
+        hospitals = configuration.partition.hospitals
+        asked = self.asked(hospitals)
         if self.min_replies > asked:
             yield (
                 f"participation.min-replies = {self.min_replies}: only {asked} of "
-                f"partition.hospitals = {configuration.partition.hospitals} are asked in a round "
+                f"partition.hospitals = {hospitals} are asked in a round "
                 f"(participation.fraction = {self.fraction:g}); lower it, or ask more"
             )
+        if asked == hospitals:
+            why = f"of partition.hospitals = {hospitals} that is {asked}, which is all; lower it, or leave it out"
+            yield from self.in_vain("participation", ("fraction",), why, "partition.hospitals")
+        if self.min_replies >= asked:
+            why = (
+                f"{asked} of {hospitals} hospitals are asked in a round, and participation.min-replies = "
+                f"{self.min_replies} lets none of them be away; lower that, ask more hospitals, or leave it out"
+            )
+            switches = ("participation.min-replies", "participation.fraction", "partition.hospitals")
+            yield from self.in_vain("participation", ("dropout",), why, *switches)
+        if configuration.simulation.engine == "in-process":
+            why = "simulation.engine = in-process waits for every hospital; leave it out, or set simulation.engine=ray"
+            fields = ("train_seconds", "describe_seconds")
+            yield from self.in_vain("participation", fields, why, "simulation.engine")

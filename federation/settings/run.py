@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +17,22 @@ class EarlyStoppingSettings(Section):
     """Evaluations in a row without a better KID on validation images after which the run ends. 0: never."""
     min_images: int = Field(default=0, ge=0)
     """Images shown, in the whole federation, before which no run is ended."""
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        if self.patience == 0:
+            why = "early-stopping.patience = 0 never ends a run; set early-stopping.patience, or leave it out"
+            yield from self.in_vain("early-stopping", ("min_images",), why, "early-stopping.patience")
+            return
+        # That of round 0 is the first that could be the best.
+        every, rounds = configuration.evaluation.every, configuration.rounds
+        if self.patience * every >= rounds:
+            why = (
+                f"so many evaluations without a better one are over in round {self.patience * every} at the earliest "
+                f"(evaluation.every = {every}), and rounds = {rounds} is the end anyway; lower one of the two, or "
+                "leave it out"
+            )
+            yield from self.in_vain("early-stopping", ("patience",), why, "evaluation.every", "rounds")
 
 
 class CheckpointSettings(Section):
@@ -47,9 +64,22 @@ class SimulationSettings(Section):
     """Whether the run ends when a hospital fails in spite of ``participation.retries``; otherwise the round goes on
     without it."""
 
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        if self.engine == "in-process":
+            why = "simulation.engine = in-process has no workers; leave it out, or set simulation.engine=ray"
+            fields = ("workers", "gpus_per_hospital", "address")
+            yield from self.in_vain("simulation", fields, why, "simulation.engine")
+
 
 class ReportSettings(Section):
     """What a run directory may show."""
 
     show_real_images: bool = False
     """Whether sample sheets and the report show real images; phantom images are always shown."""
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        if configuration.data.source == "phantom":
+            why = "data.source = phantom has none, and its images are always shown; leave it out"
+            yield from self.in_vain("report", ("show_real_images",), why, "data.source")

@@ -37,6 +37,34 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+class InVain(str):
+    """A problem of one setting: it is switched on, and beside other settings nothing reads it.
+
+    It is none where a later layer has made it so: a preset's options go with what ``--set`` switches off. Nor is it
+    where the value was accepted before, as those in a run's own file were.
+
+    Parameters
+    ----------
+    key, value
+        The setting.
+    why
+        Why nothing reads it, and what to do.
+    switches
+        The keys that make it so.
+    """
+
+    key: str
+    switches: tuple[str, ...]
+
+    def __new__(cls, key: str, value: Scalar, why: str, switches: Iterable[str]) -> InVain:
+        """Make the sentence."""
+        problem = super().__new__(
+            cls, f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}: {why}"
+        )
+        problem.key, problem.switches = key, tuple(switches)
+        return problem
+
+
 class Section(BaseModel):
     """A table of the configuration."""
 
@@ -60,3 +88,20 @@ class Section(BaseModel):
             The whole :class:`federation.config.Configuration`, whose every value is allowed by itself.
         """
         yield from ()
+
+    def in_vain(self, table: str, fields: Iterable[str], why: str, *switches: str) -> Iterator[InVain]:
+        """Yield a sentence for each of some fields that differs from its default, where nothing reads it.
+
+        Parameters
+        ----------
+        table
+            Name of this table.
+        fields
+            Names of its fields.
+        why, switches
+            See :class:`InVain`.
+        """
+        for name in fields:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                yield InVain(f"{table}.{kebab(name)}", value, why, switches)

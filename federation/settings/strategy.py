@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -81,13 +82,22 @@ class StrategySettings(Section):
     """``dp-fedavg-gan``, ``ua-gan``, ``md-gan``: the server's steps of the generator in a round. 0: as many as
     ``training.local-steps``."""
     swap_rounds: int = Field(default=10, ge=0)
-    """``md-gan``: rounds from one exchange of discriminators between hospitals to the next. 0: never."""
+    """``md-gan``: rounds from one exchange of discriminators between hospitals to the next, fewer than ``rounds``. 0:
+    never."""
     clip_norm: float = Field(default=1.0, gt=0)
     """``dp-fedavg-gan``: most that one hospital moves the discriminator in a round, as the norm of its update."""
     noise_multiplier: float = Field(default=0.0, ge=0)
     """``dp-fedavg-gan``: standard deviation of the noise over ``clip-norm``. 0: no noise, and no privacy."""
     delta: float = Field(default=1e-3, gt=0, lt=1)
-    """``dp-fedavg-gan``: the delta for which epsilon is reported; well below one over the number of hospitals."""
+    """``dp-fedavg-gan``: the delta for which epsilon is reported; below one over the number of hospitals, better well
+    below."""
+
+    def problems(self, configuration: Any) -> Iterator[str]:
+        """See :class:`Section`."""
+        if self.fairness_q == 0:
+            why = "strategy.fairness-q = 0 weighs by no loss; leave it out, or raise strategy.fairness-q"
+            fields = ("fairness_loss", "fairness_lipschitz")
+            yield from self.in_vain("strategy", fields, why, "strategy.fairness-q")
 
     @property
     def averaged_state_names(self) -> tuple[str, ...]:

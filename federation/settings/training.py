@@ -73,6 +73,9 @@ class TrainingSettings(Section):
                 f"training.local-steps = {self.local_steps} and training.local-epochs = {self.local_epochs:g}: "
                 "give one of them"
             )
+        if self.ema_half_life_images == 0 and self.ema_ramp > 0:
+            why = "training.ema-half-life-images = 0 keeps nothing that could be shortened; leave it out, or raise that"
+            yield from self.in_vain("training", ("ema_ramp",), why, "training.ema-half-life-images")
         if self.local_epochs == 0 and self.local_steps == 0:
             yield (
                 "training.local-steps = 0 and training.local-epochs = 0: give one of them, e.g. training.local-steps=40"

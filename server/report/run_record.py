@@ -60,7 +60,7 @@ class RunRecord:
         # Settings of another version may be refused now: then that of the family's defaults.
         for settings in (known, {"model.name": self.setting("model.name")}):
             try:
-                return resolve([Layer("config.toml", settings)]).anatomy
+                return resolve([Layer("config.toml", settings, settled=True)]).anatomy
             except ConfigurationError:
                 continue
         return None

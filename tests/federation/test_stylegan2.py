@@ -705,8 +705,11 @@ def test_the_generator_learns_from_its_judge_what_it_learns_in_a_whole_step(reci
     recipe = (
         *recipe,
         "stylegan2.path-length-weight=0.0",
+        "stylegan2.path-length-every=4",
         "stylegan2.augmentation.name=none",
+        "stylegan2.augmentation.transforms=dermoscopy",
         "stylegan2.augmentation.p=0.0",
+        *(f"stylegan2.augmentation.ada-{key}" for key in ("every=4", "kimg=500.0")),
     )
     recipe = (*recipe, "stylegan2.transition-images=0.0", "stylegan2.label-dropout=0.0")
     whole, alone = in_fp64(*recipe), in_fp64(*recipe)

@@ -237,11 +237,11 @@ def test_one_real_site_among_simulated_ones_is_enough() -> None:
 
 
 def test_a_simulation_may_do_all_of_it() -> None:
-    for assignment in ("strategy.name=alone", "strategy.private=generator.mapping", "attack.name=scaled"):
+    for assignment in ("strategy.name=alone", "strategy.private=generator.mapping", "attack.name=random"):
         check_deployment(sites(12), configured(assignment))
 
 
-NEEDS = {"dp-fedavg-gan": ("stylegan2.loss=logistic",)}
+NEEDS = {"dp-fedavg-gan": ("stylegan2.loss=logistic",), "fegan": ("participation.fraction=0.5",)}
 ALLOWED = [name for name, facts in STRATEGIES.items() if not facts.simulation_only]
 
 

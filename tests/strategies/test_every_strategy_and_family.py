@@ -38,6 +38,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "multikrum": ("strategy.malicious=0", "strategy.selected=2"),
     "bulyan": ("strategy.malicious=0",),
     "effgan": ("strategy.fine-tune-rounds=1",),
+    # As many are asked as are needed here: whom it draws has tests of its own.
+    "fegan": ("participation.fraction=0.7",),
     "fedavgm": ("strategy.server-learning-rate=0.5",),
     "scaffold": ("strategy.server-learning-rate=0.5",),
     "fednova": ("training.local-steps=0", "training.local-epochs=0.1"),

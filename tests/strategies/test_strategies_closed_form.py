@@ -567,14 +567,17 @@ def test_feddyns_alpha_is_in_both_halves() -> None:
 # ---------------------------------------------------------------------- weights by score
 
 
+FEGAN = ("strategy.name=fegan", "participation.fraction=0.5")
+
+
 def test_fegan_weighs_by_divergence_times_share() -> None:
     hospitals = [Hospital(model([1, 0, 0]), 4, (4, 0)), Hospital(model([0, 1, 0]), 12, (6, 6))]
     # p = (10, 6) / 16. KL = ln 1.6, times 1/4; and ½ ln 0.8 + ½ ln 4/3 = ½ ln 16/15, times 3/4:
     # 1.6^¼ to (16/15)^⅜. A larger divergence counts more, as in the authors' code.
-    arrays = play(strategy("strategy.name=fegan"), model(), hospitals)
+    arrays = play(strategy(*FEGAN), model(), hospitals)
     is_close(arrays["generator.w"], [0.523307836, 0.476692164, 0])
     # The other sign: the powers' inverses.
-    arrays = play(strategy("strategy.name=fegan", "strategy.divergence-weight=less"), model(), hospitals)
+    arrays = play(strategy(*FEGAN, "strategy.divergence-weight=less"), model(), hospitals)
     is_close(arrays["generator.w"], [0.476692164, 0.523307836, 0])
 
 
@@ -587,7 +590,7 @@ def test_networks_that_are_not_weighted_are_averaged_by_images(
 ) -> None:
     one = model([1, 0, 0], b=1, ema=[1, 0, 0], ema_b=1, d=[1, 0, 0])
     hospitals = [Hospital(one, 4, (4, 0)), Hospital(model(), 12, (6, 6))]
-    rule = strategy("strategy.name=fegan", f"strategy.weighted-networks={networks}")
+    rule = strategy(*FEGAN, f"strategy.weighted-networks={networks}")
     arrays = play(rule, model(), hospitals)
     for name in ("generator.w", "generator_ema.w"):
         is_close(arrays[name], [generator, 0, 0])
@@ -597,7 +600,7 @@ def test_networks_that_are_not_weighted_are_averaged_by_images(
 
 
 def test_fegan_draws_the_class_seen_least_and_then_a_hospital_that_holds_it() -> None:
-    rule = strategy("strategy.name=fegan")
+    rule = strategy(*FEGAN)
     sites = sites_of([Hospital({}, 10, (10, 0, 0)), Hospital({}, 5, (0, 5, 0)), Hospital({}, 2, (0, 0, 2))])
     rule.meet(sites)
 
@@ -610,7 +613,7 @@ def test_fegan_draws_the_class_seen_least_and_then_a_hospital_that_holds_it() ->
     # taken; class 1, b. (10, 10, 2): c. (10, 10, 4): class 2 has nobody left; of two seen alike the first, a.
     assert draw(1) == "ab"
     # What it has seen is carried along: a rule that began anew would draw class 0 again.
-    state, rule = rule.state_dict(), strategy("strategy.name=fegan")
+    state, rule = rule.state_dict(), strategy(*FEGAN)
     rule.meet(sites)
     rule.load_state_dict(state)
     assert [draw(2), draw(3)] == ["bc", "ac"]
@@ -618,7 +621,7 @@ def test_fegan_draws_the_class_seen_least_and_then_a_hospital_that_holds_it() ->
 
 
 def test_fegan_draws_at_random_among_those_that_hold_the_class() -> None:
-    rule = strategy("strategy.name=fegan")
+    rule = strategy(*FEGAN)
     sites = sites_of([Hospital({}, 4, (4, 0)), *[Hospital({}, 1, (0, 1))] * 3])
     rule.meet(sites)
     partners = set()

@@ -21,6 +21,7 @@ from strategies.configuration import (
     resolve,
     strategy_problems,
 )
+from strategies.fedtrimmedavg import num_cut
 from strategies.sharing import private_prefixes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,6 +86,7 @@ NEEDS = {
     "multikrum": ("strategy.malicious=0",),
     "bulyan": ("strategy.malicious=0",),
     "fedtrimmedavg": ("strategy.trim=0.25",),
+    "fegan": ("participation.fraction=0.5",),
     "dp-fedavg-gan": ("stylegan2.loss=logistic",),
     "ua-gan": ("stylegan2.loss=logistic",),
     "md-gan": ("stylegan2.loss=logistic",),
@@ -124,7 +126,7 @@ def test_every_option_of_strategies_has_an_owner_and_every_owner_a_field() -> No
         ("krum", "selected", "3", "multikrum"),
         ("fedmedian", "trim", "0.3", "fedtrimmedavg"),
         ("cap-gan", "fine-tune-rounds", "2", "effgan"),
-        ("fegan", "temperature", "0.5", "fed-tgan, ifl-gan, fedcar"),
+        ("cap-gan", "temperature", "0.5", "fed-tgan, ifl-gan, fedcar"),
         ("alone", "swap-rounds", "3", "md-gan"),
         ("fedgan", "noise-multiplier", "1.0", "dp-fedavg-gan"),
     ],
@@ -146,13 +148,10 @@ def test_an_option_at_its_default_is_nobodys_concern() -> None:
 def test_a_strategy_reads_its_own_options_also_for_one_network() -> None:
     settings = resolved("strategy.discriminator=fedprox", "strategy.proximal-mu=0.5").strategy
     assert (names_in_use(settings), settings.proximal_mu) == (("fedgan", "fedprox"), 0.5)
-    assert problems_of(
-        "strategy.generator=fedadam", "strategy.discriminator=private", "strategy.name=fedprox",
-        "strategy.proximal-mu=0.5",
-    ) == (
+    assert problems_of("strategy.generator=fedadam", "strategy.discriminator=private", "strategy.proximal-mu=0.5") == (
         "strategy.proximal-mu = 0.5: fedadam has no such option, it is one of fedprox; leave it out, or choose another "
         "strategy.name",
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------- one strategy for each network
@@ -172,9 +171,9 @@ def test_strategies_for_one_network_and_private_are_allowed() -> None:
     both = resolved("strategy.generator=fedadam", "strategy.discriminator=private")
     assert names_in_use(both.strategy) == ("fedadam",)
     assert private_prefixes(both) == ("discriminator",)
-    mixed = resolved("strategy.name=fedavgm", "strategy.generator=private", "strategy.private=generator.mapping")
+    mixed = resolved("strategy.name=fedavgm", "strategy.generator=private", "strategy.private=discriminator.last")
     assert names_in_use(mixed.strategy) == ("fedavgm",)
-    assert private_prefixes(mixed) == ("generator.mapping", "generator")
+    assert private_prefixes(mixed) == ("discriminator.last", "generator")
 
 
 @pytest.mark.parametrize("name", FOR_ONE_NETWORK.split(", "))
@@ -230,11 +229,14 @@ def test_multikrum_cannot_average_more_updates_than_there_are() -> None:
     assert "no fewer than strategy.selected, and here 4 hospitals are asked in a round, at least 5" in problem
 
 
-@pytest.mark.parametrize(("trim", "least"), [(0.1, 10), (0.2, 5), (0.25, 4), (0.3, 4), (0.4, 3), (0.49, 3)])
+@pytest.mark.parametrize(
+    ("trim", "least"),
+    [(0.1, 10), (0.2, 5), (0.25, 4), (0.3, 4), (1 / 3, 3), (0.33, 4), (0.4, 3), (0.49, 3), (1 / 7, 7), (1 / 49, 49)],
+)
 def test_trimming_that_cuts_nothing_off_is_refused(trim: float, least: int) -> None:
-    """Flower cuts int(trim x n) off at either end."""
+    """Flower cuts int(trim x n) off at either end; of a share that is rounded, the whole number that was meant."""
     settings = StrategySettings(name="fedtrimmedavg", trim=trim)
-    assert (int(trim * least), int(trim * (least - 1))) == (1, 0)
+    assert (num_cut(trim, least), num_cut(trim, least - 1)) == (1, 0)
     assert found_in(settings, least) == []
     assert len(found_in(settings, least - 1)) == 1
 
@@ -378,7 +380,7 @@ def test_a_network_that_a_family_has_not_is_refused_with_those_that_it_has(famil
         f"strategy.synchronise = '{word}': model.name = {family} has no such trained network; choose from "
         f"{NETWORKS[family]}",
     )
-    assert problems_of(f"model.name={family}", "strategy.name=fegan", f"strategy.weighted-networks={word}") == (
+    assert problems_of(f"model.name={family}", "strategy.name=fed-tgan", f"strategy.weighted-networks={word}") == (
         f"strategy.weighted-networks = '{word}': model.name = {family} has no such trained network; choose from "
         f"auto, {NETWORKS[family].replace('none, ', '')}",
     )
@@ -387,7 +389,7 @@ def test_a_network_that_a_family_has_not_is_refused_with_those_that_it_has(famil
 @pytest.mark.parametrize("name", ["fegan", "fed-tgan", "ifl-gan", "fedcar"])
 def test_weighing_no_network_is_refused(name: str) -> None:
     """It would be FedGAN under another name."""
-    assert problems_of(f"strategy.name={name}", "strategy.weighted-networks=none") == (
+    assert problems_of(f"strategy.name={name}", "strategy.weighted-networks=none", "participation.fraction=0.5") == (
         "strategy.weighted-networks = 'none': the strategy would do nothing; choose networks, or strategy.name=fedgan",
     )
 
@@ -425,7 +427,7 @@ def test_state_of_training_is_not_averaged_where_nothing_is_sent(assignments: li
 )
 def test_a_network_that_a_family_has_is_allowed(family: str, word: str) -> None:
     for option in ("strategy.name=partial-sync", f"strategy.synchronise={word}"), (
-        "strategy.name=fegan", f"strategy.weighted-networks={word}",
+        "strategy.name=fed-tgan", f"strategy.weighted-networks={word}",
     ):  # fmt: skip
         resolved(f"model.name={family}", *option)
 
@@ -491,7 +493,7 @@ def test_effgan_keeps_a_round_in_which_hospitals_learn_from_one_another() -> Non
 
 def again(configuration: Configuration) -> Configuration:
     """What a hospital, or a resumed run, makes of a resolved configuration."""
-    return resolve([Layer("server", configuration.to_flat())])
+    return resolve([Layer("server", configuration.to_flat(), settled=True)])
 
 
 def test_centralised_is_one_hospital_that_shows_as_many_images_in_a_round() -> None:
@@ -513,7 +515,7 @@ def test_centralised_leaves_epochs_and_one_hospital_as_they_are() -> None:
     steps = resolved("strategy.name=centralised", "training.local-steps=10", *away)
     assert (steps.training.local_steps, again(steps)) == (16, steps)
     # However few images a round shows, one step is taken.
-    few = ("training.local-steps=1", "participation.fraction=0.25", "participation.dropout=0.6")
+    few = ("training.local-steps=1", "participation.fraction=0.5", "participation.dropout=0.6")
     rare = resolved("strategy.name=centralised", *few)
     assert (rare.training.local_steps, again(rare)) == (1, rare)
     one = resolved("strategy.name=centralised", "partition.hospitals=1", "training.local-steps=7")
@@ -525,9 +527,8 @@ def test_centralised_leaves_epochs_and_one_hospital_as_they_are() -> None:
     [
         ("participation.min-replies=3",),
         ("participation.fraction=0.5", "participation.min-replies=2"),
-        ("attack.name=scaled", "attack.hospitals=2"),
     ],
-    ids=["min-replies", "fraction", "attack"],
+    ids=["min-replies", "fraction"],
 )
 def test_what_centralised_was_allowed_with_is_allowed_when_its_one_hospital_reads_it(others: tuple[str, ...]) -> None:
     """Else the run begins, and its hospital refuses the settings that the server sends."""
@@ -535,16 +536,15 @@ def test_what_centralised_was_allowed_with_is_allowed_when_its_one_hospital_read
     assert again(configuration) == configuration
 
 
-def test_nobody_in_one_place_is_away_or_does_harm() -> None:
-    """Two of four hospitals are asked in a round, and every other one is away: one place shows the images of one."""
+def test_nobody_in_one_place_is_away() -> None:
+    """Three of six hospitals are asked in a round, and every third is away: one place shows the images of two."""
     configuration = resolved(
-        "strategy.name=centralised", "training.local-steps=7", "participation.fraction=0.5",
-        "participation.min-replies=2", "participation.dropout=0.5", "attack.name=scaled", "attack.hospitals=3",
+        "strategy.name=centralised", "training.local-steps=7", "participation.fraction=0.5", "partition.hospitals=6",
+        "participation.min-replies=2", "participation.dropout=0.333",
     )  # fmt: skip
-    assert (configuration.partition.hospitals, configuration.training.local_steps) == (1, 7)
+    assert (configuration.partition.hospitals, configuration.training.local_steps) == (1, 14)
     participation = configuration.participation
     assert (participation.fraction, participation.min_replies, participation.dropout) == (1.0, 1, 0.0)
-    assert configuration.attack == Configuration().attack
 
 
 # ---------------------------------------------------------------- attacks
@@ -558,10 +558,10 @@ def test_options_of_an_attack_without_an_attack_are_refused() -> None:
 
 
 def test_more_attackers_than_hospitals_are_refused() -> None:
-    assert problems_of("attack.name=scaled", "attack.hospitals=5") == (
+    assert problems_of("attack.name=random", "attack.hospitals=5") == (
         "attack.hospitals = 5: there are 4 hospitals (partition.hospitals); lower it",
     )
-    assert resolved("attack.name=scaled", "attack.hospitals=4").attack.hospitals == 4
+    assert resolved("attack.name=random", "attack.hospitals=4").attack.hospitals == 4
 
 
 def test_labels_cannot_be_flipped_without_classes() -> None:
@@ -575,6 +575,190 @@ def test_an_unknown_attack_is_refused() -> None:
     assert problems_of("attack.name=bribe") == (
         "attack.name = 'bribe' (--set): allowed is one of none, flipped-labels, random, scaled, sign-flipped, "
         "free-rider, noisy-camera; the default is 'none'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignments", "problem"),
+    [
+        (
+            ("attack.name=free-rider", "attack.scale=2.0"),
+            "attack.scale = 2.0: attack.name = free-rider has no strength; leave it out",
+        ),
+        (
+            ("attack.name=flipped-labels", "attack.scale=2.0"),
+            "attack.scale = 2.0: attack.name = flipped-labels has no strength; leave it out",
+        ),
+        (
+            ("attack.name=scaled",),
+            "attack.scale = 1: attack.name = scaled would change nothing; set attack.scale=10, say",
+        ),
+        (
+            ("attack.name=flipped-labels", "data.classes=nv"),
+            "attack.name = flipped-labels: data.classes = 'nv' is one class, and there is no other to take it for; "
+            "choose another attack",
+        ),
+        (
+            ("attack.name=noisy-camera", "strategy.name=centralised"),
+            "attack.name = noisy-camera: strategy.name = centralised has no hospitals that could do harm; leave it "
+            "out, or choose another strategy.name",
+        ),
+    ],
+)
+def test_an_attack_that_would_do_nothing_is_refused(assignments: tuple[str, ...], problem: str) -> None:
+    assert problems_of(*assignments) == (problem,)
+
+
+NOTHING_SENT = {
+    "synchronise": ("strategy.name=partial-sync", "strategy.synchronise=none"),
+    "each network": ("strategy.generator=private", "strategy.discriminator=private"),
+    "private": ("strategy.private=generator,discriminator",),
+    "a pattern": ("strategy.private=*",),
+    "layers": ("strategy.private=generator.*,disc*",),
+    "both": ("strategy.generator=private", "strategy.private=discriminator"),
+    "vae": ("model.name=vae", "strategy.private=encoder,decoder"),
+}
+
+
+@pytest.mark.parametrize("attack", ["random", "sign-flipped", "free-rider"])
+@pytest.mark.parametrize("case", NOTHING_SENT)
+def test_nothing_is_falsified_where_nothing_is_sent(case: str, attack: str) -> None:
+    assert problems_of(*NOTHING_SENT[case], f"attack.name={attack}") == (
+        f"attack.name = {attack}: every network stays at its hospital, so that nothing is sent that could be "
+        "falsified; choose flipped-labels or noisy-camera, or share a network (strategy.private, strategy.generator, "
+        "strategy.discriminator, strategy.synchronise)",
+    )
+    resolved(*NOTHING_SENT[case], "attack.name=noisy-camera")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ("strategy.private=generator",),
+        ("strategy.private=*.mapping,generator.*.weight",),
+        ("strategy.name=fedbn",),
+        ("strategy.name=ua-gan", "stylegan2.loss=logistic"),
+        (*NOTHING_SENT["each network"], "stylegan2.augmentation.name=ada", "strategy.averaged-state=ada-p"),
+    ],
+)
+def test_what_is_sent_may_be_falsified(sent: tuple[str, ...]) -> None:
+    resolved(*sent, "attack.name=sign-flipped")
+
+
+# ---------------------------------------------------------------- what would do nothing
+
+
+@pytest.mark.parametrize(
+    ("assignments", "problem"),
+    [
+        (
+            ("strategy.generator=fedadam", "strategy.discriminator=private", "strategy.name=fedprox"),
+            "strategy.name = 'fedprox': strategy.generator and strategy.discriminator leave nothing to it; leave it "
+            "out, or one of them",
+        ),
+        (
+            ("strategy.generator=private", "strategy.private=generator.mapping"),
+            "strategy.private = 'generator.mapping': generator.mapping stays at its hospital anyway "
+            "(strategy.generator = private); leave it out",
+        ),
+        (
+            ("strategy.name=cap-gan", "strategy.private=discriminator,generator.mapping.layers"),
+            "strategy.private = 'discriminator,generator.mapping.layers': generator.mapping.layers stays at its "
+            "hospital anyway (strategy.name = cap-gan); leave it out",
+        ),
+        (
+            ("strategy.name=cap-gan", "strategy.private=generator"),
+            "strategy.name = 'cap-gan': strategy.private = 'generator' keeps all that it would keep; leave one of the "
+            "two out",
+        ),
+        (
+            ("strategy.name=fedadam", "strategy.private=generator,discriminator"),
+            "strategy.name = 'fedadam': strategy.private = 'generator,discriminator' leaves nothing to combine; leave "
+            "one of the two out",
+        ),
+        (
+            ("strategy.discriminator=fedmedian", "strategy.private=disc*"),
+            "strategy.discriminator = 'fedmedian': strategy.private = 'disc*' leaves nothing to combine; leave one of "
+            "the two out",
+        ),
+        (
+            ("strategy.name=ifl-gan", "strategy.private=generator"),
+            "strategy.private = 'generator': ifl-gan weighs generator alone, which then stays at its hospital; leave "
+            "it out, or set strategy.weighted-networks to a network that is shared",
+        ),
+        (
+            ("strategy.name=centralised", "strategy.private=generator"),
+            "strategy.private and strategy.averaged-state: strategy.name = centralised has one place, where all stays; "
+            "leave them out",
+        ),
+        (
+            ("strategy.name=md-gan", "stylegan2.loss=logistic", "rounds=10"),
+            "strategy.swap-rounds = 10: of rounds = 10 none would be left in which a hospital trains another's "
+            "discriminator; lower it, or set strategy.swap-rounds=0 for no exchange",
+        ),
+        (
+            ("strategy.name=fegan", "participation.fraction=1.0"),
+            "participation.fraction = 1: fegan draws hospitals so that classes are seen alike, and here all 4 are "
+            "asked in each round; set participation.fraction=0.5, say, or choose another strategy.name",
+        ),
+        (
+            ("strategy.name=label-aware", "model.conditional=false"),
+            "strategy label-aware: model.conditional = false has no weights that belong to a class, so that it would "
+            "be fedgan; choose that, or set model.conditional=true",
+        ),
+        (
+            ("strategy.name=fedprox", "training.local-steps=1"),
+            "strategy fedprox: training.local-steps = 1 is taken from the global weights themselves, from which "
+            "nothing has moved away; set training.local-steps=2 or more, or choose another strategy.name",
+        ),
+        (
+            ("strategy.name=qfedavg", "strategy.fairness-q=0.0", "strategy.fairness-lipschitz=0.1"),
+            "strategy.fairness-lipschitz = 0.1: strategy.fairness-q = 0 weighs by no loss; leave it out, or raise "
+            "strategy.fairness-q",
+        ),
+        (
+            ("strategy.name=krum", "partition.hospitals=5", "participation.dropout=0.2"),
+            "participation.dropout = 0.2: 5 hospitals are asked in a round, and krum needs 5 of them, so that none may "
+            "be away; ask more, choose another strategy.name, or leave it out",
+        ),
+    ],
+)
+def test_what_a_strategy_makes_idle_is_refused(assignments: tuple[str, ...], problem: str) -> None:
+    assert problem in problems_of(*assignments)
+
+
+@pytest.mark.parametrize(
+    "private", ["*.mapping", "generator.mapping", "generator_ema.mapping", "*", "gen*", "generator.*.style"]
+)
+def test_fedcar_judges_no_generator_that_nobody_has(private: str) -> None:
+    (problem,) = (
+        found
+        for found in problems_of("strategy.name=fedcar", f"strategy.private={private}")
+        if "fedcar compares" in found
+    )
+    assert problem.startswith(f"strategy.private = '{private}': ")
+    resolved("strategy.name=fedcar", "strategy.private=discriminator")
+    resolved("strategy.name=fedcar", "strategy.private=disc*.weight")
+
+
+@pytest.mark.parametrize(("hospitals", "delta", "allowed"), [(4, 0.9, False), (4, 0.25, False), (4, 0.2, True)])
+def test_a_delta_that_lets_a_hospital_be_given_away_is_refused(hospitals: int, delta: float, allowed: bool) -> None:
+    """Of n hospitals, to publish one drawn at random is (0, 1/n)-private."""
+    settings = ("strategy.name=dp-fedavg-gan", "stylegan2.loss=logistic", "strategy.noise-multiplier=1.0",
+                f"partition.hospitals={hospitals}", f"strategy.delta={delta}")  # fmt: skip
+    if allowed:
+        assert resolved(*settings).strategy.delta == delta
+        return
+    assert problems_of(*settings) == (
+        f"strategy.delta = {delta:g}: allowed is below one over partition.hospitals = 4, that is 0.25, or to give one "
+        "of them away whole would count as private; 1 / hospitals^1.1 is a usual choice",
+    )
+
+
+def test_a_delta_without_noise_is_refused() -> None:
+    assert problems_of("strategy.name=dp-fedavg-gan", "stylegan2.loss=logistic", "strategy.delta=0.01") == (
+        "strategy.delta = 0.01: strategy.noise-multiplier = 0 is no privacy; leave it out, or raise "
+        "strategy.noise-multiplier",
     )
 
 

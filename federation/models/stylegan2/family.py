@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from federation.models.anatomy import Adversaries, Anatomy, Loss, Part
 from federation.models.family import Family
 from federation.models.stylegan2.settings import (
-    AugmentationSettings,
     StyleGAN2Settings,
     augmentation_transforms,
     conditional_from,
@@ -108,21 +107,31 @@ def problems(configuration: Configuration) -> Iterator[str]:
             f"stylegan2.minibatch-std = {settings.minibatch_std}: allowed is a divisor of training.batch-size = "
             f"{training.batch_size} from 2 on, so that groups are whole and differ within, or 0"
         )
+    if settings.channel_max > settings.channel_base // 4:
+        why = (
+            f"stylegan2.channel-base = {settings.channel_base} gives no layer more than {settings.channel_base // 4}; "
+            "lower it, or leave it out"
+        )
+        yield from settings.in_vain("stylegan2", ("channel_max",), why, "stylegan2.channel-base")
+    if settings.gamma == 0:
+        why = "stylegan2.gamma = 0 is no penalty; leave it out, or raise stylegan2.gamma"
+        yield from settings.in_vain("stylegan2", ("penalty_every",), why, "stylegan2.gamma")
+    if settings.path_length_weight == 0:
+        why = "stylegan2.path-length-weight = 0 is no regularisation; leave it out, or set that to 2.0"
+        fields = ("path_length_every", "path_length_decay")
+        yield from settings.in_vain("stylegan2", fields, why, "stylegan2.path-length-weight")
     yield from _conditioning_problems(configuration)
-    yield from _augmentation_problems(settings.augmentation)
+    yield from _augmentation_problems(configuration)
 
 
 def _conditioning_problems(configuration: Configuration) -> Iterator[str]:
     settings, training = configuration.own(StyleGAN2Settings), configuration.training
     if not configuration.model.conditional:
-        if settings.fake_labels != "data":
-            yield (
-                f"stylegan2.fake-labels = {settings.fake_labels!r}: model.conditional = false has no class to draw; "
-                "leave it out"
-            )
-        for key, value in hidden_labels(settings).items():
-            if value > 0:
-                yield f"stylegan2.{key} = {value:g}: model.conditional = false has no class to hide; set it to 0"
+        why = "model.conditional = false has no class to draw; leave it out"
+        yield from settings.in_vain("stylegan2", ("fake_labels",), why, "model.conditional")
+        why = "model.conditional = false has no class to hide; set it to 0"
+        fields = ("label_dropout", "transition_start_images", "transition_images")
+        yield from settings.in_vain("stylegan2", fields, why, "model.conditional")
     # Hospitals of local-epochs differ in their steps; of local-steps all show as many images.
     shown = configuration.rounds * training.local_steps * training.batch_size
     heard = conditional_from(settings)
@@ -134,7 +143,21 @@ def _conditioning_problems(configuration: Configuration) -> Iterator[str]:
         )
 
 
-def _augmentation_problems(augmentation: AugmentationSettings) -> Iterator[str]:
+def _augmentation_problems(configuration: Configuration) -> Iterator[str]:
+    augmentation = configuration.own(StyleGAN2Settings).augmentation
+    name, training = augmentation.name, configuration.training
+    if name != "ada":
+        why = (
+            f"stylegan2.augmentation.name = {name} does not adapt; leave it out, or set stylegan2.augmentation.name=ada"
+        )
+        fields = ("ada_target", "ada_every", "ada_kimg")
+        yield from augmentation.in_vain("stylegan2.augmentation", fields, why, "stylegan2.augmentation.name")
+    elif training.local_epochs == 0 and configuration.rounds * training.local_steps < augmentation.ada_every:
+        yield (
+            f"stylegan2.augmentation.ada-every = {augmentation.ada_every}: a hospital takes "
+            f"{configuration.rounds * training.local_steps} steps in all (rounds x local-steps), so that the "
+            "probability would never be adapted; lower it, or set more rounds"
+        )
     try:
         transforms = augmentation_transforms(augmentation.transforms)
     except ValueError as error:
@@ -145,16 +168,24 @@ def _augmentation_problems(augmentation: AugmentationSettings) -> Iterator[str]:
                 f"stylegan2.augmentation.transforms = {augmentation.transforms!r}: leaves no transform; name one, "
                 "e.g. dermoscopy, or set stylegan2.augmentation.name=none"
             )
+        if name in ("none", "diffaugment"):
+            why = (
+                f"stylegan2.augmentation.name = {name} does not choose from them; leave it out, or set "
+                "stylegan2.augmentation.name=ada or fixed"
+            )
+            fields = ("transforms",)
+            yield from augmentation.in_vain("stylegan2.augmentation", fields, why, "stylegan2.augmentation.name")
     if augmentation.name == "fixed" and augmentation.p == 0:
         yield (
             "stylegan2.augmentation.p = 0: stylegan2.augmentation.name = fixed would change nothing; set "
             "stylegan2.augmentation.p=0.2, say"
         )
-    if augmentation.p > 0 and augmentation.name in ("none", "diffaugment"):
-        yield (
-            f"stylegan2.augmentation.p = {augmentation.p:g}: stylegan2.augmentation.name = {augmentation.name} has no "
-            "probability; set stylegan2.augmentation.p=0, or stylegan2.augmentation.name=fixed"
+    if name in ("none", "diffaugment"):
+        why = (
+            f"stylegan2.augmentation.name = {name} has no probability; set stylegan2.augmentation.p=0, or "
+            "stylegan2.augmentation.name=fixed"
         )
+        yield from augmentation.in_vain("stylegan2.augmentation", ("p",), why, "stylegan2.augmentation.name")
 
 
 def _build(configuration: Configuration, num_classes: int, seed: int, device: torch.device) -> GenerativeModel:

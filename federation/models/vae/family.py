@@ -54,11 +54,15 @@ def problems(configuration: Configuration) -> Iterator[str]:
             f"vae.channel-base = {settings.channel_base}: allowed is at least model.resolution = {model.resolution}, "
             "so that the last layer has a channel"
         )
-    if settings.variance == "optimal" and settings.pixel_deviation != 1.0:
-        yield (
-            f"vae.pixel-deviation = {settings.pixel_deviation:g}: vae.variance = optimal finds it by itself; leave it "
-            "out, or set vae.variance=fixed"
+    if settings.channel_max > settings.channel_base // 4:
+        why = (
+            f"vae.channel-base = {settings.channel_base} gives no layer more than {settings.channel_base // 4}; lower "
+            "it, or leave it out"
         )
+        yield from settings.in_vain("vae", ("channel_max",), why, "vae.channel-base")
+    if settings.variance == "optimal":
+        why = "vae.variance = optimal finds it by itself; leave it out, or set vae.variance=fixed"
+        yield from settings.in_vain("vae", ("pixel_deviation",), why, "vae.variance")
 
 
 def _build(configuration: Configuration, num_classes: int, seed: int, device: torch.device) -> GenerativeModel:
