@@ -7,6 +7,7 @@ from typing import Any
 
 from federation.run_directory import RunDirectory
 from server.engine_use import describe_left_out
+from server.report.privacy import state_privacy
 
 
 def say_summary(
@@ -44,6 +45,9 @@ def say_summary(
     )
     for line in judgement:
         say(line)
+    if (privacy := state_privacy(summary["strategy"])) is not None:
+        beside = " summary.json says what it does not cover." if privacy.does_not_cover else ""
+        say(f"differential privacy: {privacy.sentence}{beside}")
     if summary["images_per_second"]:
         say(
             f"training: {summary['images_per_second']:.0f} images/s; peak memory "

@@ -47,6 +47,20 @@ from strategies.aggregation import Arrays, Federation
 from strategies.release_ledger import Release, ReleaseLedger, digest_of
 from strategies.server_trained import ServerTrainedGenerator
 
+COVERS = "what a hospital's images put into the networks that leave the server, and so into images drawn from them"
+NOT_COVERED = (
+    "losses and logits, which are told without noise (metrics.jsonl, hospitals.jsonl, tensorboard)",
+    "numbers of images, of each hospital and of all, and of each class",
+    "who took part, how long it took, and whose reply could not be used and why",
+    "what the judge finds on training, validation and test images, and what is chosen by it: the best round, an early "
+    "end",
+    "what the server itself sees: each hospital's discriminator, before there is noise",
+    "other runs of the same hospitals: what they release adds up",
+)
+NOT_COVERED_IN_A_SIMULATION = (
+    "what a simulation's own files give away: its noise follows from seed, and upload holds what one hospital sent",
+)
+
 
 class DPFedAvgGAN(ServerTrainedGenerator):
     """Clips, sums up, adds noise."""
@@ -136,13 +150,15 @@ class DPFedAvgGAN(ServerTrainedGenerator):
         return any(site.is_deployed for site in self.members.values())
 
     def report(self) -> dict[str, Any]:
-        """Return epsilon at delta, infinite without noise."""
+        """Return epsilon at delta, None where it is infinite, and what it covers and what not."""
         releases, delta = self._ledger.read(), self.settings.delta
         return {
             "epsilon": spent_epsilon([release.noise_multiplier for release in releases], delta),
             "delta": delta,
             "unit": "hospital",
             "releases": len(releases),
+            "covers": COVERS,
+            "does_not_cover": [*NOT_COVERED, *(() if self._is_deployed() else NOT_COVERED_IN_A_SIMULATION)],
         }
 
 

@@ -11,8 +11,11 @@ _SPELT = {"elbo": "ELBO"}
 def losses_of(record: RunRecord) -> dict[str, str]:
     """Return the losses by their key in a run's lines, each with the head of its column.
 
-    Those that the family has, in its order, and what else the lines hold: another version may have had others.
+    Those that the family has, in its order, and what else the lines hold: another version may have had others. None
+    of a run whose updates are covered by noise: its losses are not.
     """
+    if record.adds_noise:
+        return {}
     anatomy = record.anatomy
     columns = {} if anatomy is None else {_key(name): loss.column for name, loss in anatomy.losses.items()}
     found = sorted({key for line in (*record.metrics, *record.hospitals) for key in line})

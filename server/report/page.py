@@ -15,6 +15,7 @@ from server.report.groups import groups_table, sites_summary
 from server.report.hospitals import failures_table, hospitals_table, partition_table
 from server.report.judgements import RULES, run_sentence
 from server.report.numerals import exact, figure, percent
+from server.report.privacy import privacy_of
 from server.report.rounds import curves, rounds_table
 from server.report.run_record import RunRecord, not_measured, number, read_run, section, text
 from server.report.samples import MOST_ROUNDS, Samples, read_samples
@@ -94,6 +95,7 @@ def _content_of_head(record: RunRecord) -> dict[str, Any]:
         "facts": _facts(record),
         "judgements": sentences(record),
         "rules": RULES,
+        "privacy": privacy_of(record),
         "ruler": ruler(record),
         "verdict": verdict_table(record),
         "test_sentence": _test_sentence(section(record.summary, "test")),
@@ -103,6 +105,7 @@ def _content_of_head(record: RunRecord) -> dict[str, Any]:
 def _content_of_rounds(record: RunRecord) -> dict[str, Any]:
     return {
         "curves": curves(record),
+        "losses_are_left_out": record.adds_noise,
         "no_curves": _why_no_curves(record),
         "other_extractors": len(record.metrics) - len(record.scores),
         "rounds": rounds_table(record),

@@ -74,7 +74,9 @@ def _curves_of_scores(record: RunRecord) -> list[Picture | None]:
 
 
 def _curves_of_training(record: RunRecord) -> list[Picture | None]:
-    """Draw what the hospitals told of their training."""
+    """Draw what the hospitals told of their training, where it may be shown."""
+    if record.adds_noise:
+        return []
     return [
         draw_curves(
             "losses",

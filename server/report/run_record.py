@@ -87,6 +87,11 @@ class RunRecord:
         return self.setting("data.source") == "phantom" or self.settings.get("report.show-real-images") is True
 
     @property
+    def adds_noise(self) -> bool:
+        """Whether what was shared was to be covered by noise: then no numbers of hospitals' training are shown."""
+        return (number(self.settings, "strategy.noise-multiplier") or 0) > 0
+
+    @property
     def extractor(self) -> str:
         """The extractor of the newest validation figures; empty where there are none."""
         return str(self.metrics[-1].get("extractor", "")) if self.metrics else ""

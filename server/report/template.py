@@ -122,6 +122,13 @@ TEMPLATE = (
 {{ absent("No KID was measured, so the generator has no place among images of known quality.") }}
 {% endif %}
 </div>
+{% if privacy %}
+<h3>Differential privacy</h3>
+<p>{{ privacy.sentence }}{% if privacy.does_not_cover %} It does not cover:{% endif %}</p>
+{% if privacy.does_not_cover %}
+<ul>{% for entry in privacy.does_not_cover %}<li>{{ entry }}</li>{% endfor %}</ul>
+{% endif %}
+{% endif %}
 {{ table(verdict) }}
 <p class="note">Rank generators by KID. Figures of different extractors cannot be compared.
 {% for sentence in test_sentence %}{{ sentence }} {% endfor %}</p>
@@ -135,6 +142,9 @@ TEMPLATE = (
 {% if no_curves %}{{ absent(no_curves) }}{% endif %}
 {% if other_extractors %}
 <p class="note">{{ other_extractors }} evaluated rounds are of another extractor and cannot stand beside the others.</p>
+{% endif %}
+{% if losses_are_left_out %}
+<p class="note">Losses of training are left out, here and below: no noise covers them.</p>
 {% endif %}
 <div class="grid">
 {% for curve in curves %}{{ picture(curve) }}{% endfor %}

@@ -541,6 +541,50 @@ def test_numbers_as_people_read_them(written: str, expected: str) -> None:
     assert written == expected
 
 
+# ---------------------------------------------------------------- privacy
+
+
+PRIVATE = ("strategy.name=dp-fedavg-gan", "stylegan2.loss=logistic", "strategy.noise-multiplier=1")
+
+
+def a_private_summary(**strategy: Any) -> dict[str, Any]:
+    return a_summary() | {"strategy": {"name": "dp-fedavg-gan", "delta": 0.001, "unit": "hospital", **strategy}}
+
+
+def test_epsilon_stands_beside_what_it_does_not_cover_and_no_loss_stands_there(tmp_path: Path) -> None:
+    left_out = ["losses & logits", "numbers of images", "what the server sees"]
+    summary = a_private_summary(epsilon=28.622878273, releases=24, covers="what is drawn", does_not_cover=left_out)
+    page = report_of(fabricate(tmp_path / "run", *PRIVATE, summary=summary))
+    assert (
+        "Epsilon is 28.6229 at delta 0.001, for each hospital as a whole, after 24 releases. It covers what is drawn. "
+        "It does not cover: " + " ".join(left_out)
+    ) in page.section("verdict")
+    assert "Losses of training are left out, here and below: no noise covers them." in page.section("rounds")
+    for name in ("rounds", "hospitals"):
+        assert not {1.61, 0.53, -0.7} & set(page.root.by_id(f"{name}-section").numbers())
+    titles = [element.text for element in page.root.by_id("rounds-section").all("h3")]
+    assert "KID" in titles
+    assert not {"Losses", "Logits of the discriminator"} & set(titles)
+    assert not [element for element in page.root.all("th") if element.text.startswith(("Loss", "Generator", "Discr"))]
+
+
+def test_epsilon_that_is_not_known_or_infinite_is_said_to_be_so(tmp_path: Path) -> None:
+    def said(name: str, summary: dict[str, Any]) -> str:
+        return report_of(fabricate(tmp_path / name, *PRIVATE, summary=summary)).section("verdict")
+
+    infinite = "Epsilon is infinite: no noise was added, and nothing is private."
+    assert infinite in said("none", a_private_summary(epsilon=None, releases=2))
+    assert "summary.json, which would hold epsilon, is missing" in said("killed", {})
+    earlier = said("earlier", a_private_summary(epsilon=15.13))
+    assert "as an earlier version of dermafed counted it: too small" in earlier
+    assert "15.1" not in earlier
+
+
+def test_a_run_that_adds_no_noise_says_nothing_of_privacy(page: Page) -> None:
+    assert "psilon" not in page.section("verdict")
+    assert "are left out" not in page.section("rounds")
+
+
 # ---------------------------------------------------------------- the sentences
 
 

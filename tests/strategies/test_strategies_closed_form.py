@@ -1156,6 +1156,16 @@ def test_a_hospital_that_was_asked_and_failed_makes_epsilon_no_smaller(entries: 
     assert rule.report()["epsilon"] == pytest.approx(3.5366, abs=1e-4)
 
 
+@pytest.mark.parametrize("is_deployed", [True, False])
+def test_what_epsilon_does_not_cover_stands_beside_it(entries: Arrays, is_deployed: bool) -> None:
+    rule = dp("strategy.noise-multiplier=1")
+    rule.meet(sites_of([Hospital(discriminator_of(entries), is_deployed=is_deployed)]))
+    said = "; ".join(rule.report()["does_not_cover"])
+    for name in ("losses and logits", "numbers of images", "who took part", "the judge", "the server", "other runs"):
+        assert name in said
+    assert ("follows from seed" in said) is not is_deployed
+
+
 @pytest.mark.parametrize(("is_deployed", "absent"), [(True, []), (False, [1])])
 def test_a_round_that_is_released_twice_counts_twice(
     entries: Arrays, is_deployed: bool, absent: list[int], tmp_path: Path
