@@ -17,7 +17,7 @@ from data_partitions.unknown import is_unknown
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.settings.data import DataSettings
-from federation.settings.section import join_names, split_names
+from federation.settings.section import composed, join_names, split_names
 
 COLUMNS = ("image_id", "file", "label", "group", "site", "age", "sex", "localisation", "digest")
 
@@ -122,6 +122,8 @@ def build_index(
         If classes and images do not agree, no image is left, or images cannot be read.
     """
     rows = found.rows.sort_values("image_id", ignore_index=True)
+    for column in ("class_name", "group", "site"):
+        rows[column] = rows[column].map(composed)
     rows["class_name"] = rows.class_name.str.strip()  # of a sub-folder, say: settings hold no blanks around a name
     rows = _with_known_site(rows, notes)
     _forget_unknown_groups(rows, notes)

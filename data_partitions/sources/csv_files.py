@@ -14,8 +14,13 @@ from federation.errors import DataError
 
 
 def find_csv(root: Path, names: Sequence[str]) -> Path | None:
-    """Return the first of some file names that lies in a folder."""
-    return next((root / name for name in names if (root / name).is_file()), None)
+    """Return the first of some file names that lies in a folder; if none does, in other small and large letters."""
+    exact = next((root / name for name in names if (root / name).is_file()), None)
+    if exact is not None:
+        return exact
+    wanted = [name.casefold() for name in names]
+    alike = [path for path in root.iterdir() if path.name.casefold() in wanted and path.is_file()]
+    return min(alike, key=lambda path: (wanted.index(path.name.casefold()), path.name), default=None)
 
 
 def read_csv(path: Path, columns: Mapping[str, str] | Sequence[str]) -> pd.DataFrame:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pandas as pd
 from data_partitions.wording import counted, first_names
 from federation.errors import DataError
 from federation.home import expand_home
-from federation.settings.section import printable
+from federation.settings.section import composed, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _NO_IMAGES = (
@@ -153,27 +154,50 @@ class Matches:
     """Names that several files bear; the first in the order of paths was taken."""
     unnamed: list[str]
     """Files that no name means."""
+    other_case: list[str]
+    """Names, each with its file, that are alike but for small and large letters."""
 
 
 def match_names(names: Sequence[str], files: dict[str, ImageFile]) -> Matches:
     """Find the file that each name of a csv means.
 
-    A name is a path relative to the root or, in any sub-folder, a file's name; with or without suffix.
+    A name is a path relative to the root or, in any sub-folder, a file's name; with or without suffix. It may be
+    composed otherwise: a Mac writes an "ä" as two characters. What no name means is looked through again without
+    regard to small and large letters.
     """
+    whole = {composed(path): path for path in files}
+    bearers = _bearers(files, composed)
+    # A full path is exact, even where another folder holds the same path again below it.
+    candidates = [[whole[name]] if name in whole else bearers.get(name, []) for name in map(composed, names)]
+    meant = set(chain.from_iterable(candidates))
+    other_case = []
+    if len(meant) < len(files) and not all(candidates):
+        bearers = _bearers([path for path in files if path not in meant], _small_letters)
+        for row, name in enumerate(names):
+            if not candidates[row] and (found := bearers.get(_small_letters(name))):
+                candidates[row] = found
+                other_case.append(f"{name} = {found[0]}")
+        meant = set(chain.from_iterable(candidates))
+    return Matches(
+        paths=[found[0] if found else "" for found in candidates],
+        copies=[name for name, found in zip(names, candidates, strict=True) if len(found) > 1],
+        unnamed=[path for path in files if path not in meant],
+        other_case=other_case,
+    )
+
+
+def _bearers(paths: Iterable[str], spell: Callable[[str], str]) -> dict[str, list[str]]:
+    """Return which files may be meant by a name, spelled in one way."""
     bearers: dict[str, list[str]] = {}
-    for path in files:
+    for path in paths:
         stem = without_suffix(path)
         for alias in {path, stem, path.rpartition("/")[2], stem.rpartition("/")[2]}:
-            bearers.setdefault(alias, []).append(path)
-    paths, copies, meant = [], [], set()
-    for name in names:
-        # A full path is exact, even where another folder holds the same path again below it.
-        candidates = [name] if name in files else bearers.get(name, [])
-        paths.append(candidates[0] if candidates else "")
-        meant.update(candidates)
-        if len(candidates) > 1:
-            copies.append(name)
-    return Matches(paths, copies, [path for path in files if path not in meant])
+            bearers.setdefault(spell(alias), []).append(path)
+    return bearers
+
+
+def _small_letters(name: str) -> str:
+    return composed(name.casefold())
 
 
 def without_suffix(name: str) -> str:
@@ -245,8 +269,19 @@ def attach_files(
     return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])
 
 
+def note_other_case(matches: Matches, csv: Path, notes: list[str]) -> None:
+    """Say which names differ from their files in small and large letters."""
+    if matches.other_case:
+        verb = "differs" if len(matches.other_case) == 1 else "differ"
+        notes.append(
+            f"{counted(len(matches.other_case), 'name')} of {csv.name} {verb} from the file taken for it in small and "
+            f"large letters ({first_names(matches.other_case)})"
+        )
+
+
 def _note_what_does_not_match(names: Sequence[str], matches: Matches, csv: Path, notes: list[str]) -> None:
     """Say which rows have no file, which files no row, and of which image there are several files."""
+    note_other_case(matches, csv, notes)
     missing = [name for name, path in zip(names, matches.paths, strict=True) if not path]
     if missing:
         verb = "has no image file and was" if len(missing) == 1 else "have no image file and were"

@@ -60,17 +60,14 @@ def find_isic2019(data: DataSettings, notes: list[str]) -> FoundImages:
         a row means.
     """
     root = require_folder(data.root)
-    if (root / GROUND_TRUTH).is_file():
-        csv = root / GROUND_TRUTH
-        rows = _published_rows(csv, root, notes)
-    elif (root / "labels.csv").is_file():
-        csv = root / "labels.csv"
-        rows = _labelled_rows(csv, data, notes)
-    else:
+    csv = find_csv(root, (GROUND_TRUTH, "labels.csv"))
+    if csv is None:
         raise DataError(
             f"{root}: has neither {GROUND_TRUTH} nor labels.csv; set data.root to the folder that holds "
             "one of them beside the images"
         )
+    is_published = csv.name.casefold() == GROUND_TRUTH.casefold()
+    rows = _published_rows(csv, root, notes) if is_published else _labelled_rows(csv, data, notes)
     rows = attach_files(rows, rows.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
     return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES)
 
@@ -108,15 +105,16 @@ def _published_rows(csv: Path, root: Path, notes: list[str]) -> pd.DataFrame:
         notes.append(f"{counted(len(unknown), 'row')} of the class UNK {verb} left out ({first_names(unknown)})")
         truth = truth[truth.class_name != "UNK"]
 
-    if not (root / _METADATA).is_file():
+    metadata_csv = find_csv(root, (_METADATA,))
+    if metadata_csv is None:
         raise DataError(f"{root}: has no {_METADATA}, which holds the lesions; put it beside {GROUND_TRUTH}")
     columns = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
-    metadata = one_row_per_image(read_csv(root / _METADATA, columns), "image", root / _METADATA, notes)
+    metadata = one_row_per_image(read_csv(metadata_csv, columns), "image", metadata_csv, notes)
     frame = truth[["image", "class_name"]].merge(metadata, how="left", on="image")
     strangers = frame.image[frame.lesion_id.isna()].tolist()
     if strangers:
         raise DataError(
-            f"{root / _METADATA}: has no row for {counted(len(strangers), 'image')} of {GROUND_TRUTH}: "
+            f"{metadata_csv}: has no row for {counted(len(strangers), 'image')} of {GROUND_TRUTH}: "
             f"{first_names(strangers)}; use both files as they were published"
         )
     return pd.DataFrame(

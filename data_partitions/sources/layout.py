@@ -54,9 +54,10 @@ def recognise_layout(root: str, given: Collection[str] = ()) -> dict[str, str]:
     for source, names in published.items():
         if find_csv(folder, names) is not None:
             return {"data.source": source, **found}
-    if not (folder / _LABELS).is_file():
+    labels = find_csv(folder, (_LABELS,))
+    if labels is None:
         return {"data.source": "folder", **found}
-    columns = set(read_csv(folder / _LABELS, ()).columns)
+    columns = set(read_csv(labels, ()).columns)
     if {"image_id", "dx", "lesion_id", "center"} <= columns:
         return {"data.source": "isic2019", **found}
     if {"image_id", "dx", "lesion_id", "dataset"} <= columns:
@@ -69,7 +70,7 @@ def recognise_layout(root: str, given: Collection[str] = ()) -> dict[str, str]:
         column = next((name for name in candidates if name in columns), None)
         if column is None:
             problems.append(
-                f"{folder / _LABELS}: no column is {' or '.join(candidates)}; its columns are "
+                f"{labels}: no column is {' or '.join(candidates)}; its columns are "
                 f"{', '.join(sorted(columns))}; name the column with --set {key}=COLUMN"
             )
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,13 +24,18 @@ def split_names(names: str) -> tuple[str, ...]:
 
     A comma in a name is written ``\,`` and a backslash ``\\``, as :func:`join_names` does: ``Melanoma\, NOS,Nevus``.
     """
-    items = re.findall(r"(?:\\[\\,]|[^,])+", names)
+    items = re.findall(r"(?:\\[\\,]|[^,])+", composed(names))
     return tuple(re.sub(r"\\([\\,])", r"\1", item.strip()) for item in items if item.strip())
 
 
 def join_names(names: Iterable[str]) -> str:
     """Join names, none of which begins or ends with a blank, so that :func:`split_names` gives them back."""
     return ",".join(re.sub(r"([\\,])", r"\\\1", name) for name in names)
+
+
+def composed(name: str) -> str:
+    """Return a name with each letter and its accents as one character: a Mac writes file names with "ä" as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def printable(path: str) -> str:

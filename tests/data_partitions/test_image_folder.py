@@ -47,6 +47,10 @@ def test_classes_from_a_csv(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,label\n" + "\n".join(rows[:-2]) + "\n")
     with pytest.raises(DataError, match=r"has no row for 2 images of the folder \(0000.png, 0001.png\)"):
         load_image_folder(tmp_path, 32)
+    (tmp_path / "labels.csv").write_text("image,label\n" + "\n".join(row.replace("png", "PNG") for row in rows) + "\n")
+    folder = load_image_folder(tmp_path, 32)
+    assert folder.class_names == ("nv", "mel") * 8
+    assert folder.notes[0].startswith("16 names of labels.csv differ from the file taken for it in small and large ")
     (tmp_path / "labels.csv").write_text("picture,kind\na,b\n")
     with pytest.raises(DataError, match="its columns are picture, kind"):
         load_image_folder(tmp_path, 32)

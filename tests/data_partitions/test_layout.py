@@ -23,6 +23,8 @@ def write(path: Path, header: str) -> Path:
         ("ISIC_2019_Training_GroundTruth.csv", "image,MEL,NV", "isic2019"),
         ("ISIC_2020_Training_GroundTruth.csv", "image_name,target", "isic2020"),
         ("labels.csv", "image_id,file,dx,lesion_id,dataset,fed_center", "ham10000"),
+        ("ham10000_metadata.CSV", "lesion_id,image_id,dx", "ham10000"),
+        ("Labels.csv", "image_id,file,dx,lesion_id,dataset", "ham10000"),
         ("labels.csv", "image_id,file,dx,lesion_id,center", "isic2019"),
         ("anything.csv", "a,b", "folder"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,40 @@ def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").symlink_to(tmp_path / "nowhere.png")
     save(tmp_path / "elsewhere" / "e.png")
     assert list(find_image_files(folder)) == ["a.png", "b.png", "deep/c.png", "deep/er/d.png", "elsewhere/e.png"]
+
+
+def test_names_that_are_equal_to_a_person(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    decomposed = unicodedata.normalize("NFD", "Läsion")
+    for shade, name in enumerate([decomposed, "ISIC_1", "isic_2", "ISIC_2", "deep/Über"]):
+        save(root / "Images" / f"{name}.JPG", 40 * shade)
+    csv = write(
+        root / "t.csv", "image,label,clinic", "Läsion,nävus,ä", "isic_1,nv,ä", "images/isic_2.jpg,nv,ä",
+        f"IMAGES/DEEP/{unicodedata.normalize('NFD', 'ÜBER')},{unicodedata.normalize('NFD', 'nävus,ä')}",
+    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "source": "folder", "root": str(root), "site_column": "clinic", "cache_dir": str(tmp_path)
+    }  # fmt: skip
+    # Two files that differ in nothing else are two.
+    assert problems(**settings) == (
+        f"{csv}: several files have the name of 1 image: images/isic_2.jpg; write the path of each image, relative to "
+        f"{root}",
+    )
+    csv.write_text(csv.read_text().replace("images/isic_2.jpg", "Images/isic_2.JPG"))
+    index = load_index(DataSettings(**settings), resolution=32)
+    assert dict(zip(index.table.image_id, (Path(file).stem for file in index.table.file), strict=True)) == {
+        "Läsion": decomposed, "isic_1": "ISIC_1", "Images/isic_2.JPG": "isic_2",
+        f"IMAGES/DEEP/{unicodedata.normalize('NFD', 'ÜBER')}": "Über",
+    }  # fmt: skip
+    assert index.classes == ("nv", "nävus")
+    assert set(index.sites) == {"ä"}
+    assert index.notes == (
+        "2 names of t.csv differ from the file taken for it in small and large letters (isic_1 = Images/ISIC_1.JPG, "
+        f"IMAGES/DEEP/{unicodedata.normalize('NFD', 'ÜBER')} = Images/deep/Über.JPG)",
+        "1 image file that t.csv does not name was left out (Images/ISIC_2.JPG)",
+    )
+    named = DataSettings(**settings, classes=unicodedata.normalize("NFD", "nävus,nv"))
+    assert load_index(named, resolution=32).classes == ("nävus", "nv")
 
 
 def test_a_full_path_is_meant_before_a_name(folder: Path) -> None:
