@@ -56,9 +56,10 @@ def find_holdings(
     """
     index = load_index(data, resolution=resolution, progress=progress, require_every_class=not site)
     parts = split_parts(index.groups, data.split_seed)
-    with noted(index.notes):
+    notes = list(index.notes)
+    with noted(notes):
         if site:
             return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
-        notes = check_split(index, parts)
-        with noted(notes):
-            return Holdings(index, parts, partition_images(index, parts, partition), notes)
+        of_split = check_split(index, parts)
+        notes += of_split
+        return Holdings(index, parts, partition_images(index, parts, partition), of_split)

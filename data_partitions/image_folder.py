@@ -16,7 +16,7 @@ from data_partitions.sources.image_files import (
     find_files,
     find_image_files,
     match_names,
-    note_other_case,
+    note_differences,
     note_other_kinds,
     other_kinds,
     require_names,
@@ -154,7 +154,7 @@ def _class_names(root: Path, paths: Sequence[str], notes: list[str]) -> tuple[st
                 f"one of {', '.join(_LABEL_COLUMNS)}; rename them, or remove the file to judge without classes"
             )
         matches = match_names(frame[image_column].tolist(), find_image_files(root))
-        note_other_case(matches, csv, notes)
+        note_differences(matches, csv, notes)
         labels = dict(zip(matches.paths, frame[label_column], strict=True))
         missing = [path for path in paths if path not in labels]
         if missing:

@@ -156,6 +156,8 @@ class Matches:
     """Files that no name means."""
     other_case: list[str]
     """Names, each with its file, that are alike but for small and large letters."""
+    downsampled: list[str]
+    """Such that are alike but for ``_downsampled``."""
 
 
 def match_names(names: Sequence[str], files: dict[str, ImageFile]) -> Matches:
@@ -163,26 +165,31 @@ def match_names(names: Sequence[str], files: dict[str, ImageFile]) -> Matches:
 
     A name is a path relative to the root or, in any sub-folder, a file's name; with or without suffix. It may be
     composed otherwise: a Mac writes an "ä" as two characters. What no name means is looked through again without
-    regard to small and large letters.
+    regard to small and large letters, and then to the ending ``_downsampled``, which ISIC 2019's csv has and the
+    archive's own downloads have not.
     """
     whole = {composed(path): path for path in files}
     bearers = _bearers(files, composed)
     # A full path is exact, even where another folder holds the same path again below it.
     candidates = [[whole[name]] if name in whole else bearers.get(name, []) for name in map(composed, names)]
     meant = set(chain.from_iterable(candidates))
-    other_case = []
-    if len(meant) < len(files) and not all(candidates):
-        bearers = _bearers([path for path in files if path not in meant], _small_letters)
+    other_case: list[str] = []
+    downsampled: list[str] = []
+    for spell, alike in ((_small_letters, other_case), (_without_ending, downsampled)):
+        if len(meant) == len(files) or all(candidates):
+            break
+        bearers = _bearers([path for path in files if path not in meant], spell)
         for row, name in enumerate(names):
-            if not candidates[row] and (found := bearers.get(_small_letters(name))):
+            if not candidates[row] and (found := bearers.get(spell(name))):
                 candidates[row] = found
-                other_case.append(f"{name} = {found[0]}")
+                alike.append(f"{name} = {found[0]}")
         meant = set(chain.from_iterable(candidates))
     return Matches(
         paths=[found[0] if found else "" for found in candidates],
         copies=[name for name, found in zip(names, candidates, strict=True) if len(found) > 1],
         unnamed=[path for path in files if path not in meant],
         other_case=other_case,
+        downsampled=downsampled,
     )
 
 
@@ -198,6 +205,12 @@ def _bearers(paths: Iterable[str], spell: Callable[[str], str]) -> dict[str, lis
 
 def _small_letters(name: str) -> str:
     return composed(name.casefold())
+
+
+def _without_ending(name: str) -> str:
+    name = _small_letters(name)
+    stem = without_suffix(name)
+    return stem.removesuffix("_downsampled") + name[len(stem) :]
 
 
 def without_suffix(name: str) -> str:
@@ -269,19 +282,25 @@ def attach_files(
     return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])
 
 
-def note_other_case(matches: Matches, csv: Path, notes: list[str]) -> None:
-    """Say which names differ from their files in small and large letters."""
+def note_differences(matches: Matches, csv: Path, notes: list[str]) -> None:
+    """Say which names differ from their files, and in what."""
     if matches.other_case:
         verb = "differs" if len(matches.other_case) == 1 else "differ"
         notes.append(
             f"{counted(len(matches.other_case), 'name')} of {csv.name} {verb} from the file taken for it in small and "
             f"large letters ({first_names(matches.other_case)})"
         )
+    if matches.downsampled:
+        verb = "differs" if len(matches.downsampled) == 1 else "differ"
+        notes.append(
+            f"{counted(len(matches.downsampled), 'name')} of {csv.name} {verb} from the file taken for it in the "
+            f"ending _downsampled ({first_names(matches.downsampled)})"
+        )
 
 
 def _note_what_does_not_match(names: Sequence[str], matches: Matches, csv: Path, notes: list[str]) -> None:
     """Say which rows have no file, which files no row, and of which image there are several files."""
-    note_other_case(matches, csv, notes)
+    note_differences(matches, csv, notes)
     missing = [name for name, path in zip(names, matches.paths, strict=True) if not path]
     if missing:
         verb = "has no image file and was" if len(missing) == 1 else "have no image file and were"

@@ -455,6 +455,32 @@ def test_names_that_are_equal_to_a_person(tmp_path: Path) -> None:
     assert load_index(named, resolution=32).classes == ("nävus", "nv")
 
 
+def test_the_archives_own_downloads_have_no_ending(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for shade, name in enumerate(["ISIC_1", "ISIC_2", "ISIC_2_downsampled", "ISIC_3_downsampled"]):
+        save(root / "images" / f"{name}.png", shade)
+    names = ["ISIC_1_downsampled", "ISIC_2_downsampled", "ISIC_3", "ISIC_4_downsampled"]
+    write(
+        root / "ISIC_2019_Training_GroundTruth.csv", "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC",
+        *(f"{name},0,1,0,0,0,0,0,0" for name in names),
+    )  # fmt: skip
+    write(
+        root / "ISIC_2019_Training_Metadata.csv", "image,age_approx,anatom_site_general,lesion_id,sex",
+        *(f"{name},,,MSK4_{number}," for number, name in enumerate(names)),
+    )  # fmt: skip
+    data = DataSettings(source="isic2019", root=str(root), classes="NV", cache_dir=str(tmp_path))
+    index = load_index(data, resolution=32)
+    assert index.table.image_id.tolist() == names[:3]
+    assert [Path(file).stem for file in index.table.file] == ["ISIC_1", "ISIC_2_downsampled", "ISIC_3_downsampled"]
+    assert set(index.sites) == {"msk4_new_york"}
+    assert index.notes[1:] == (
+        "2 names of ISIC_2019_Training_GroundTruth.csv differ from the file taken for it in the ending _downsampled "
+        "(ISIC_1_downsampled = images/ISIC_1.png, ISIC_3 = images/ISIC_3_downsampled.png)",
+        "1 row of ISIC_2019_Training_GroundTruth.csv has no image file and was left out (ISIC_4_downsampled)",
+        "1 image file that ISIC_2019_Training_GroundTruth.csv does not name was left out (images/ISIC_2.png)",
+    )
+
+
 def test_a_full_path_is_meant_before_a_name(folder: Path) -> None:
     save(folder / "deep" / "a.png")
     files = find_image_files(folder)
