@@ -48,6 +48,13 @@ def read_csv(path: Path, columns: Mapping[str, str] | Sequence[str]) -> pd.DataF
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); make it readable, or name another file") from None
+    if not isinstance(
+        frame.index, pd.RangeIndex
+    ):  # pandas takes what is too much for names of rows, and shifts the rest
+        raise DataError(
+            f"{path}: its rows have more values than its header has columns; remove the values or separators that are "
+            "too many, or name their columns"
+        )
     frame.columns = frame.columns.str.strip()
     keys = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "")
     problems = [

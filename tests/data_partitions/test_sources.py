@@ -560,10 +560,12 @@ def test_a_published_csv_without_its_columns(tmp_path: Path) -> None:
         (b"", "is not a csv (No columns to parse from file); correct that line, or name another file"),
         (b"image,label\na,nv\nb,nv,x,y\n", "is not a csv (Error tokenizing data. C error: Expected 2 fields in line 3, "
          "saw 4); correct that line, or name another file"),
+        (b"image,label\na,nv,\nb,nv,\n", "its rows have more values than its header has columns; remove the values or "
+         "separators that are too many, or name their columns"),
         (b"image,label\n\xff\xfe\x00,nv\n", "is not UTF-8 text; save it again as csv in UTF-8"),
         (b"image,label\n", "has no row below its header; name a csv with a row for each image"),
     ],
-    ids=["empty", "ragged", "latin", "no row"],
+    ids=["empty", "ragged", "shifted", "latin", "no row"],
 )  # fmt: skip
 def test_a_csv_that_is_none(content: bytes, message: str, folder: Path) -> None:
     (folder / "t.csv").write_bytes(content)
