@@ -41,6 +41,8 @@ class ImageIndex:
     read_image: Callable[[int], np.ndarray]
     """Row to uint8 (height, width, 3), RGB, upright. Raises DataError if it cannot be decoded, OSError if it
     cannot be read."""
+    missing_sites: str = ""
+    """See :class:`FoundImages`."""
 
     def __post_init__(self) -> None:
         assert tuple(self.table.columns) == COLUMNS
@@ -81,6 +83,8 @@ class FoundImages:
     (alike: left out), ``age``, ``sex``, ``localisation``."""
     origin: str
     """The folder or dataset, for messages; also the name under which digests are remembered."""
+    missing_sites: str = ""
+    """Why the images have fewer sites than they could, and what would give them all; empty where they have them."""
     published_classes: Sequence[str] = ()
     """Classes in the order of their label where ``data.classes`` is empty. Empty: the names found, sorted."""
     read_bytes: Callable[[str], bytes] = read_bytes_of_file
@@ -142,7 +146,11 @@ def build_index(
     rows["label"] = rows.class_name.map({name: label for label, name in enumerate(classes)}).astype("int64")
     _merge_identical(rows, notes)
     return ImageIndex(
-        table=rows[list(COLUMNS)], classes=classes, notes=tuple(notes), read_image=_reader(rows, read_bytes)
+        table=rows[list(COLUMNS)],
+        classes=classes,
+        notes=tuple(notes),
+        read_image=_reader(rows, read_bytes),
+        missing_sites=found.missing_sites,
     )
 
 

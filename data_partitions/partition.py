@@ -137,7 +137,7 @@ def partition_images(index: ImageIndex, parts: NDArray[np.str_], settings: Parti
         holders = np.zeros(len(groups), dtype=np.int64)
     elif settings.scheme == "natural":
         names = tuple(sorted(set(index.sites)))
-        holders = _by_site(groups, settings, names)
+        holders = _by_site(groups, settings, names, index.missing_sites)
     else:
         _check_enough(groups, settings)
         width = max(2, len(str(settings.hospitals - 1)))
@@ -237,7 +237,9 @@ def _shuffled_groups(index: ImageIndex, train_rows: NDArray[np.int64], seed: int
     return groups.reset_index().drop(columns="rank").iloc[order].reset_index(drop=True)
 
 
-def _by_site(groups: pd.DataFrame, settings: PartitionSettings, sites: tuple[str, ...]) -> NDArray[np.int64]:
+def _by_site(
+    groups: pd.DataFrame, settings: PartitionSettings, sites: tuple[str, ...], missing_sites: str
+) -> NDArray[np.int64]:
     # One comparison; flwr-datasets' NaturalIdPartitioner gives the same (a test compares) behind a progress bar.
     holders = np.searchsorted(np.array(sites, dtype=object), groups["site"].to_numpy(dtype=object))
     if settings.hospitals != len(sites):
@@ -250,7 +252,7 @@ def _by_site(groups: pd.DataFrame, settings: PartitionSettings, sites: tuple[str
         )
         raise PartitionError(
             f"partition.hospitals = {settings.hospitals}: the data has {counted(len(sites), 'site')} ({named} training "
-            f"images); {remedy}"
+            f"images); {remedy}" + (f"; {missing_sites}" if missing_sites else "")
         )
     return holders
 

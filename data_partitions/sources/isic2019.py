@@ -13,6 +13,7 @@ import pandas as pd
 from data_partitions.image_index import FoundImages
 from data_partitions.sources.csv_files import find_csv, known_number, known_text, one_row_per_image, read_csv
 from data_partitions.sources.ham10000 import METADATA as HAM10000_METADATA
+from data_partitions.sources.ham10000 import without_collections
 from data_partitions.sources.image_files import attach_files, require_folder
 from data_partitions.unknown import is_unknown, label_problems
 from data_partitions.wording import counted, first_names
@@ -48,8 +49,8 @@ def find_isic2019(data: DataSettings, notes: list[str]) -> FoundImages:
     """Read ISIC 2019 as published, or as one ``labels.csv``.
 
     ``data.root`` holds either the one-hot ground truth and the metadata of the challenge, or a
-    ``labels.csv`` (``image_id``, ``dx``, ``lesion_id``, ``center``), and an ``<image>.jpg`` for each row in
-    any sub-folders. The group is the lesion, else the image; the site is Fed-ISIC2019's centre. As published
+    ``labels.csv`` (``image_id``, ``dx``, ``lesion_id``, and ``center`` or one site), and an ``<image>.jpg`` for each
+    row in any sub-folders. The group is the lesion, else the image; the site is Fed-ISIC2019's centre. As published
     the set has no centres: they come from Fed-ISIC2019's split where that csv lies in the root too, else from
     the lesion ids and, for the parts of HAM10000, from its metadata. Rows without a centre are left out.
 
@@ -67,13 +68,16 @@ def find_isic2019(data: DataSettings, notes: list[str]) -> FoundImages:
             "one of them beside the images"
         )
     is_published = csv.name.casefold() == GROUND_TRUTH.casefold()
-    rows = _published_rows(csv, root, notes) if is_published else _labelled_rows(csv, data, notes)
+    rows, missing_sites = _published_rows(csv, root, notes) if is_published else _labelled_rows(csv, data, notes)
+    if missing_sites:
+        notes.append(missing_sites)
     rows = attach_files(rows, rows.image_id.tolist(), csv, root, notes, same_name_is_copy=True)
-    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES)
+    return FoundImages(rows=rows, origin=str(root), published_classes=CLASSES, missing_sites=missing_sites)
 
 
-def _labelled_rows(csv: Path, data: DataSettings, notes: list[str]) -> pd.DataFrame:
-    frame = one_row_per_image(read_csv(csv, ("image_id", "dx", "lesion_id", "center")), "image_id", csv, notes)
+def _labelled_rows(csv: Path, data: DataSettings, notes: list[str]) -> tuple[pd.DataFrame, str]:
+    """Return the rows, and why they have fewer sites than they could."""
+    frame = one_row_per_image(read_csv(csv, ("image_id", "dx", "lesion_id")), "image_id", csv, notes)
     problems = label_problems(
         f"{csv}: column 'dx'",
         frame.dx.tolist(),
@@ -83,20 +87,22 @@ def _labelled_rows(csv: Path, data: DataSettings, notes: list[str]) -> pd.DataFr
     )
     if problems:
         raise DataError(problems)
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "image_id": frame.image_id,
             "class_name": frame.dx,
             "group": frame.lesion_id,
-            "site": _centre_names(frame.center, csv),
+            "site": _centre_names(frame.center, csv) if "center" in frame else "isic2019",
             "age": known_number(frame, "age"),
             "sex": known_text(frame, "sex"),
             "localisation": known_text(frame, "localization"),
         }
     )
+    return rows, "" if "center" in frame else f"all images have one site: {csv.name} has no column 'center'"
 
 
-def _published_rows(csv: Path, root: Path, notes: list[str]) -> pd.DataFrame:
+def _published_rows(csv: Path, root: Path, notes: list[str]) -> tuple[pd.DataFrame, str]:
+    """Return the rows, and why they have fewer sites than they could."""
     truth = one_row_per_image(read_csv(csv, ("image", *CLASSES)), "image", csv, notes)
     truth = truth.assign(class_name=_one_hot_names(truth, csv))
     unknown = truth.image[truth.class_name == "UNK"].tolist()
@@ -108,8 +114,7 @@ def _published_rows(csv: Path, root: Path, notes: list[str]) -> pd.DataFrame:
     metadata_csv = find_csv(root, (_METADATA,))
     if metadata_csv is None:
         raise DataError(f"{root}: has no {_METADATA}, which holds the lesions; put it beside {GROUND_TRUTH}")
-    columns = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
-    metadata = one_row_per_image(read_csv(metadata_csv, columns), "image", metadata_csv, notes)
+    metadata = one_row_per_image(read_csv(metadata_csv, ("image", "lesion_id")), "image", metadata_csv, notes)
     frame = truth[["image", "class_name"]].merge(metadata, how="left", on="image")
     strangers = frame.image[frame.lesion_id.isna()].tolist()
     if strangers:
@@ -117,17 +122,19 @@ def _published_rows(csv: Path, root: Path, notes: list[str]) -> pd.DataFrame:
             f"{metadata_csv}: has no row for {counted(len(strangers), 'image')} of {GROUND_TRUTH}: "
             f"{first_names(strangers)}; use both files as they were published"
         )
-    return pd.DataFrame(
+    sites, missing_sites = _published_sites(frame, root, notes)
+    rows = pd.DataFrame(
         {
             "image_id": frame.image,
             "class_name": frame.class_name,
             "group": frame.lesion_id,
-            "site": _published_sites(frame, root, notes),
+            "site": sites,
             "age": known_number(frame, "age_approx"),
             "sex": known_text(frame, "sex"),
             "localisation": known_text(frame, "anatom_site_general"),
         }
     )
+    return rows, missing_sites
 
 
 def _one_hot_names(truth: pd.DataFrame, csv: Path) -> pd.Series:
@@ -155,23 +162,26 @@ def _centre_names(centres: pd.Series, csv: Path) -> pd.Series:
     return numbers.map(CENTRES).fillna("")
 
 
-def _published_sites(frame: pd.DataFrame, root: Path, notes: list[str]) -> pd.Series:
+def _published_sites(frame: pd.DataFrame, root: Path, notes: list[str]) -> tuple[pd.Series, str]:
     split = find_csv(root, _SPLIT)
     if split is not None:
         known = one_row_per_image(read_csv(split, ("image", "center")), "image", split, notes)
         centres = dict(zip(known.image, _centre_names(known.center, split), strict=True))
         notes.append(f"sites are the centres of {split.name}")
-        return frame.image.map(centres).fillna("")
+        return frame.image.map(centres).fillna(""), ""
 
     sites = frame.lesion_id.str[:4].map(_LESION_CENTRES).fillna("")
     ham10000 = find_csv(root, HAM10000_METADATA)
     if ham10000 is None:
-        notes.append(
+        return sites, (
             "sites come from the lesion ids, and HAM10000 counts as one site; "
             f"to divide it into its four collections put {HAM10000_METADATA[0]} into data.root"
         )
-        return sites
+    known = one_row_per_image(read_csv(ham10000, ("image_id",)), "image_id", ham10000, notes)
+    if "dataset" not in known:
+        return sites, (
+            f"sites come from the lesion ids, and HAM10000 counts as one site: {without_collections(ham10000)}"
+        )
     notes.append(f"sites come from the lesion ids and, for HAM10000, from {ham10000.name}")
-    known = one_row_per_image(read_csv(ham10000, ("image_id", "dataset")), "image_id", ham10000, notes)
     collections = dict(zip(known.image_id, known.dataset.map(_HAM_CENTRES), strict=True))
-    return sites.where(sites != _LESION_CENTRES["HAM_"], frame.image.map(collections).fillna(""))
+    return sites.where(sites != _LESION_CENTRES["HAM_"], frame.image.map(collections).fillna("")), ""

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from data_partitions.dataset import load_images
+from data_partitions.holdings import find_holdings
 from data_partitions.image_index import ImageIndex
 from data_partitions.sources import load_index
 from data_partitions.sources.image_files import find_image_files, match_names
-from federation.errors import DataError
-from federation.settings.data import DataSettings
+from federation.errors import DataError, PartitionError
+from federation.settings.data import DataSettings, PartitionSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 HAM10000 = SHARED / "ham10000-128"
@@ -570,6 +571,49 @@ def test_a_published_csv_without_its_columns(tmp_path: Path) -> None:
 def test_a_csv_that_is_none(content: bytes, message: str, folder: Path) -> None:
     (folder / "t.csv").write_bytes(content)
     assert problems(source="folder", root=str(folder)) == (f"{folder}/t.csv: {message}",)
+
+
+def test_sites_that_the_csv_does_not_name_are_asked_for_where_they_are_used(tmp_path: Path) -> None:
+    for shade in range(40):
+        save(tmp_path / "root" / f"ISIC_{shade}.png", shade)
+    ids = [f"ISIC_{number}" for number in range(40)]
+    csv = write(
+        tmp_path / "root" / "HAM10000_metadata.csv", "lesion_id,image_id,dx", *(f"HAM_{name},{name},nv" for name in ids)
+    )
+    missing = (
+        "HAM10000_metadata.csv has no column 'dataset', which names the four collections; the csv of Harvard Dataverse "
+        "has it (HAM10000_metadata.csv, https://doi.org/10.7910/DVN/DBW86T)"
+    )
+    settings: dict[str, Any] = {"root": str(tmp_path / "root"), "cache_dir": str(tmp_path)}
+    data = DataSettings(source="ham10000", classes="nv", **settings)
+    iid = PartitionSettings(scheme="iid", hospitals=2, min_images=1)
+    held = find_holdings(data, iid, 32)
+    assert set(held.index.sites) == {"ham10000"}
+    assert held.index.notes == (f"all images have one site: {missing}",)
+    assert held.partition.hospitals == ("hospital-00", "hospital-01")
+    with pytest.raises(PartitionError, match=r"the data has 1 site .*; HAM10000_metadata.csv has no column 'dataset'"):
+        find_holdings(data, PartitionSettings(hospitals=4), 32)
+
+    # Beside ISIC 2019 it divides nothing.
+    write(
+        tmp_path / "root" / "ISIC_2019_Training_GroundTruth.csv", "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC",
+        *(f"{name},0,1,0,0,0,0,0,0" for name in ids),
+    )  # fmt: skip
+    write(
+        tmp_path / "root" / "ISIC_2019_Training_Metadata.csv",
+        "image,lesion_id",
+        *(f"{name},HAM_{name}" for name in ids),
+    )
+    data = DataSettings(source="isic2019", classes="NV", **settings)
+    assert find_holdings(data, iid, 32).index.notes == (
+        f"sites come from the lesion ids, and HAM10000 counts as one site: {missing}",
+    )
+    with pytest.raises(PartitionError, match=r"the data has 1 site .*; sites come from the lesion ids, and HAM10000"):
+        find_holdings(data, PartitionSettings(hospitals=4), 32)
+    csv.unlink()
+    (tmp_path / "root" / "ISIC_2019_Training_GroundTruth.csv").unlink()
+    write(tmp_path / "root" / "labels.csv", "image_id,dx,lesion_id", *(f"{name},NV," for name in ids))
+    assert load_index(data, resolution=32).notes == ("all images have one site: labels.csv has no column 'center'",)
 
 
 def test_several_csv_files(folder: Path, tmp_path: Path) -> None:
