@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -209,6 +210,9 @@ def load_hospital(
             )
         data = configuration.data
     held = _cached_holdings(data, configuration.partition, resolution, identity.site)
+    if identity.site:  # the coordinator of a simulation says them; of a site's own images it knows nothing
+        for note in held.index.notes:
+            logging.getLogger("dermafed").warning("data: %s", note)
     site = identity.site or held.partition.name_of(identity.partition_id)
     index, rows = held.index, held.partition.rows_of(site)
     images = load_images(index, resolution, data.cache_dir)

@@ -5,6 +5,7 @@
     <cache>/digests/<collection>.json    image -> [stamp, digest]; the stamp (a file's size and time of
                                          change) says whether the digest still holds
     <cache>/undecodable/<key>.json       digest -> reason, for one list of digests
+    <cache>/sides/<key>.json             shorter sides in pixels before resampling, for one list of digests
     <cache>/pixels/<key>.rgb             uint8 (image, row, column, channel), for one list of digests
 
 Keys hash what an entry depends on: the images' digests in their order, the preprocessing and, for
@@ -179,6 +180,26 @@ class ImageCache:
         with _reading(path):
             return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
+    def sides(
+        self,
+        digests: Sequence[str],
+        read_image: Callable[[int], np.ndarray],
+        resolution: int,
+        progress: Progress | None = None,
+    ) -> list[int]:
+        """Return the shorter side in pixels of each image as it was encoded.
+
+        `digests` are those of images that can be decoded; parameters are those of :meth:`undecodable`, which has found
+        the sides too. They are found anew where an earlier version had not kept them.
+        """
+        path = self._sides_path(digests)
+        if not path.exists():
+            self._decode(digests, read_image, resolution, progress)
+        return _read_json(path)["sides"]
+
+    def _sides_path(self, digests: Iterable[str]) -> Path:
+        return self.folder / "sides" / f"{_hash([PREPROCESSING, *digests])}.json"
+
     def _pixel_path(self, digests: Iterable[str], resolution: int) -> Path:
         return self.folder / "pixels" / f"{_hash([PREPROCESSING, str(resolution), *digests])}.rgb"
 
@@ -189,17 +210,19 @@ class ImageCache:
         resolution: int,
         progress: Progress | None,
     ) -> dict[int, str]:
-        """Write the pixels of all images that can be decoded; return row to reason for the others."""
+        """Write pixels and sides of all images that can be decoded; return row to reason for the others."""
 
-        def square(row: int) -> np.ndarray | str | OSError:
+        def square(row: int) -> tuple[np.ndarray, int] | str | OSError:
             try:
-                return to_square(read_image(row), resolution)
+                image = read_image(row)
+                return to_square(image, resolution), min(image.shape[:2])
             except DataError as error:
                 return str(error)
             except OSError as error:
                 return error
 
         failures: dict[int, str] = {}
+        sides = []
         with _temporary_file(self.folder / "pixels") as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow on odd metadata; the pixels are sound or refused
             with temporary.open("xb") as file:
@@ -209,9 +232,12 @@ class ImageCache:
                     if isinstance(outcome, str):
                         failures[row] = outcome
                     else:
-                        file.write(outcome.tobytes())
+                        pixels, side = outcome
+                        file.write(pixels.tobytes())
+                        sides.append(side)
             decoded = [digest for row, digest in enumerate(digests) if row not in failures]
             temporary.replace(self._pixel_path(decoded, resolution))
+        self._write_json(self._sides_path(decoded), {"sides": sides})
         return failures
 
     def _write_json(self, path: Path, content: dict) -> None:

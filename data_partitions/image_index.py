@@ -142,6 +142,10 @@ def build_index(
         rows = _without_undecodable(rows, undecodable, notes)
         _check_classes(rows, classes, found.origin, data, require_every_class)
 
+    _note_small(
+        rows, cache.sides(rows.digest.tolist(), _reader(rows, read_bytes), resolution, progress), resolution, notes
+    )
+
     rows["group"] = rows.group.where(rows.group != "", rows.image_id)
     rows["label"] = rows.class_name.map({name: label for label, name in enumerate(classes)}).astype("int64")
     _merge_identical(rows, notes)
@@ -186,6 +190,17 @@ def _without_undecodable(rows: pd.DataFrame, undecodable: Mapping[str, str], not
         f"{counted(len(broken), 'image')} that cannot be decoded {verb} left out ({first_names(reasons, '; ')})"
     )
     return rows.drop(broken.index).reset_index(drop=True)
+
+
+def _note_small(rows: pd.DataFrame, sides: Sequence[int], resolution: int, notes: list[str]) -> None:
+    """Say which images are enlarged: what they lack is learned as if it were the skin."""
+    small = [f"{name} of {side} px" for name, side in zip(rows.image_id, sides, strict=True) if side < resolution]
+    if small:
+        verb = "is" if len(small) == 1 else "are"
+        notes.append(
+            f"{counted(len(small), 'image')} {verb} smaller than {resolution} px and {verb} enlarged "
+            f"({first_names(small)})"
+        )
 
 
 def _reader(rows: pd.DataFrame, read_bytes: Callable[[str], bytes]) -> Callable[[int], np.ndarray]:

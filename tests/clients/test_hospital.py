@@ -106,6 +106,24 @@ def test_hospitals_know_the_classes_whose_names_hold_a_comma(names: list[str], c
         assert set(hospital.dataset.labels.tolist()) == {0, 1}
 
 
+def test_a_sites_own_log_says_what_is_left_out_and_what_is_enlarged(
+    cache_dir: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(40):
+        path = tmp_path / "images" / "nv" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (31, 31), (number, 0, 0)).save(path)
+    (path.parent / "40.dcm").touch()
+    common = ["data.source=folder", "data.root=/elsewhere", "data.classes=mel,nv", "partition.hospitals=1"]
+    site = Identity(0, 1, "clinic", str(tmp_path / "images"), str(tmp_path / "state"))
+    load_hospital(configuration(cache_dir, tmp_path, *common), site, torch.device("cpu"))
+    assert [record.getMessage() for record in caplog.records if record.name == "dermafed"] == [
+        "data: 1 .dcm file is not read; allowed are .jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp; convert them",
+        "data: 40 images are smaller than 32 px and are enlarged (nv/00.png of 31 px, nv/01.png of 31 px, nv/02.png of "
+        "31 px and 37 more)",
+    ]
+
+
 def test_a_site_is_told_the_classes(cache_dir: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="data.classes is empty: sites must be told the classes"):
         load_hospital(configuration(cache_dir, tmp_path), Identity(0, 3, "a", "/images"), torch.device("cpu"))

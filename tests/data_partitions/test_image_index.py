@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -17,9 +18,9 @@ from federation.errors import DataError
 from federation.settings.data import DataSettings
 
 
-def picture(shade: int) -> bytes:
+def picture(shade: int, width: int = 32, height: int = 32) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, shade, shade)).save(file, "png")
+    Image.new("RGB", (width, height), (shade, shade, shade)).save(file, "png")
     return file.getvalue()
 
 
@@ -122,6 +123,16 @@ def test_undecodable_images_are_left_out_every_time(tmp_path: Path) -> None:
         assert index.read_image(0)[0, 0, 0] == 1
 
 
+def test_images_that_are_enlarged_are_counted_every_time(tmp_path: Path) -> None:
+    images = [("a", "nv", "", picture(1)), ("b", "nv", "", picture(2, 99, 31)), ("c", "nv", "", picture(3, 8, 99))]
+    note = ("2 images are smaller than 32 px and are enlarged (b of 31 px, c of 8 px)",)
+    for _ in range(2):
+        assert build(tmp_path, *images).notes == note
+    # A cache of an earlier version has not kept their sides.
+    shutil.rmtree(tmp_path / "sides")
+    assert build(tmp_path, *images).notes == note
+
+
 def test_a_class_whose_images_are_all_broken_is_a_class_with_no_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a class with no image: mel; .* set data.classes=nv$"):
         build(tmp_path, ("a", "nv", "", picture(1)), ("b", "mel", "", b"html"))
@@ -144,6 +155,7 @@ def test_identical_images_join_their_whole_groups(tmp_path: Path) -> None:
     )
 
 
+@settings(deadline=None)  # each example writes files, and a disk may be busy
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=15),
 )

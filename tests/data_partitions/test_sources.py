@@ -46,7 +46,7 @@ def problems(**settings: Any) -> tuple[str, ...]:
     return caught.value.problems
 
 
-def save(path: Path, shade: int = 0, size: int = 8) -> None:
+def save(path: Path, shade: int = 0, size: int = 32) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), (shade, 10, 20)).save(path)
 
