@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
-from federation.errors import InputError, RunDirectoryError
+from federation.errors import InputError, RunDirectoryError, RunError
 from federation.run_directory import RunDirectory, read_lines, to_json, write_text
 from federation.settings.section import join_names
 from strategies.configuration import resolve
@@ -126,7 +127,12 @@ def evaluate(
         for line in describe_comparison(document["comparison"]):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if out is not None:
-        write_text(out, to_json(document, indent=2) + "\n")
+        try:
+            write_text(out, to_json(document, indent=2) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"--out {out}: cannot be written any more ({error.strerror or error}); its figures stand above"
+            ) from None
         typer.echo(f"wrote {out}")
 
 
@@ -158,10 +164,16 @@ class _Activity:
 def _check_out(out: Path | None) -> None:
     if out is None:
         return
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give the name of a json file")
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.resolve().parent}; make it, or give another --out")
+    try:
+        if out.is_dir():
+            raise InputError(f"--out {out}: is a folder; give the name of a json file")
+        if not out.resolve().parent.is_dir():
+            raise InputError(f"--out {out}: there is no folder {out.resolve().parent}; make it, or give another --out")
+        # Now, and not after an hour of judging.
+        with TemporaryFile(dir=out.resolve().parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another --out") from None
 
 
 def _is_run(path: Path) -> bool:

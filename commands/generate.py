@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import secrets
+import os
 import shutil
 import signal
 import sys
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from federation.errors import DataError, InputError, RunError
+from federation.run_directory import lock_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,13 +223,9 @@ def _out_problems(out: Path) -> list[str]:
 @contextmanager
 def _folder_at_once(path: Path) -> Iterator[Path]:
     """Give a hidden folder beside `path`; when the block ends well, it becomes `path`, else it is removed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     made = [folder for folder in path.parents if not folder.exists()]
+    temporary, descriptor = _take(path)
     try:
-        try:
-            temporary.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"--out {path}: cannot be made ({error.strerror}); give another --out") from None
         yield temporary
         temporary.replace(path)
     except BaseException as error:
@@ -242,3 +239,34 @@ def _folder_at_once(path: Path) -> Iterator[Path]:
         if not isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, before)
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _take(path: Path) -> tuple[Path, int]:
+    """Make and lock the hidden folder for `path`; return it, and the descriptor that holds the lock.
+
+    All who are told the same --out have the same one: it is taken now, and not when the images are there.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        descriptor, missing = lock_folder(temporary)
+        if path.exists() and any(path.iterdir()):
+            os.close(descriptor)
+            raise BlockingIOError
+    except BlockingIOError:
+        raise InputError(
+            f"--out {path}: another process writes there; wait for its end, or give another --out"
+        ) from None
+    except OSError as error:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+        raise InputError(f"--out {path}: cannot be made ({error.strerror}); give another --out") from None
+    if missing:
+        typer.echo(f"--out {path}: no locks on this file system ({missing}): start no second process there", err=True)
+    for left in temporary.iterdir():  # by a process that was killed
+        left.unlink()
+    return temporary, descriptor

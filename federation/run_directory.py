@@ -173,6 +173,34 @@ def _make_folder(path: Path, option: str) -> list[Path]:
     return missing
 
 
+def lock_folder(path: Path) -> tuple[int, str]:
+    """Lock a folder against other processes that ask for its lock.
+
+    Returns
+    -------
+    descriptor
+        Closing it ends the lock.
+    missing
+        Why there is no lock, where the file system has none: Lustre without -o flock, NFS without lockd, …; else empty.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds the lock.
+    OSError
+        If the folder cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _LOCKED:
+            return descriptor, error.strerror or str(error)
+        os.close(descriptor)
+        raise BlockingIOError(error.errno, error.strerror, str(path)) from None
+    return descriptor, ""
+
+
 class RunDirectory:
     """Paths in a run directory, and the writing of its line files.
 
@@ -267,24 +295,20 @@ class RunDirectory:
             If another process runs here already, or the directory cannot be opened.
         """
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
+            self._descriptor, missing = lock_folder(self.path)
+        except BlockingIOError:
+            raise RunDirectoryError(
+                f"run directory {self.path}: another process runs there; wait for its end, or give another "
+                f"{self.option}"
+            ) from None
         except OSError as error:
             raise RunDirectoryError(
                 f"run directory {self.path}: cannot be read ({error.strerror}); give another {self.option}"
             ) from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _LOCKED:
-                self.unlock()
-                raise RunDirectoryError(
-                    f"run directory {self.path}: another process runs there; wait for its end, or give another "
-                    f"{self.option}"
-                ) from None
-            # Lustre without -o flock, NFS without lockd, …: no run would ever be possible there.
+        if missing:
             self.note = (
-                f"run directory {self.path}: its file system has no locks ({error.strerror}): nothing keeps a second "
-                "process from running there, so start none"
+                f"run directory {self.path}: its file system has no locks ({missing}): nothing keeps a second process "
+                "from running there, so start none"
             )
 
     def unlock(self) -> None:

@@ -100,15 +100,11 @@ def run_benchmark(
         cells = make_cells(plan, path, chosen)
         jobs = jobs or default_jobs(cells)
         runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
-        notes = check_images(
-            [(cell, each.directory(cell)) for each, its in ((trial_runner, trials), (runner, cells)) for cell in its],
-            prepare,
-        )
-        for note in notes:
+        every = [(trial_runner, cell) for cell in trials] + [(runner, cell) for cell in cells]
+        for note in check_images([(cell, each.directory(cell)) for each, cell in every], prepare):
             say(f"data: {note}")
         trial_runner.check(trials)
-        if chosen or not trials:
-            runner.check(cells)
+        runner.check(cells if chosen or not trials else [])
         write_text(folder / PLAN, plan_text(plan))
         started = datetime.now(UTC)
         say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")

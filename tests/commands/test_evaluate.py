@@ -207,6 +207,16 @@ def test_targets_that_cannot_be_judged(
     assert "the run is not finished" in complaint(capsys, unfinished, "--data", "phantom", cache_dir=cache_dir)
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_judged(
+    cache_dir: str, user: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (user / "shared").mkdir(mode=0o555)
+    out = user / "shared" / "judged.json"
+    assert complaint(capsys, user, "--data", "phantom", "--out", out, cache_dir=cache_dir) == (
+        f"error: --out {out}: cannot be written (Permission denied); give another --out\n"
+    )
+
+
 def test_options_that_cannot_be(
     run_dir: Path, images: Path, tmp_path: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import resource
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from federation.models import build_model
 from federation.models.drawing import drawer_of
 from federation.models.final import load_final, save_final
 from federation.models.stylegan2.step import StyleGAN2
+from federation.run_directory import lock_folder
 from federation.settings.data import DataSettings
 from strategies.configuration import resolve
 
@@ -196,6 +198,24 @@ def test_wrong_places(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert generate(*arguments, "--count=1") == 2
         assert capsys.readouterr().err == f"error: {expected}\n"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_another_process_fills_is_refused_at_once(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "images"
+    hidden = tmp_path / ".images.part"
+    hidden.mkdir()
+    (hidden / "000009.png").touch()  # and was killed: it is not among the next one's images
+    descriptor, _ = lock_folder(hidden)
+    assert generate(run_dir, "--count=1", f"--out={out}") == 2
+    assert capsys.readouterr().err == (
+        f"error: --out {out}: another process writes there; wait for its end, or give another --out\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == [hidden, hidden / "000009.png"]
+    os.close(descriptor)
+    assert generate(run_dir, "--count=1", f"--out={out}") == 0
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["000000.png", "images", "labels.csv"]
 
 
 def test_the_working_directory_is_not_replaced(
