@@ -173,8 +173,9 @@ def _augmentation_problems(configuration: Configuration) -> Iterator[str]:
                 f"stylegan2.augmentation.name = {name} does not choose from them; leave it out, or set "
                 "stylegan2.augmentation.name=ada or fixed"
             )
-            fields = ("transforms",)
-            yield from augmentation.in_vain("stylegan2.augmentation", fields, why, "stylegan2.augmentation.name")
+            yield from augmentation.in_vain(
+                "stylegan2.augmentation", ("transforms",), why, "stylegan2.augmentation.name"
+            )
     if augmentation.name == "fixed" and augmentation.p == 0:
         yield (
             "stylegan2.augmentation.p = 0: stylegan2.augmentation.name = fixed would change nothing; set "
