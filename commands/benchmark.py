@@ -36,7 +36,8 @@ def benchmark(
     """Compare strategies on equal terms and write raw figures, a leaderboard and a page.
 
     Every cell is a run of its own with its own run directory. A cell that fails is reported and stops nothing; run
-    again with --resume to try it once more. Exit codes: 0 done, 1 a cell failed, 2 the input is wrong, 130 interrupted.
+    again with --resume to try it once more. Exit codes: 0 done, 1 a cell failed, 2 the input is wrong, 130 interrupted
+    (143 by SIGTERM, 129 by SIGHUP).
     """
     import os
 

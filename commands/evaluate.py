@@ -101,7 +101,8 @@ def evaluate(
     FILE.json has kid, fid, precision, density, recall, coverage and vendi at its
     top level with the extractor's name, and the sections utility and authenticity.
 
-    Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted.
+    Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted (143
+    by SIGTERM, 129 by SIGHUP).
     """
     if part not in PARTS:
         raise InputError(f"--part {part}: allowed is one of {', '.join(PARTS)}")

@@ -100,7 +100,8 @@ def generate(
     classes bear the label "unlabelled", since a folder needs one: add --set
     model.conditional=false.
 
-    Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted.
+    Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted (143
+    by SIGTERM, 129 by SIGHUP).
     """
     # Only now, so that the help of dermafed need not wait for PyTorch.
     import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from commands.generate import generate
 from commands.report import report
 from commands.simulate import simulate
 from federation.errors import DermafedError, InputError
+from federation.interruption import signals_interrupt
 
 cli = typer.Typer(
     name="dermafed",
@@ -38,6 +40,9 @@ cli.command("report")(report)
 _script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _script.command()(simulate)
 
+# Typer's own exit code after a KeyboardInterrupt; and what shells add to a signal's number.
+_INTERRUPTED, _SIGNALLED = 130, 128
+
 
 def _exit_code(run: Callable[[], object]) -> int:
     """Run a command; print what went wrong for a person, and return the exit code."""
@@ -46,17 +51,23 @@ def _exit_code(run: Callable[[], object]) -> int:
     def say(text: str) -> None:
         errors.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    try:
-        run()
-    except InputError as error:
-        for note in getattr(error, "__notes__", ()):
-            say(f"data: {note}")
-        for problem in error.problems:
-            say(f"error: {problem}")
-        return 2
-    except DermafedError as error:
-        say(f"failed: {error}")
-        return 1
+    with signals_interrupt() as interruptions:
+        try:
+            run()
+        except InputError as error:
+            for note in getattr(error, "__notes__", ()):
+                say(f"data: {note}")
+            for problem in error.problems:
+                say(f"error: {problem}")
+            return 2
+        except DermafedError as error:
+            say(f"failed: {error}")
+            return 1
+        except SystemExit as end:
+            if end.code != _INTERRUPTED or not interruptions.number:
+                raise
+            say(f"interrupted by {signal.Signals(interruptions.number).name}")
+            return _SIGNALLED + interruptions.number
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from federation.config import Configuration, Layer, load_stored_toml, load_toml,
 from federation.errors import RunDirectoryError
 from federation.run_directory import check_free, holds_something, taken_directory
 from strategies.configuration import resolve
+
+if TYPE_CHECKING:
+    from federation.engine.grid import SimulationGrid
+    from server.inputs import RunInputs
 
 
 def simulate(
@@ -37,7 +41,8 @@ def simulate(
     """Simulate hospitals that train a generative model together.
 
     Without arguments: four hospitals with generated images (no download, no patient), a few minutes on
-    two cores. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted.
+    two cores. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted (143 by SIGTERM, 129 by
+    SIGHUP).
     """
     configuration = _configuration(config or [], set_values or [], run_dir, resume)
     console = Console()
@@ -117,19 +122,32 @@ def run(configuration: Configuration, console: Console) -> Path:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-    from clients.app import app as client_app
-    from federation.engine import build_engine
-    from server.app import run_federation
-    from server.inputs import prepare_inputs
-    from server.progress import RunProgress
-
     with taken_directory(configuration.run_dir, configuration.name, resume=configuration.resume) as directory:
-        # Wrong data must end the command before workers start and before anything is written.
-        with RunProgress(configuration.rounds, console) as progress:
-            inputs = prepare_inputs(configuration, progress.step)
-        engine = build_engine(inputs.configuration, client_app)
+        try:
+            inputs, engine = _prepare(configuration, console)
+        except KeyboardInterrupt:
+            from server.run_summary import how_to_go_on
+
+            how = how_to_go_on(directory)
+            console.print(f"interrupted before the first round; {how}", highlight=False, markup=False, soft_wrap=True)
+            raise
+
+        from server.app import run_federation
+
         try:
             return run_federation(engine, inputs, console, directory=directory)
         finally:
             engine.close()
+
+
+def _prepare(configuration: Configuration, console: Console) -> tuple[RunInputs, SimulationGrid]:
+    from clients.app import app as client_app
+    from federation.engine import build_engine
+    from server.app import run_federation  # noqa: F401  # takes seconds, and how a run is interrupted is known here
+    from server.inputs import prepare_inputs
+    from server.progress import RunProgress
+
+    # Wrong data must end the command before workers start and before anything is written.
+    with RunProgress(configuration.rounds, console) as progress:
+        inputs = prepare_inputs(configuration, progress.step)
+    return inputs, build_engine(inputs.configuration, client_app)

@@ -35,6 +35,7 @@ from federation.exchange import (
     pack_arrays,
     unpack_arrays,
 )
+from federation.interruption import undisturbed
 from federation.machine import count_cores
 from federation.models import GenerativeModel, build_model
 from federation.models.drawing import Drawer, drawer_of, lent_component
@@ -58,7 +59,7 @@ from server.progress import RunProgress, Stopwatch
 from server.report import write_report
 from server.resuming import check_directory, check_extractor, check_images
 from server.run_state import RunState, read_state, write_state
-from server.run_summary import say_summary
+from server.run_summary import how_to_go_on, say_summary
 from server.training_round import TrainingRound
 from strategies.aggregation import Federation
 from strategies.building import build_local_rule, build_strategy
@@ -166,10 +167,13 @@ def run_federation(
         try:
             run.execute()
         except BaseException as error:
-            run.stop_early(error)
+            with undisturbed():
+                try:
+                    run.stop_early(error)
+                finally:
+                    run.close()
             raise
-        finally:
-            run.close()
+        run.close()
     return run.directory.path
 
 
@@ -616,8 +620,15 @@ class FederatedRun:
 
     def stop_early(self, error: BaseException) -> None:
         """Leave a readable run directory that can be resumed, whatever ended the run."""
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if not self.started_writing and interrupted:
+            self.progress.say(f"interrupted before the first round; {how_to_go_on(self.directory)}")
+        if self.finished and interrupted:
+            self.progress.say(f"the run is done; its report is made with dermafed report {self.directory.path}")
         if not self.started_writing or self.finished:
             return
+        if interrupted:
+            self.progress.say("interrupted; what was done is being saved")
         if (problem := self.background.end()) is not None and problem is not error:
             logging.getLogger("dermafed").error("work beside the rounds failed", exc_info=problem)
         # What was trained is saved, but no round beyond one that was not judged: the resumed run makes up for that.
@@ -632,11 +643,11 @@ class FederatedRun:
             except OSError as full:  # the disk, say: the checkpoint before this one is there still
                 completed = max(self.directory.checkpoint_rounds(), default=0)
                 self.progress.say(f"the last round could not be saved ({full})")
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        status = "interrupted" if interrupted else "failed"
         summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
         write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
         logging.getLogger("dermafed").error("run %s after round %d", status, completed, exc_info=error)
-        self.progress.say(f"{status} after round {completed}; go on with --resume --run-dir {self.directory.path}")
+        self.progress.say(f"{status} after round {completed}; {how_to_go_on(self.directory)}")
         self._write_report()  # takes seconds, which whoever ends this process may not give it
 
     def _summary(self, status: str) -> dict[str, Any]:

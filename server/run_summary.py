@@ -10,6 +10,13 @@ from server.engine_use import describe_left_out
 from server.report.privacy import state_privacy
 
 
+def how_to_go_on(directory: RunDirectory) -> str:
+    """Say how to go on with a run that did not come to its end."""
+    if directory.config.is_file():
+        return f"go on with --resume --run-dir {directory.path}"
+    return "nothing was saved yet: start it again"
+
+
 def say_summary(
     say: Callable[[str], None],
     summary: dict[str, Any],

@@ -27,6 +27,7 @@ from federation.engine.in_process import call_client_app
 from federation.engine.ray_processes import RayProcesses
 from federation.errors import ConfigurationError, RunError
 from federation.exchange import count_bytes
+from federation.interruption import handlers_kept
 from federation.machine import total_bytes
 
 # A worker allocates and frees the same large tensors at every step; giving them back to the system in
@@ -225,6 +226,11 @@ class RayGrid(SimulationGrid):
             "configure_logging": False,
             "logging_level": logging.ERROR,
         }
+        # Ray has SIGTERM end this process at once, and at that from within its own code.
+        with handlers_kept():
+            self._connect_to(address, num_cpus, environment, arguments)
+
+    def _connect_to(self, address: str, num_cpus: int, environment: dict[str, str], arguments: dict[str, Any]) -> None:
         if not address:
             # Memory of replies that were let go of is used again at once, and not a second later: the store then stays
             # small, and its pages stay mapped.

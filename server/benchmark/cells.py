@@ -200,11 +200,12 @@ def _what(entry: _Process) -> str:
 
 
 def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
-    """End runs as Ctrl-C would, so that each saves its last round; then without mercy."""
+    """Ask runs to end, so that each saves its last round; then end them without mercy."""
     try:
         for process in processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                # Not as Ctrl-C does: a script's background jobs have that ignored, and what they start inherits it.
+                process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_SECONDS
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):

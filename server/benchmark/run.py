@@ -6,7 +6,6 @@ import contextlib
 import json
 import platform
 import shlex
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,7 +91,7 @@ def run_benchmark(
     plan = load_plan(path, assignments)
     directory = RunDirectory(folder, "--out")
     _check_resumable(folder, resume=resume)
-    with directory.taken(resume=resume), _signals_interrupt():
+    with directory.taken(resume=resume), _saying_how_to_go_on(path, folder, say):
         if directory.note:
             say(directory.note)
         trials = make_trials(plan, path)
@@ -156,24 +155,12 @@ def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any
 
 
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let what ends a job of a cluster, or closes a terminal, do what Ctrl-C does: the runs save, then end."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _saying_how_to_go_on(path: Path, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
-        # A script's background jobs have it ignored, and what is ignored the runs would inherit: they are ended by it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, interrupt)
-        # nohup has it ignored, and means it.
-        if before[signal.SIGHUP] is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, interrupt)
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except KeyboardInterrupt:
+        say(f"interrupted; go on with dermafed benchmark {path} --out {folder} --resume")
+        raise
 
 
 def check_images(

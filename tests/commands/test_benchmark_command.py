@@ -150,8 +150,9 @@ def test_being_ended_ends_the_runs_and_nothing_is_lost(
     assert second.returncode == 2, second.stderr
     assert "another process runs there; wait for its end, or give another --out" in second.stderr
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert f"go on with dermafed benchmark {path} --out {out} --resume" in printed
     summary = json.loads((lines.parent / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert list((lines.parent / "checkpoints").iterdir())

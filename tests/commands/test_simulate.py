@@ -210,10 +210,21 @@ def test_resume_refuses_another_configuration(simulate: Simulate, finished: tupl
     assert "stylegan2.gamma: the run was started with 0.1 and cannot go on with 9.0" in process.stderr
 
 
-def test_ctrl_c_ends_cleanly(fork_server: ForkServer, tmp_path: Path, cache_dir: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "number", "code"), [("ray", signal.SIGTERM, 143), ("in-process", signal.SIGINT, 130)]
+)
+def test_being_asked_to_end_ends_cleanly(
+    engine: str, number: int, code: int, fork_server: ForkServer, tmp_path: Path, cache_dir: str
+) -> None:
+    """By Slurm, docker or kill, or by Ctrl-C; twice, by somebody impatient."""
     run_dir = tmp_path / "interrupted"
     arguments = command(
-        *TINY, "--set=rounds=500", "--set=simulation.workers=1", f"--run-dir={run_dir}", cache_dir=cache_dir
+        *TINY,
+        "--set=rounds=500",
+        "--set=simulation.workers=1",
+        f"--set=simulation.engine={engine}",
+        f"--run-dir={run_dir}",
+        cache_dir=cache_dir,
     )
     environment = {**os.environ, "DERMAFED_TEST_MARKER": str(run_dir)}
     process = fork_server.start(*arguments, env=environment)
@@ -222,16 +233,19 @@ def test_ctrl_c_ends_cleanly(fork_server: ForkServer, tmp_path: Path, cache_dir:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert ray_processes(run_dir)
-    process.send_signal(signal.SIGINT)
+    assert (ray_processes(run_dir) != []) == (engine == "ray")
+    process.send_signal(number)
+    time.sleep(0.01)
+    process.send_signal(number)
     printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert process.returncode == code, errors
+    assert errors == f"interrupted by {signal.Signals(number).name}\n"
     assert f"go on with --resume --run-dir {run_dir}" in printed
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert (run_dir / "checkpoints" / f"round-{summary['rounds']:04d}" / "global.safetensors").exists()
-    time.sleep(1.0)
+    assert not list(run_dir.rglob(".*"))
+    time.sleep(1.0 if engine == "ray" else 0.0)
     assert not ray_processes(run_dir)
 
 
