@@ -16,6 +16,7 @@ from commands.report import report
 from commands.simulate import simulate
 from federation.errors import DermafedError, InputError
 from federation.interruption import signals_interrupt
+from federation.screen import let_screens_fail
 
 cli = typer.Typer(
     name="dermafed",
@@ -73,11 +74,13 @@ def _exit_code(run: Callable[[], object]) -> int:
 
 def main() -> None:
     """Run ``dermafed``; see :mod:`dermafed.command_line`."""
+    let_screens_fail()
     sys.exit(_exit_code(cli))
 
 
 def run_simulation() -> None:
     """Run ``run_simulation.py``."""
+    let_screens_fail()
     sys.exit(_exit_code(_script))
 
 

@@ -710,6 +710,8 @@ class FederatedRun:
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
             logger.propagate = False
+        if self.progress.failure:  # before there was a log
+            logging.getLogger("dermafed").warning(self.progress.failure)
 
     def close(self) -> None:
         """End what goes on beside; close the log file and the event files."""

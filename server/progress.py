@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -10,6 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from federation.screen import Screen
 
 if TYPE_CHECKING:
     from server.training_round import RoundState
@@ -33,7 +36,7 @@ def _names(names: Sequence[str]) -> str:
 class LiveView:
     """A bar with the time left and some words below it, under lines that stay.
 
-    Without a terminal there is nothing live, and the lines stay the same.
+    Without a terminal there is nothing live, and the lines stay the same. Of a screen that fails it lets go.
 
     Parameters
     ----------
@@ -44,6 +47,8 @@ class LiveView:
     """
 
     def __init__(self, console: Console, amount: str) -> None:
+        if not isinstance(console.file, Screen):
+            console.file = Screen(console.file)  # type: ignore[assignment]  # rich writes, flushes and looks, no more
         self.console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -65,8 +70,15 @@ class LiveView:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar; it stands in the log too."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if text:
+            logging.getLogger("dermafed").info(text)
+
+    @property
+    def failure(self) -> str:
+        """Why nothing can be seen any more; empty while it can."""
+        return self.console.file.failure if isinstance(self.console.file, Screen) else ""
 
 
 class RunProgress(LiveView):

@@ -214,6 +214,20 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
     assert sum(sum(counts.values()) for counts in summary["left_out"].values()) == len(lost)
 
 
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_goes_on_when_nobody_looks_any_more(tmp_path: Path, cache_dir: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    screen = os.fdopen(writing, "w")
+    settings = configuration(tmp_path / "run", cache_dir, IN_PROCESS, "rounds=1")
+    run_federation(InProcessGrid(client_app, simulation_nodes(8)), prepare_inputs(settings), Console(file=screen))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "the screen is gone (Broken pipe); what follows stands here alone" in log
+    assert "done: 1 rounds, 32 images" in log
+    with pytest.raises(BrokenPipeError):
+        screen.close()
+
+
 def test_too_few_replies_end_the_run_with_its_last_good_state(straight: Path, tmp_path: Path, cache_dir: str) -> None:
     settings = configuration(tmp_path / "run", cache_dir, IN_PROCESS, "participation.min-replies=7")
     planned = {(1, 0): ("raise", 9), **{(3, partition): ("raise", 9) for partition in (1, 2)}}
