@@ -91,7 +91,7 @@ def run_benchmark(
     plan = load_plan(path, assignments)
     directory = RunDirectory(folder, "--out")
     _check_resumable(folder, resume=resume)
-    with directory.taken(resume=resume), _saying_how_to_go_on(path, folder, say):
+    with directory.taken(resume=resume):
         if directory.note:
             say(directory.note)
         trials = make_trials(plan, path)
@@ -105,13 +105,14 @@ def run_benchmark(
         trial_runner.check(trials)
         runner.check(cells if chosen or not trials else [])
         write_text(folder / PLAN, plan_text(plan))
-        started = datetime.now(UTC)
-        say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")
-        if trials and not chosen:
-            chosen = _tune(plan, trial_runner, trials, folder, say)
-            cells = make_cells(plan, path, chosen)
-        outcomes = runner.run(cells)
-        return finish(plan, _command(path, assignments), folder, outcomes, started, jobs, chosen)
+        with _saying_how_to_go_on(path, folder, say):
+            started = datetime.now(UTC)
+            say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")
+            if trials and not chosen:
+                chosen = _tune(plan, trial_runner, trials, folder, say)
+                cells = make_cells(plan, path, chosen)
+            outcomes = runner.run(cells)
+            return finish(plan, _command(path, assignments), folder, outcomes, started, jobs, chosen)
 
 
 def _check_resumable(folder: Path, *, resume: bool) -> None:
