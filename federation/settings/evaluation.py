@@ -61,11 +61,8 @@ class EvaluationSettings(Section):
 
     def problems(self, configuration: Any) -> Iterator[str]:
         """See :class:`Section`."""
-        if not self.utility:
-            why = "evaluation.utility = false trains no classifier; leave it out, or set evaluation.utility=true"
-            fields = [name for name in type(self).model_fields if name.startswith("utility_")]
-            yield from self.in_vain("evaluation", fields, why, "evaluation.utility")
-        elif "real+synthetic" not in self.utility_arm_names:
+        # Where evaluation.utility is false, the judgement itself says that nothing of this was measured.
+        if self.utility and "real+synthetic" not in self.utility_arm_names:
             why = f"evaluation.utility-arms = {self.utility_arms!r} has no real+synthetic; add it, or leave this out"
             yield from self.in_vain("evaluation", ("utility_ratio",), why, "evaluation.utility-arms")
         trains_efficientnet = self.utility and self.utility_classifier == "efficientnet-b2"

@@ -124,7 +124,8 @@ def test_killed_at_random_moments_and_resumed_ends_like_one_that_was_not(
             "--resume",
             *([] if (run_dir / "config.toml").exists() else TINY),
             f"--set=simulation.engine={engine}",
-            "--set=simulation.workers=1",  # a second one takes seconds to start; the last run has as many as fit
+            # A second one takes seconds to start; the last run has as many as fit.
+            *(["--set=simulation.workers=1"] if engine == "ray" else []),
             run_dir=run_dir,
         )
         # From a moment in which it has got further, a random while: a round takes about a tenth of a second.

@@ -285,7 +285,7 @@ def test_every_scheme_runs(simulate: Simulate, scheme: str, tmp_path: Path) -> N
         "--set=rounds=1",
         f"--set=partition.scheme={scheme}",
         "--set=partition.hospitals=3",
-        "--set=partition.classes-per-hospital=3",
+        *(["--set=partition.classes-per-hospital=3"] if scheme == "pathological" else []),
         *UNJUDGED,
         "--set=simulation.engine=in-process",
         f"--run-dir={tmp_path / 'run'}",

@@ -189,7 +189,6 @@ def test_what_nothing_reads_beside_the_defaults_is_refused_by_name(assignment: s
         ("simulation.engine=in-process", "simulation.workers=2"),
         ("simulation.engine=in-process", "simulation.address=auto"),
         ("simulation.engine=in-process", "participation.train-seconds=5.0"),
-        ("evaluation.utility=false", "evaluation.utility-steps=20"),
         ("evaluation.utility-arms=real", "evaluation.utility-ratio=2.0"),
         ("evaluation.extractor=lesion-cnn", "evaluation.extractor-weights=a.pt"),
         ("evaluation.extractor=lesion-cnn", "evaluation.allow-downloads=true"),
