@@ -19,7 +19,7 @@ from data_partitions.holdings import Holdings, find_holdings
 from federation.config import Configuration
 from federation.errors import ConfigurationError, DataError
 from federation.home import expand_home
-from federation.run_directory import written_atomically
+from federation.run_directory import writing, written_atomically
 from federation.settings.data import DataSettings, PartitionSettings
 
 _OF_SITES = ("site", "data-dir", "state-dir", "policy")
@@ -123,9 +123,10 @@ class PrivateState:
         DataError
             If the state of that round is gone.
         """
-        for number in self.rounds():
-            if last_round < number < server_round:
-                self._path(number).unlink(missing_ok=True)
+        with writing(self.folder):
+            for number in self.rounds():
+                if last_round < number < server_round:
+                    self._path(number).unlink(missing_ok=True)
         if last_round == 0:
             return {}
         path = self._path(last_round)
@@ -140,7 +141,16 @@ class PrivateState:
         """Write the state after a round; drop files that no checkpoint needs any more.
 
         `checkpoint_rounds` are those that the server can go back to.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
         """
+        with writing(self.folder):
+            self._save(server_round, state, checkpoint_rounds)
+
+    def _save(self, server_round: int, state: Mapping[str, Tensor], checkpoint_rounds: Iterable[int]) -> None:
         for left in self.folder.glob(".round-*"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         with written_atomically(self._path(server_round)) as temporary:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from clients.hospital import Identity, is_site
 from clients.policy import QUESTIONS, OpenPolicy, Policy, load_policy
-from federation.errors import ConfigurationError, NotFiniteError, PolicyError, WireError
+from federation.errors import ConfigurationError, NotFiniteError, PolicyError, StorageError, WireError
 from federation.exchange import (
     ARRAYS,
+    CANNOT_WRITE,
     CLASS_COUNTS,
     CONFIG,
     DEPLOYED,
@@ -208,12 +209,14 @@ class Outbox:
         Raises
         ------
         Exception
-            The error itself, in a simulation.
+            The error itself, in a simulation, unless the server is to tell it from others.
         """
         # What is to be changed in settings or policy is told apart from what went wrong.
         code = REFUSED if isinstance(error, PolicyError | ConfigurationError) else SITE_FAILED
         if not self.is_site:
-            if not isinstance(error, PolicyError):
+            if isinstance(error, StorageError):
+                code = CANNOT_WRITE
+            elif not isinstance(error, PolicyError):
                 raise error
             return Message(Error(code, str(error)), reply_to=message)
         logging.getLogger("dermafed").error("a question could not be answered", exc_info=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -43,6 +44,7 @@ _script.command()(simulate)
 
 # Typer's own exit code after a KeyboardInterrupt; and what shells add to a signal's number.
 _INTERRUPTED, _SIGNALLED = 130, 128
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _exit_code(run: Callable[[], object]) -> int:
@@ -63,6 +65,12 @@ def _exit_code(run: Callable[[], object]) -> int:
             return 2
         except DermafedError as error:
             say(f"failed: {error}")
+            return 1
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            # Of a library's own files; of ours it was said by name.
+            say(f"failed: {error.filename or 'a file'}: {error.strerror}; make room on its disk, and run this again")
             return 1
         except SystemExit as end:
             if end.code != _INTERRUPTED or not interruptions.number:

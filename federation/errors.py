@@ -10,6 +10,7 @@
     │   └── RunDirectoryError     a run directory that exists, or that cannot be read
     └── RunError                  the input was right and the run failed: exit code 1
         ├── HospitalError         a hospital's training raised, or a worker died
+        ├── StorageError          a folder that cannot be written: the disk is full, or may not be written to
         ├── PolicyError           what is asked of a hospital is not to leave it
         ├── WireError             a message that is not what both sides agreed on
         └── NotFiniteError        a loss, a weight or a gradient that is not finite
@@ -92,6 +93,22 @@ class HospitalError(RunError):
         self.site = site
         self.reason = reason
         super().__init__(f"hospital {site!r} failed:\n{reason}")
+
+
+class StorageError(RunError):
+    """A file of ours cannot be written: what all of a run share, and no hospital's own fault.
+
+    Parameters
+    ----------
+    message
+        Names the file, what the system says, and the remedy.
+    reason
+        What the system says.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class PolicyError(RunError):

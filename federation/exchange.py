@@ -53,6 +53,8 @@ REFUSED = 1001
 """Code of the error reply of a hospital whose policy forbids what it is asked."""
 SITE_FAILED = 1002
 """Code of the error reply of a real site where something went wrong: its words name no file and no image."""
+CANNOT_WRITE = 1003
+"""Code of the error reply of a simulated hospital that cannot write to the run directory, which is everybody's."""
 
 REQUIRED_METRICS = (NUM_EXAMPLES, "num-steps", "num-images", "num-evaluations")
 """What every reply says: all but the first follows from the settings. Others are a hospital's to tell."""

@@ -35,7 +35,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from federation.errors import RunDirectoryError
+from safetensors import SafetensorError
+
+from federation.errors import RunDirectoryError, StorageError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what it is where the block cannot write: the disk is full, or read-only, or a quota is used up.
+
+    Raises
+    ------
+    StorageError
+        Naming `path` and the remedy.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for what the system says
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        message = f"{path}: cannot be written ({reason}); make room on its disk, or give the rights to write there"
+        raise StorageError(message, reason) from error
+
 
 # What a lock says that another process holds; anything else says that there are no locks.
 _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
@@ -43,14 +63,22 @@ _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well, it becomes `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path beside `path`; when the block ends well, it becomes `path`.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -322,12 +350,23 @@ class RunDirectory:
         return self.samples / f"round-{server_round:04d}.png"
 
     def append(self, path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines to a line file. All lines arrive in one write, each complete."""
-        text = "".join(to_json(entry) + "\n" for entry in entries)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        """Add lines to a line file, all of them or none.
+
+        Raises
+        ------
+        StorageError
+            If there is no room.
+        """
+        text = "".join(to_json(entry) + "\n" for entry in entries).encode()
+        with writing(path), path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while text:  # a disk that is nearly full takes a part
+                    text = text[file.write(text) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
 
     def keep_rounds(self, last_round: int) -> None:
         """Drop from the line files what happened after `last_round`, before a run is resumed there."""
@@ -361,22 +400,31 @@ class RunDirectory:
             Fills an empty directory.
         best
             Another round whose checkpoint stays, where it has one.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; nothing of it stays then.
         """
         target = self.checkpoint(server_round)
         temporary = self.checkpoints / f".round-{server_round:04d}.{os.getpid()}"
         for left in self.checkpoints.glob(".round-*"):  # by a process that was killed while it wrote or removed
             shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        for path in temporary.iterdir():
-            _synchronise(path)
-        if target.exists():  # an interrupted run that was resumed at an earlier round
-            self._remove_checkpoint(server_round)
-        temporary.replace(target)
-        _synchronise(self.checkpoints)
-        for old in self.checkpoint_rounds()[:-keep]:
-            if old != best:
-                self._remove_checkpoint(old)
+        try:
+            with writing(target):
+                temporary.mkdir(parents=True)
+                write(temporary)
+                for path in temporary.iterdir():
+                    _synchronise(path)
+                if target.exists():  # an interrupted run that was resumed at an earlier round
+                    self._remove_checkpoint(server_round)
+                temporary.replace(target)
+                _synchronise(self.checkpoints)
+                for old in self.checkpoint_rounds()[:-keep]:
+                    if old != best:
+                        self._remove_checkpoint(old)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         return target
 
     def _remove_checkpoint(self, server_round: int) -> None:

@@ -17,7 +17,7 @@ class Screen:
     """
 
     def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+        self._stream: Any = stream
         self.failure = ""
         """Why nothing is shown any more; empty while something is."""
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +29,7 @@ from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
 from federation.config import Configuration, Layer
 from federation.engine.grid import SimulationGrid
-from federation.errors import ConfigurationError
+from federation.errors import ConfigurationError, StorageError
 from federation.exchange import (
     CHECKPOINT_ROUNDS,
     IMAGES_SHOWN,
@@ -40,7 +43,7 @@ from federation.machine import count_cores
 from federation.models import GenerativeModel, build_model
 from federation.models.drawing import Drawer, drawer_of, lent_component
 from federation.models.final import save_final
-from federation.run_directory import RunDirectory, read_lines, taken_directory, to_json, write_text
+from federation.run_directory import RunDirectory, read_lines, taken_directory, to_json, write_text, writing
 from federation.sharing import drawing_tensors, load_tensors, named_tensors, own_drawing, shared_tensors, trained_names
 from federation.site import Site
 from server.background import BackgroundWork
@@ -177,6 +180,26 @@ def run_federation(
     return run.directory.path
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk silences: the run says by itself why it ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the library's name
+        """Let a record go where the disk does not take it."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, with what it has."""
+        with suppress(OSError):
+            super().close()
+
+
+def _log_thread(failure: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread of a library, e.g. of TensorBoard, whose caller hears of it too."""
+    assert failure.exc_value is not None
+    logging.getLogger("dermafed").error("a thread ended", exc_info=failure.exc_value)
+
+
 class FederatedRun:
     """One run: its state, and the steps that change it.
 
@@ -243,6 +266,7 @@ class FederatedRun:
         self.started_writing = False
         self.finished = False
         self.log_handler: logging.Handler | None = None
+        self.thread_hook = threading.excepthook
 
     # ------------------------------------------------------------------ the recipe
 
@@ -640,15 +664,21 @@ class FederatedRun:
                     self._keep(state, training, is_last=True, best=self._best_round())
                 else:
                     self._save_checkpoint(state, self._best_round())
-            except OSError as full:  # the disk, say: the checkpoint before this one is there still
+            except StorageError as full:  # the checkpoint before this one is there still
                 completed = max(self.directory.checkpoint_rounds(), default=0)
-                self.progress.say(f"the last round could not be saved ({full})")
+                self.progress.say(f"the last round could not be saved: {full}")
         status = "interrupted" if interrupted else "failed"
         summary = self._summary(status) | {"reason": str(error) or type(error).__name__}
-        write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
+        try:
+            write_text(self.directory.summary, to_json(summary, indent=2) + "\n")
+        except StorageError as full:
+            with suppress(OSError):
+                self.directory.summary.unlink(missing_ok=True)  # of a run that was made longer: it is not done
+            self.progress.say(f"there is no summary: {full}")
         logging.getLogger("dermafed").error("run %s after round %d", status, completed, exc_info=error)
         self.progress.say(f"{status} after round {completed}; {how_to_go_on(self.directory)}")
-        self._write_report()  # takes seconds, which whoever ends this process may not give it
+        if not isinstance(error, StorageError):  # what room is left is not for pictures
+            self._write_report()  # takes seconds, which whoever ends this process may not give it
 
     def _summary(self, status: str) -> dict[str, Any]:
         lines = self._history()
@@ -701,7 +731,8 @@ class FederatedRun:
 
     def _log_to_file(self) -> None:
         """Send what libraries and the run log to a file; the screen shows progress alone."""
-        self.log_handler = handler = logging.FileHandler(self.directory.log, encoding="utf-8")
+        with writing(self.directory.log):
+            self.log_handler = handler = _LogFile(self.directory.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         for name in _LOGGERS:
             logger = logging.getLogger(name)
@@ -712,13 +743,18 @@ class FederatedRun:
             logger.propagate = False
         if self.progress.failure:  # before there was a log
             logging.getLogger("dermafed").warning(self.progress.failure)
+        threading.excepthook = _log_thread
 
     def close(self) -> None:
         """End what goes on beside; close the log file and the event files."""
         self.background.end()
         if self.log_handler is not None:
+            threading.excepthook = self.thread_hook
             for name in _LOGGERS:
                 logging.getLogger(name).removeHandler(self.log_handler)
             self.log_handler.close()
         if hasattr(self, "evaluator"):
-            self.evaluator.close()
+            try:
+                self.evaluator.close()
+            except StorageError as full:  # what they show stands in metrics.jsonl
+                self.progress.say(f"the last events for TensorBoard are missing: {full}")

@@ -18,8 +18,9 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federation.engine.grid import TOO_LATE, SimulationGrid
-from federation.errors import HospitalError, RunError, WireError
+from federation.errors import HospitalError, RunError, StorageError, WireError
 from federation.exchange import (
+    CANNOT_WRITE,
     LAST_ROUND,
     NUM_EXAMPLES,
     REFUSED,
@@ -147,6 +148,8 @@ class TrainingRound:
             If a hospital failed, whatever was tried, and `fail_fast` is set.
         RunError
             If there are fewer usable replies than the least.
+        StorageError
+            If a simulated hospital cannot write to the run directory.
         """
         nodes = {site.node_id: site for site in self.sites}
         messages = {
@@ -229,6 +232,9 @@ class TrainingRound:
     def _judge(self, site: Site, reply: Message) -> _Fate:
         """Say whether a reply can be used, whatever the others sent."""
         if reply.has_error():
+            if reply.error.code == CANNOT_WRITE and not site.is_deployed:
+                # The disk is that of all hospitals: without this one, the next would fail.
+                raise StorageError(str(reply.error.reason))
             status = {TOO_LATE: "late", REFUSED: "refused"}.get(reply.error.code, "failed")
             return _Fate(None, status, str(reply.error.reason))
         try:

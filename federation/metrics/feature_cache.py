@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from federation.cache import blocks_of, cache_folder, read_checked, write_checked
-from federation.errors import InputError
+from federation.errors import InputError, StorageError
 from federation.metrics.features import FeatureExtractor
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def cached_features(
     features = extractor.features(images)
     try:
         _write(path, features)
-    except OSError as error:
+    except StorageError as error:
         raise InputError(
-            f"data.cache-dir {path.parent}: cannot be written ({error.strerror}); set data.cache-dir to a "
-            "writable folder"
+            f"data.cache-dir {path.parent}: cannot be written ({error.reason}); set data.cache-dir to a "
+            "writable folder with room"
         ) from None
     return features
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from federation.cache import cache_folder
-from federation.errors import InputError
+from federation.errors import InputError, StorageError
 from federation.images import to_floats
 from federation.models.classifier import Progress, SmallCNN, train_classifier
 from federation.run_directory import to_json, write_text, written_atomically
@@ -195,9 +195,10 @@ def load_or_train_lesion_cnn(
     )
     try:
         extractor.save(folder, key)
-    except OSError as error:
+    except StorageError as error:
         raise InputError(
-            f"data.cache-dir {folder}: cannot be written ({error.strerror}); set data.cache-dir to a writable folder"
+            f"data.cache-dir {folder}: cannot be written ({error.reason}); set data.cache-dir to a "
+            "writable folder with room"
         ) from None
     return extractor
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
-from federation.run_directory import RunDirectory, read_lines, write_text
+from federation.run_directory import RunDirectory, read_lines, write_text, writing
 from server.benchmark.plan import Cell
 from strategies.configuration import resolve
 
@@ -146,11 +146,11 @@ class CellRunner:
         if directory.config.is_file():
             arguments.append("--resume")
         else:
-            directory.path.parent.mkdir(parents=True, exist_ok=True)
             settings = self.folder / f"{cell.key}.toml"
             write_text(settings, cell.configuration.to_toml())
             arguments += ["--config", str(settings)]
-        with (self.folder / f"{cell.key}.log").open("ab") as log:
+        written = self.folder / f"{cell.key}.log"
+        with writing(written), written.open("ab") as log:
             log_begins = log.tell()
             process = subprocess.Popen(
                 arguments,

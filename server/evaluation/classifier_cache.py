@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from federation.cache import blocks_of, cache_folder, read_checked, write_checked
-from federation.errors import InputError
+from federation.errors import InputError, StorageError
 from federation.models import classifier as training
 from federation.models.classifier import Classifier
 
@@ -80,10 +80,10 @@ def fit_once(
     content = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
     try:
         write_checked(path, safetensors.torch.save(content))
-    except OSError as error:
+    except StorageError as error:
         raise InputError(
-            f"data.cache-dir {path.parent}: cannot be written ({error.strerror}); set data.cache-dir to a "
-            "writable folder"
+            f"data.cache-dir {path.parent}: cannot be written ({error.reason}); set data.cache-dir to a "
+            "writable folder with room"
         ) from None
     return False
 

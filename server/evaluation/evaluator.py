@@ -14,7 +14,7 @@ from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
 from federation.metrics.fidelity import fid_caveat
 from federation.models.drawing import Drawer
 from federation.models.final import FinalGenerator, load_final
-from federation.run_directory import RunDirectory
+from federation.run_directory import RunDirectory, writing
 from federation.seeding import torch_stream
 from server.evaluation.judge import Judge
 from server.evaluation.membership import load_attacked
@@ -161,9 +161,10 @@ class Evaluator:
         scale = max(1, 64 // self.configuration.model.resolution)
         path = self.directory.sample_sheet(server_round)
         write_sample_sheet(path, rows, scale=scale)
-        self._tensorboard().add_images(
-            "samples", images.reshape(-1, *images.shape[2:])[: 8 * _SHEET_COLUMNS], server_round, dataformats="NHWC"
-        )
+        with writing(self.directory.tensorboard):
+            self._tensorboard().add_images(
+                "samples", images.reshape(-1, *images.shape[2:])[: 8 * _SHEET_COLUMNS], server_round, dataformats="NHWC"
+            )
 
     @property
     def may_show_real_images(self) -> bool:
@@ -218,13 +219,14 @@ class Evaluator:
         asked = np.arange(_MOST_PROJECTED) % len(classes)
         labels, batches = supply.draw(asked, "projector")
         images = np.concatenate(list(batches))
-        self._tensorboard().add_embedding(
-            self.extractor.features(images),
-            metadata=["generated" if labels is None else classes[label] for label in asked],
-            label_img=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
-            global_step=self.configuration.rounds,
-            tag=f"generated images, {self.extractor.name}",
-        )
+        with writing(self.directory.tensorboard):
+            self._tensorboard().add_embedding(
+                self.extractor.features(images),
+                metadata=["generated" if labels is None else classes[label] for label in asked],
+                label_img=torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+                global_step=self.configuration.rounds,
+                tag=f"generated images, {self.extractor.name}",
+            )
 
     def _tensorboard(self) -> Any:
         if self._writer is None:
@@ -236,6 +238,10 @@ class Evaluator:
 
     def log_scalars(self, line: dict[str, Any]) -> None:
         """Write a line of metrics.jsonl as TensorBoard scalars."""
+        with writing(self.directory.tensorboard):
+            self._log_scalars(line)
+
+    def _log_scalars(self, line: dict[str, Any]) -> None:
         writer = self._tensorboard()
         for name in FIGURES:
             if line[name] is not None:
@@ -253,4 +259,5 @@ class Evaluator:
     def close(self) -> None:
         """Finish the event files."""
         if self._writer is not None:
-            self._writer.close()
+            with writing(self.directory.tensorboard):
+                self._writer.close()

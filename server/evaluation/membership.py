@@ -21,7 +21,7 @@ from federation.errors import WireError
 from federation.images import to_floats
 from federation.models import build_model
 from federation.models.anatomy import Anatomy
-from federation.run_directory import RunDirectory, read_lines, to_json, write_text, written_atomically
+from federation.run_directory import RunDirectory, read_lines, to_json, write_text, writing, written_atomically
 from federation.sharing import SharingPolicy, load_tensors, named_tensors
 from strategies.sharing import private_prefixes, sharing_policy
 
@@ -69,7 +69,8 @@ def save_upload(
     if {name.partition(".")[0] for name in chosen} != set(anatomy.scoring):
         return
     # Gone before its weights change: it names the hospital that they are of.
-    (directory.upload / _DESCRIPTION).unlink(missing_ok=True)
+    with writing(directory.upload):
+        (directory.upload / _DESCRIPTION).unlink(missing_ok=True)
     with written_atomically(directory.upload / _WEIGHTS) as temporary:
         safetensors.numpy.save_file(chosen, temporary)
     write_text(directory.upload / _DESCRIPTION, to_json({"site": site, "round": server_round}, indent=2) + "\n")

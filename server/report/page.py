@@ -7,7 +7,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from federation.errors import RunError
 from federation.run_directory import RunDirectory, write_text
 from server.evaluation.attacks import read_membership, words_of
 from server.report.authenticity import membership_picture, membership_table, nearest_table, pairs_table
@@ -41,16 +40,11 @@ def write_report(directory: RunDirectory) -> Path:
     ------
     RunDirectoryError
         If there is no run, or a file of it cannot be read. Nothing is written then.
-    RunError
+    StorageError
         If the report cannot be written.
     """
     page = render_report(read_run(directory))
-    try:
-        write_text(directory.report, page)
-    except OSError as error:
-        raise RunError(
-            f"{directory.report}: cannot be written ({error.strerror or error}); make room, or give the rights"
-        ) from None
+    write_text(directory.report, page)
     return directory.report
 
 

@@ -6,12 +6,16 @@ import errno
 import fcntl
 import json
 import os
+import resource
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from federation.errors import RunDirectoryError
+from federation.errors import RunDirectoryError, StorageError
 from federation.run_directory import (
     RunDirectory,
     check_free,
@@ -121,6 +125,35 @@ def test_lines_after_a_round_are_dropped(tmp_path: Path) -> None:
     assert read_lines(directory.metrics) == [{"round": 0, "kid": 1.0}, {"round": 5, "kid": 0.5}]
 
 
+@pytest.fixture
+def room() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow beyond so many bytes, as a disk does that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_lines_for_which_there_is_no_room_leave_none_of_them(room: Callable[[int], None], tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.append(directory.metrics, [{"round": 0}])
+    room(40)
+    with pytest.raises(
+        StorageError, match=r"metrics\.jsonl: cannot be written \(File too large\); make room on its disk"
+    ):
+        directory.append(directory.metrics, [{"round": 1}, {"round": 2}, {"round": 3}])
+    assert directory.metrics.read_text() == '{"round": 0}\n'
+
+
+def test_a_library_without_room_is_named_like_the_system(room: Callable[[int], None], tmp_path: Path) -> None:
+    """safetensors raises an error of its own, which is no OSError."""
+    path = tmp_path / "weights.safetensors"
+    room(1000)
+    with pytest.raises(StorageError, match="weights.safetensors: cannot be written .*File too large"):  # noqa: SIM117
+        with written_atomically(path) as temporary:
+            save_file({"w": np.zeros(1000, np.float32)}, temporary)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     assert directory.checkpoint_rounds() == []
@@ -134,8 +167,9 @@ def test_checkpoints_are_whole_and_the_newest_are_kept(tmp_path: Path) -> None:
         (folder / "state.json").write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match=r"cannot be written \(disk full\); make room on its disk"):
         directory.write_checkpoint(40, 2, fail)
+    assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["round-0020", "round-0030"]
     assert directory.checkpoint_rounds() == [20, 30]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from federation.config import Configuration, parse_assignments
 from federation.engine import build_engine
 from federation.engine.grid import SimulationGrid, simulation_nodes
 from federation.engine.in_process import InProcessGrid
-from federation.errors import ConfigurationError, HospitalError, RunError
+from federation.errors import ConfigurationError, HospitalError, RunError, StorageError
 from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
 from federation.run_directory import RunDirectory, read_lines
 from federation.settings.participation import ParticipationSettings
@@ -226,6 +227,65 @@ def test_a_run_goes_on_when_nobody_looks_any_more(tmp_path: Path, cache_dir: str
     assert "done: 1 rounds, 32 images" in log
     with pytest.raises(BrokenPipeError):
         screen.close()
+
+
+class FullDisk:
+    """The real ClientApp, under which one hospital finds no room for its state in round 2.
+
+    Parameters
+    ----------
+    then
+        Called before, e.g. to see to it that nothing else can be written either.
+    """
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.then = then
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        if (message.metadata.group_id, context.node_config["partition-id"]) != ("2", 3):
+            return client_app(message, context)
+        self.then()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            return client_app(message, context)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_full_disk_is_no_hospitals_fault_and_the_run_goes_on_once_there_is_room(
+    straight: Path, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = tmp_path / "run"
+    settings = configuration(run_dir, cache_dir, IN_PROCESS)
+    with pytest.raises(StorageError, match=r"hospital-03/round-0002\.safetensors: cannot be written .*File too large"):
+        run(settings, FullDisk(lambda: None))
+    assert {line["status"] for line in read_lines(run_dir / "hospitals.jsonl")} == {"ok"}
+    assert json.loads((run_dir / "summary.json").read_text())["status"] == "failed"
+    assert RunDirectory(run_dir).checkpoint_rounds() == [1]
+    assert not list(run_dir.rglob(".*"))
+    assert "resumed after round 1" in run(settings.with_values({"resume": True}), client_app)
+    assert networks(run_dir) == networks(straight)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_that_can_save_nothing_ends_with_what_it_failed_of(tmp_path: Path, cache_dir: str) -> None:
+    run_dir = tmp_path / "run"
+    console = Console(record=True, width=400, file=io.StringIO())
+    settings = configuration(run_dir, cache_dir, IN_PROCESS)
+    grid = InProcessGrid(
+        FullDisk(lambda: [(run_dir / "checkpoints").touch(), (run_dir / "summary.json").mkdir()]),  # type: ignore[arg-type]
+        simulation_nodes(8),
+    )
+    with pytest.raises(StorageError, match="hospital-03/round-0002") as raised:
+        run_federation(grid, prepare_inputs(settings), console)
+    assert raised.value.__context__ is None, "no error came on top"
+    printed = console.export_text()
+    assert f"the last round could not be saved: {run_dir / 'checkpoints' / 'round-0001'}: cannot be written" in printed
+    assert f"there is no summary: {run_dir / 'summary.json'}: cannot be written" in printed
+    assert f"failed after round 0; go on with --resume --run-dir {run_dir}" in printed
+    assert not list(run_dir.rglob(".*"))
 
 
 def test_too_few_replies_end_the_run_with_its_last_good_state(straight: Path, tmp_path: Path, cache_dir: str) -> None:
