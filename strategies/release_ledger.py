@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federation.errors import RunDirectoryError
-from federation.run_directory import to_json
+from federation.run_directory import to_json, writing
 from strategies.aggregation import Arrays
 
 
@@ -70,7 +70,13 @@ class ReleaseLedger:
         return found
 
     def enter(self, release: Release) -> None:
-        """Count a release, on the disk when this returns; the same bits again are not counted."""
+        """Count a release, on the disk when this returns; the same bits again are not counted.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be counted: then it must not be made.
+        """
         if any(known.digest == release.digest for known in self.read()):
             return
         if self._path is None:
@@ -81,7 +87,7 @@ class ReleaseLedger:
             "noise_multiplier": release.noise_multiplier,
             "digest": release.digest,
         }
-        with self._path.open("ab") as file:
+        with writing(self._path), self._path.open("ab") as file:
             # Of a line that a killed process began nothing was released: its end had not been written.
             file.truncate(len(_whole_lines(self._path)))
             file.write((to_json(line) + "\n").encode())
