@@ -245,7 +245,7 @@ def test_paths_become_absolute() -> None:
 
 
 def test_a_home_that_is_not_there_is_named_with_the_key() -> None:
-    configuration = resolve([parse_assignments(["data.root=~nobody-of-this-name/images"])])
+    configuration = resolve([parse_assignments(["data.source=folder", "data.root=~nobody-of-this-name/images"])])
     with pytest.raises(DataError) as caught:
         configuration.with_absolute_paths()
     assert str(caught.value) == (
