@@ -6,15 +6,21 @@ training images together, the hospital's own among them: a hospital that holds n
 
 from __future__ import annotations
 
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from scipy.special import entr, rel_entr
 
+from data_partitions.fonts import font_families
 from data_partitions.partition import Partition
 from federation.run_directory import written_atomically
 
@@ -25,6 +31,17 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#7F7F7F")
 _HATCHES = ("", "////", "....", "xxxx")
 _MOST_NAMED_HOSPITALS = 100
+
+
+# A name longer than this leaves no room for the bars.
+_MOST_CELLS = 40
+_LEGEND_CELLS, _LEGEND_MARK_CELLS = 120, 6
+
+
+def _short(name: str) -> str:
+    """Return a name on one line, cut where it is too long for the picture; an ideograph is as wide as two letters."""
+    line = " ".join(name.split())
+    return line if cell_len(line) <= _MOST_CELLS else set_cell_size(line, _MOST_CELLS - 1).rstrip() + "…"
 
 
 def _histograms(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -132,9 +149,24 @@ def partition_table(partition: Partition) -> Table:
     return table
 
 
+@contextlib.contextmanager
+def _lettering(text: str) -> Iterator[None]:
+    """Let a picture be drawn with fonts that have the letters of a text."""
+    from matplotlib import rc_context
+
+    settings: Any = {
+        "text.parse_math": False,  # A "$" in a name is a "$".
+        "hatch.linewidth": 0.6,
+        "font.family": font_families(text),
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        # Where no font has a letter a box stands for it; that is seen, and need not be said on the screen.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
 def plot_partition(partition: Partition, path: Path) -> None:
     """Draw each hospital's mixture of classes, beside the whole's, and its size, into a png file."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     measures = measure_heterogeneity(partition)
@@ -144,9 +176,11 @@ def plot_partition(partition: Partition, path: Path) -> None:
     is_named = len(partition.hospitals) <= _MOST_NAMED_HOSPITALS
     positions = np.arange(len(names), dtype=float)
     positions[1:] += 0.4
-    height = 1.4 + 0.3 * min(len(names), _MOST_NAMED_HOSPITALS)
+    names, classes = [_short(name) for name in names], [_short(name) for name in partition.classes]
+    ncols = max(1, min(len(classes), 10, _LEGEND_CELLS // (_LEGEND_MARK_CELLS + max(map(cell_len, classes)))))
+    height = 1.4 + 0.3 * min(len(names), _MOST_NAMED_HOSPITALS) + 0.22 * (math.ceil(len(classes) / ncols) - 1)
 
-    with rc_context({"text.parse_math": False, "hatch.linewidth": 0.6}):  # A "$" in a name is a "$".
+    with _lettering("".join((*names, *classes))):
         figure = Figure(figsize=(10, height), layout="constrained")
         mixture, size = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.5))
 
@@ -187,8 +221,6 @@ def plot_partition(partition: Partition, path: Path) -> None:
             axes.tick_params(axis="y", length=0)
             axes.spines[["top", "right", "left"]].set_visible(False)
 
-        figure.legend(
-            handles, partition.classes, loc="outside upper center", ncols=min(len(partition.classes), 10), frameon=False
-        )
+        figure.legend(handles, classes, loc="outside upper center", ncols=ncols, frameon=False)
         with written_atomically(path) as unfinished:
             figure.savefig(unfinished, dpi=120, format="png")

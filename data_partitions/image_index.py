@@ -125,12 +125,7 @@ def build_index(
     DataError
         If classes and images do not agree, no image is left, or images cannot be read.
     """
-    rows = found.rows.sort_values("image_id", ignore_index=True)
-    for column in ("class_name", "group", "site"):
-        rows[column] = rows[column].map(composed)
-    rows["class_name"] = rows.class_name.str.strip()  # of a sub-folder, say: settings hold no blanks around a name
-    rows = _with_known_site(rows, notes)
-    _forget_unknown_groups(rows, notes)
+    rows = _with_plain_names(found.rows.sort_values("image_id", ignore_index=True), notes)
     classes = split_names(data.classes) or tuple(found.published_classes) or tuple(sorted(rows.class_name.unique()))
     _check_classes(rows, classes, found.origin, data, require_every_class)
 
@@ -156,6 +151,16 @@ def build_index(
         read_image=_reader(rows, read_bytes),
         missing_sites=found.missing_sites,
     )
+
+
+def _with_plain_names(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Spell names in one way, and take words for "unknown" for what they are."""
+    for column in ("class_name", "group", "site"):
+        rows[column] = rows[column].map(composed)
+    rows["class_name"] = rows.class_name.str.strip()  # of a sub-folder, say: settings hold no blanks around a name
+    rows = _with_known_site(rows, notes)
+    _forget_unknown_groups(rows, notes)
+    return rows
 
 
 def _forget_unknown_groups(rows: pd.DataFrame, notes: list[str]) -> None:

@@ -271,15 +271,17 @@ def attach_files(
     _note_what_does_not_match(names, matches, csv, notes)
     if len(matches.paths) > sum(found):  # else all that the csv names is there, whatever lies beside it
         note_other_kinds(content.others, notes)
-    if content.nameless:
-        verb = "is not UTF-8 text was" if len(content.nameless) == 1 else "is not UTF-8 text were"
-        notes.append(
-            f"{counted(len(content.nameless), 'image file')} whose path {verb} left out "
-            f"({first_names(content.nameless)})"
-        )
+    _note_nameless(content.nameless, notes)
     chosen = [files[path] for path in matches.paths if path]
     paths = [file.path for file in chosen]
     return rows[found].reset_index(drop=True).assign(file=paths, key=paths, stamp=[file.stamp for file in chosen])
+
+
+def _note_nameless(nameless: Sequence[str], notes: list[str]) -> None:
+    """Say which files a csv could not name."""
+    if nameless:
+        verb = "is not UTF-8 text was" if len(nameless) == 1 else "is not UTF-8 text were"
+        notes.append(f"{counted(len(nameless), 'image file')} whose path {verb} left out ({first_names(nameless)})")
 
 
 def note_differences(matches: Matches, csv: Path, notes: list[str]) -> None:

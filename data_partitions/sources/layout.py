@@ -54,8 +54,7 @@ def recognise_layout(root: str, given: Collection[str] = ()) -> dict[str, str]:
     for source, names in published.items():
         if find_csv(folder, names) is not None:
             return {"data.source": source, **found}
-    labels = find_csv(folder, (_LABELS,))
-    if labels is None:
+    if (labels := find_csv(folder, (_LABELS,))) is None:
         return {"data.source": "folder", **found}
     columns = set(read_csv(labels, ()).columns)
     if {"image_id", "dx", "lesion_id", "center"} <= columns:
@@ -70,8 +69,8 @@ def recognise_layout(root: str, given: Collection[str] = ()) -> dict[str, str]:
         column = next((name for name in candidates if name in columns), None)
         if column is None:
             problems.append(
-                f"{labels}: no column is {' or '.join(candidates)}; its columns are "
-                f"{', '.join(sorted(columns))}; name the column with --set {key}=COLUMN"
+                f"{labels}: no column is {' or '.join(candidates)}; its columns are {', '.join(sorted(columns))}; name "
+                f"the column with --set {key}=COLUMN"
             )
         else:
             settings[key] = column

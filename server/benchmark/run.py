@@ -100,8 +100,7 @@ def run_benchmark(
         jobs = jobs or default_jobs(cells)
         runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
         every = [(trial_runner, cell) for cell in trials] + [(runner, cell) for cell in cells]
-        for note in check_images([(cell, each.directory(cell)) for each, cell in every], prepare):
-            say(f"data: {note}")
+        check_images([(cell, each.directory(cell)) for each, cell in every], prepare, say)
         trial_runner.check(trials)
         runner.check(cells if chosen or not trials else [])
         write_text(folder / PLAN, plan_text(plan))
@@ -165,13 +164,11 @@ def _saying_how_to_go_on(path: Path, folder: Path, say: Callable[[str], None]) -
 
 
 def check_images(
-    cells: Sequence[tuple[Cell, RunDirectory]], prepare: Callable[[str, int, int], None]
-) -> tuple[str, ...]:
+    cells: Sequence[tuple[Cell, RunDirectory]], prepare: Callable[[str, int, int], None], say: Callable[[str], None]
+) -> None:
     """Read and divide the images of every partition, so that what is wrong with them shows before anything runs.
 
-    Returns
-    -------
-    What a user should know about them, each sentence once.
+    What a user should know about them is said once.
 
     Raises
     ------
@@ -186,7 +183,8 @@ def check_images(
             read[key] = prepare_inputs(cell.configuration, prepare)
             notes |= dict.fromkeys(read[key].notes)
         resuming.check_images(directory, read[key])
-    return tuple(notes)
+    for note in notes:
+        say(f"data: {note}")
 
 
 def default_jobs(cells: Sequence[Cell]) -> int:

@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 MOST_ROUNDS = 24
 CAPTION_PIXELS = 64
 """Width of the column of captions at a sheet's left edge; see :mod:`server.evaluation.sample_sheet`."""
+CAPTION_KEY = "caption-pixels"
+"""What a sheet says of a wider one."""
 _MOST_BYTES = 3_500_000  # of all pictures but the last round's: what a mail still carries
 _MOST_BYTES_OF_LAST = 1_500_000
 _SMALLEST_TILE = 32
@@ -116,7 +118,12 @@ def read_samples(paths: Mapping[int, Path], rows: Sequence[str]) -> Samples:
 
 def _fits(picture: Image.Image, num_rows: int) -> bool:
     """Return whether a sheet can have so many rows of equal height."""
-    return num_rows > 0 and picture.width > CAPTION_PIXELS and picture.height % num_rows == 0
+    return num_rows > 0 and picture.width > _caption_pixels(picture) and picture.height % num_rows == 0
+
+
+def _caption_pixels(picture: Image.Image) -> int:
+    said = str(picture.info.get(CAPTION_KEY, ""))
+    return int(said) if said.isdecimal() else CAPTION_PIXELS
 
 
 def _encode(server_round: int, picture: Image.Image, num_rows: int, most: int) -> tuple[Sheet, bool]:
@@ -124,7 +131,7 @@ def _encode(server_round: int, picture: Image.Image, num_rows: int, most: int) -
     pixels = np.asarray(picture)
     pitch = 0
     if num_rows:
-        pixels = pixels[:, CAPTION_PIXELS:]
+        pixels = pixels[:, _caption_pixels(picture) :]
         pitch = pixels.shape[0] // num_rows
     # Enlarged sheets repeat each pixel: once is enough, and the browser enlarges them again.
     scale = next((factor for factor in (8, 4, 2) if _repeats(pixels, factor)), 1)

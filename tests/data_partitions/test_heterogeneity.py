@@ -140,6 +140,17 @@ def test_picture_shows_the_mixture(num_hospitals: int, tmp_path: Path) -> None:
     assert path.read_bytes() == rewritten
 
 
+def test_names_of_the_world_neither_warn_nor_squeeze_the_bars(tmp_path: Path) -> None:
+    """Warnings are errors here: of letters that no font has, and of a layout that has no room."""
+    names = ("协和医院/皮肤科", "\U000f0000", "line\nbreak " + 20 * "Universitätsklinikum ")
+    classes = tuple(f"Squamous cell carcinoma, Invasive, Keratoacanthoma-type {number}" for number in range(8))
+    partition = make_partition([[10] * 8, [5] * 8, [1] * 8], names, classes)
+    plot_partition(partition, tmp_path / "partition.png")
+    with Image.open(tmp_path / "partition.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert (pixels == (0x00, 0x72, 0xB2)).all(axis=1).sum() > 3000
+
+
 def test_more_classes_than_colours_are_told_apart_by_hatches(tmp_path: Path) -> None:
     partition = make_partition([[10] * 20, [5] * 20], ("a", "b"), tuple(f"class {number}" for number in range(20)))
     plot_partition(partition, tmp_path / "many.png")

@@ -586,11 +586,11 @@ def test_sites_that_the_csv_does_not_name_are_asked_for_where_they_are_used(tmp_
     )
     settings: dict[str, Any] = {"root": str(tmp_path / "root"), "cache_dir": str(tmp_path)}
     data = DataSettings(source="ham10000", classes="nv", **settings)
-    iid = PartitionSettings(scheme="iid", hospitals=2, min_images=1)
-    held = find_holdings(data, iid, 32)
+    pooled = PartitionSettings(hospitals=1, min_images=1)
+    held = find_holdings(data, pooled, 32)
     assert set(held.index.sites) == {"ham10000"}
     assert held.index.notes == (f"all images have one site: {missing}",)
-    assert held.partition.hospitals == ("hospital-00", "hospital-01")
+    assert held.partition.hospitals == ("all",)
     with pytest.raises(PartitionError, match=r"the data has 1 site .*; HAM10000_metadata.csv has no column 'dataset'"):
         find_holdings(data, PartitionSettings(hospitals=4), 32)
 
@@ -605,7 +605,7 @@ def test_sites_that_the_csv_does_not_name_are_asked_for_where_they_are_used(tmp_
         *(f"{name},HAM_{name}" for name in ids),
     )
     data = DataSettings(source="isic2019", classes="NV", **settings)
-    assert find_holdings(data, iid, 32).index.notes == (
+    assert find_holdings(data, pooled, 32).index.notes == (
         f"sites come from the lesion ids, and HAM10000 counts as one site: {missing}",
     )
     with pytest.raises(PartitionError, match=r"the data has 1 site .*; sites come from the lesion ids, and HAM10000"):

@@ -65,7 +65,7 @@ def test_the_committed_tables_are_made_again(unpacked: Path, monkeypatch: pytest
     # What the test is about: the cells have the keys of their time.
     assert all(RENAMED_KEYS.keys() & config.keys() for config in configs)
     # The images are not here, and nothing may be run anew.
-    monkeypatch.setattr(server.benchmark.run, "check_images", lambda cells, prepare: ())
+    monkeypatch.setattr(server.benchmark.run, "check_images", lambda cells, prepare, say: None)
     monkeypatch.setattr(CellRunner, "_start", lambda runner, cell: pytest.fail(f"{cell.key} would run again"))
     finished = run_benchmark(
         PLAN,

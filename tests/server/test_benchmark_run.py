@@ -77,7 +77,7 @@ class Runs:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs()
     monkeypatch.setattr(CellRunner, "run", lambda runner, cells: made.run(runner, cells))
-    monkeypatch.setattr(server.benchmark.run, "check_images", lambda cells, prepare: ())
+    monkeypatch.setattr(server.benchmark.run, "check_images", lambda cells, prepare, say: None)
     return made
 
 
