@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +15,11 @@ from torch import Tensor
 from data_partitions.dataset import ImageDataset, load_images
 from data_partitions.holdings import Holdings, find_holdings
 from federation.config import Configuration
-from federation.errors import ConfigurationError, DataError
+from federation.errors import ConfigurationError, StorageError
 from federation.home import expand_home
 from federation.run_directory import writing, written_atomically
 from federation.settings.data import DataSettings, PartitionSettings
+from federation.site import folder_name
 
 _OF_SITES = ("site", "data-dir", "state-dir", "policy")
 
@@ -120,8 +119,8 @@ class PrivateState:
 
         Raises
         ------
-        DataError
-            If the state of that round is gone.
+        StorageError
+            If the state of that round is gone or damaged.
         """
         with writing(self.folder):
             for number in self.rounds():
@@ -130,12 +129,14 @@ class PrivateState:
         if last_round == 0:
             return {}
         path = self._path(last_round)
-        if not path.is_file():
-            raise DataError(
-                f"{path}: this hospital's private state after round {last_round} is gone, and without it training "
+        try:
+            return safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            what = "gone" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+            raise StorageError(
+                f"{path}: this hospital's private state after round {last_round} is {what}, and without it training "
                 "would not go on as it was; put the file back, or start the run anew"
-            )
-        return safetensors.torch.load_file(path)
+            ) from error
 
     def save(self, server_round: int, state: Mapping[str, Tensor], checkpoint_rounds: Iterable[int]) -> None:
         """Write the state after a round; drop files that no checkpoint needs any more.
@@ -269,12 +270,6 @@ def _state_root(configuration: Configuration, identity: Identity) -> Path:
 def _site_root(identity: Identity) -> Path:
     """Return the folder in which a real site keeps what is its own."""
     return Path(identity.state_dir) if identity.state_dir else Path(identity.data_dir) / ".dermafed"
-
-
-def folder_name(site: str) -> str:
-    """Return a folder's name for a site: what file systems refuse becomes ``_``, and a hash keeps names apart."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", site).lstrip(".")
-    return name if name == site else f"{name}-{hashlib.blake2b(site.encode(), digest_size=4).hexdigest()}"
 
 
 # A worker trains several hospitals of one federation: the index and the partition are found once.

@@ -21,7 +21,6 @@ from clients.policy import QUESTIONS, OpenPolicy, Policy, load_policy
 from federation.errors import ConfigurationError, NotFiniteError, PolicyError, StorageError, WireError
 from federation.exchange import (
     ARRAYS,
-    CANNOT_WRITE,
     CLASS_COUNTS,
     CONFIG,
     DEPLOYED,
@@ -29,6 +28,7 @@ from federation.exchange import (
     NUM_EXAMPLES,
     REFUSED,
     REQUIRED_METRICS,
+    RUN_DIRECTORY_FAILED,
     SITE,
     SITE_FAILED,
     pack_arrays,
@@ -215,7 +215,7 @@ class Outbox:
         code = REFUSED if isinstance(error, PolicyError | ConfigurationError) else SITE_FAILED
         if not self.is_site:
             if isinstance(error, StorageError):
-                code = CANNOT_WRITE
+                code = RUN_DIRECTORY_FAILED
             elif not isinstance(error, PolicyError):
                 raise error
             return Message(Error(code, str(error)), reply_to=message)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
 from federation.errors import InputError, RunDirectoryError, RunError
-from federation.run_directory import RunDirectory, read_lines, to_json, write_text
+from federation.run_directory import RunDirectory, read_json, read_lines, to_json, write_text
 from federation.settings.section import join_names
 from strategies.configuration import resolve
 
@@ -357,7 +357,7 @@ def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> 
         if _is_run(path):
             own = resolve([load_stored_toml(RunDirectory(path).config)])
             attacked = load_attacked(RunDirectory(path), own, device)
-            partition = json.loads(RunDirectory(path).partition.read_text(encoding="utf-8"))
+            partition = read_json(RunDirectory(path).partition)
             if partition["digest"] != inputs.partition.digest:
                 reason = "its hospitals held other images than those of the partition that is in force here"
                 attacked = replace(attacked, upload=None, upload_reason=reason)

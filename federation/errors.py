@@ -10,7 +10,7 @@
     │   └── RunDirectoryError     a run directory that exists, or that cannot be read
     └── RunError                  the input was right and the run failed: exit code 1
         ├── HospitalError         a hospital's training raised, or a worker died
-        ├── StorageError          a folder that cannot be written: the disk is full, or may not be written to
+        ├── StorageError          a file of ours that cannot be written, or that is not as it was left
         ├── PolicyError           what is asked of a hospital is not to leave it
         ├── WireError             a message that is not what both sides agreed on
         └── NotFiniteError        a loss, a weight or a gradient that is not finite
@@ -96,7 +96,7 @@ class HospitalError(RunError):
 
 
 class StorageError(RunError):
-    """A file of ours cannot be written: what all of a run share, and no hospital's own fault.
+    """A file of ours cannot be written, or is not as it was left: nothing that would be one hospital's fault.
 
     Parameters
     ----------

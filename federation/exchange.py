@@ -53,8 +53,9 @@ REFUSED = 1001
 """Code of the error reply of a hospital whose policy forbids what it is asked."""
 SITE_FAILED = 1002
 """Code of the error reply of a real site where something went wrong: its words name no file and no image."""
-CANNOT_WRITE = 1003
-"""Code of the error reply of a simulated hospital that cannot write to the run directory, which is everybody's."""
+RUN_DIRECTORY_FAILED = 1003
+"""Code of the error reply of a simulated hospital that cannot write to the run directory, which is everybody's, or does
+not find there what it left."""
 
 REQUIRED_METRICS = (NUM_EXAMPLES, "num-steps", "num-images", "num-evaluations")
 """What every reply says: all but the first follows from the settings. Others are a hospital's to tell."""

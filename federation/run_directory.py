@@ -345,6 +345,10 @@ class RunDirectory:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def hospital_state(self, folder: str, server_round: int) -> Path:
+        """Return the path of what a simulated hospital has kept of a round in its folder."""
+        return self.hospital_states / folder / f"round-{server_round:04d}.safetensors"
+
     def sample_sheet(self, server_round: int) -> Path:
         """Return the path of a round's sample sheet."""
         return self.samples / f"round-{server_round:04d}.png"
@@ -427,6 +431,13 @@ class RunDirectory:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
 
+    def set_aside(self, server_round: int) -> Path:
+        """Give a checkpoint that is damaged another name, under which nothing looks for one; return it."""
+        aside = self.checkpoints / f"damaged-round-{server_round:04d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        with writing(aside):
+            return self.checkpoint(server_round).replace(aside)
+
     def _remove_checkpoint(self, server_round: int) -> None:
         """Remove a checkpoint, so that a process killed meanwhile leaves the whole of it or nothing under its name."""
         doomed = self.checkpoints / f".round-{server_round:04d}.removed"
@@ -445,6 +456,39 @@ def _synchronise(path: Path) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a line file. A last line without its end, left by a killed run or just being written, is not read."""
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    """Read a line file. A last line without its end, left by a killed run or just being written, is not read.
+
+    Raises
+    ------
+    RunDirectoryError
+        Naming the line that is not as it was written.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise RunDirectoryError(
+                f"{path}: line {number} is damaged ({error}); put the file back from a copy, or remove the line"
+            ) from None
+        entries.append(entry)
+    return entries
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a json object that we have written.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is not as it was written.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("no json object")
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: is damaged ({error}); put it back from a copy") from None
+    return content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
 
 
@@ -17,3 +19,9 @@ class Site:
     """Of each class; empty unless a strategy needs them."""
     is_deployed: bool = False
     """Whether it is a real site and not a simulated one."""
+
+
+def folder_name(site: str) -> str:
+    """Return a folder's name for a site: what file systems refuse becomes ``_``, and a hash keeps names apart."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", site).lstrip(".")
+    return name if name == site else f"{name}-{hashlib.blake2b(site.encode(), digest_size=4).hexdigest()}"

@@ -12,7 +12,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -61,7 +61,7 @@ from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
 from server.resuming import check_directory, check_extractor, check_images
-from server.run_state import RunState, read_state, write_state
+from server.run_state import RunState, newest_whole, read_state, write_state
 from server.run_summary import how_to_go_on, say_summary
 from server.training_round import TrainingRound
 from strategies.aggregation import Federation
@@ -598,19 +598,37 @@ class FederatedRun:
         self.directory.write_checkpoint(state.completed_rounds, self.configuration.checkpoint.keep, write, best=best)
 
     def _load_checkpoint(self) -> None:
-        """Go back to the newest checkpoint, or to the beginning where there is none."""
-        rounds = self.directory.checkpoint_rounds()
-        if rounds:
-            saved = read_state(
-                self.directory.checkpoint(rounds[-1]), self.state, self.anatomy.evaluations, len(self.sites)
-            )
+        """Go back to the newest checkpoint that is whole, or to the beginning where there is none."""
+        newest, damaged = newest_whole(self.directory)
+        for server_round, problem in damaged.items():
+            aside = self.directory.set_aside(server_round)
+            self.progress.say(f"{problem}: that checkpoint is left out, and is {aside} now")
+        if newest:
+            saved = read_state(self.directory.checkpoint(newest), self.state, self.anatomy.evaluations, len(self.sites))
             self.state = saved.state
             self.strategy.load_state_dict(self.state.strategy)
             self.seconds_before = saved.seconds
             for work, seconds in saved.seconds_by_work.items():
                 self.watch.add(work, seconds)
-        self.directory.keep_rounds(self.state.completed_rounds if rounds else -1)
+        self.directory.keep_rounds(self.state.completed_rounds if newest else -1)
+        for note in self._missing_lines() if newest else ():
+            self.progress.say(note)
         self.progress.say(f"resumed after round {self.state.completed_rounds}")
+
+    def _missing_lines(self) -> Iterator[str]:
+        """Say which rounds before this one the line files lack, as after copying a part of them."""
+        completed = self.state.completed_rounds
+        for path, expected in (
+            (self.directory.metrics, range(0, completed + 1, self.configuration.evaluation.every)),
+            (self.directory.hospitals, range(1, completed + 1)),
+        ):
+            found = {line["round"] for line in read_lines(path)} if path.exists() else set()
+            if missing := sorted(set(expected) - found - {completed}):
+                yield (
+                    f"{path}: has no line of round {missing[0]}"
+                    + (f" and {len(missing) - 1} others" if missing[1:] else "")
+                    + "; what is added up over rounds lacks them"
+                )
 
     def _finish(self) -> None:
         """Export the generator, judge it once on test images, sum up."""

@@ -14,7 +14,7 @@ from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory, read_lines
 from server.inputs import RunInputs
-from server.run_state import RunState, shapes_in
+from server.run_state import RunState, newest_whole, shapes_in
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import names_in_use, resolve
 from strategies.release_ledger import ReleaseLedger
@@ -73,10 +73,10 @@ def check_directory(directory: RunDirectory, configuration: Configuration, state
 
 def _architecture_problems(directory: RunDirectory, state: RunState) -> Iterator[str]:
     """Say how the networks of the newest checkpoint differ from ours, as those of another version may."""
-    rounds = directory.checkpoint_rounds()
-    if not rounds:
+    newest, _ = newest_whole(directory)
+    if not newest:
         return
-    folder = directory.checkpoint(rounds[-1])
+    folder = directory.checkpoint(newest)
     found = shapes_in(folder)
     expected = {name: value.shape for name, value in state.arrays.items()}
     differing = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]

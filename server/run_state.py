@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ import numpy as np
 import safetensors.numpy
 from flwr.app import ArrayRecord
 
+from federation.errors import RunDirectoryError
 from federation.exchange import pack_arrays
-from federation.run_directory import to_json
+from federation.run_directory import RunDirectory, to_json
+from federation.site import folder_name
 
 # Files of a checkpoint, where there is something to keep.
-_GLOBAL = "global.safetensors"
+_GLOBAL, _STATE = "global.safetensors", "state.json"
 _STRATEGY, _OWN = "strategy.safetensors", "own.safetensors"
 
 
@@ -69,7 +72,8 @@ def write_state(folder: Path, state: RunState, *, seconds: float, seconds_by_wor
             safetensors.numpy.save_file(
                 {name: np.array(value, order="C") for name, value in arrays.items()}, folder / file
             )
-    (folder / "state.json").write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
+    entries["blake2b"] = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    (folder / _STATE).write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def read_state(folder: Path, before: RunState, evaluations: float, num_hospitals
     num_hospitals
         Of the federation, for the same: there each had been shown as many images, if all were in every round.
     """
-    entries = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    entries = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     arrays = safetensors.numpy.load_file(folder / _GLOBAL)
     state = RunState(
         completed_rounds=entries["round"],
@@ -109,6 +113,68 @@ def read_state(folder: Path, before: RunState, evaluations: float, num_hospitals
         own=_by_site(_load_arrays(folder / _OWN)),
     )
     return SavedState(state, entries["seconds"], entries["seconds_by_work"])
+
+
+def newest_whole(directory: RunDirectory) -> tuple[int, dict[int, str]]:
+    """Find the checkpoint to go on from: copying a run may have cut short or lost a file of the newest.
+
+    Returns
+    -------
+    The round of the newest that is whole, with all that hospitals have kept for it; 0 if there is no checkpoint. And
+    what is wrong with those of later rounds, by round.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there are checkpoints, and none is whole.
+    """
+    problems: dict[int, str] = {}
+    for server_round in reversed(directory.checkpoint_rounds()):
+        problem = _damage(directory, server_round)
+        if not problem:
+            return server_round, problems
+        problems[server_round] = problem
+    if problems:
+        raise RunDirectoryError(
+            [f"{problem}; put it back from a copy, or start the run anew" for problem in problems.values()]
+        )
+    return 0, problems
+
+
+def _damage(directory: RunDirectory, server_round: int) -> str:
+    """Say what of a checkpoint is not as it was written; empty if it is whole."""
+    folder = directory.checkpoint(server_round)
+    path = folder / _STATE
+    try:
+        entries = json.loads(path.read_bytes())
+        last_rounds = dict(entries["last_rounds"])
+        # An earlier version wrote no digests.
+        unknown = dict.fromkeys([_GLOBAL, *(file.name for file in folder.glob("*.safetensors"))], "")
+        for name, digest in entries.get("blake2b", unknown).items():
+            path = folder / name
+            if digest and _digest(path) != digest:
+                return f"{path}: is not as it was written"
+            _check_tensors(path)
+        if directory.hospital_states.is_dir():  # a simulation
+            for site, last_round in last_rounds.items():
+                path = directory.hospital_state(folder_name(site), last_round)
+                _check_tensors(path)
+    except FileNotFoundError:
+        return f"{path}: is gone"
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        return f"{path}: is damaged ({error})"
+    return ""
+
+
+def _check_tensors(path: Path) -> None:
+    """Raise if a file holds no tensors, or less than its header says."""
+    with safetensors.safe_open(path, framework="np"):
+        pass
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:

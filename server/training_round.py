@@ -20,10 +20,10 @@ from torch import Tensor
 from federation.engine.grid import TOO_LATE, SimulationGrid
 from federation.errors import HospitalError, RunError, StorageError, WireError
 from federation.exchange import (
-    CANNOT_WRITE,
     LAST_ROUND,
     NUM_EXAMPLES,
     REFUSED,
+    RUN_DIRECTORY_FAILED,
     arrays_of,
     check_reply,
     config_of,
@@ -149,7 +149,7 @@ class TrainingRound:
         RunError
             If there are fewer usable replies than the least.
         StorageError
-            If a simulated hospital cannot write to the run directory.
+            If a simulated hospital cannot write to the run directory, or does not find there what it left.
         """
         nodes = {site.node_id: site for site in self.sites}
         messages = {
@@ -232,8 +232,8 @@ class TrainingRound:
     def _judge(self, site: Site, reply: Message) -> _Fate:
         """Say whether a reply can be used, whatever the others sent."""
         if reply.has_error():
-            if reply.error.code == CANNOT_WRITE and not site.is_deployed:
-                # The disk is that of all hospitals: without this one, the next would fail.
+            if reply.error.code == RUN_DIRECTORY_FAILED and not site.is_deployed:
+                # The disk is that of all hospitals, and left out in this round one would be so in the next.
                 raise StorageError(str(reply.error.reason))
             status = {TOO_LATE: "late", REFUSED: "refused"}.get(reply.error.code, "failed")
             return _Fate(None, status, str(reply.error.reason))

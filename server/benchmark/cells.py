@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 
 from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
-from federation.run_directory import RunDirectory, read_lines, write_text, writing
+from federation.run_directory import RunDirectory, read_json, read_lines, write_text, writing
 from server.benchmark.plan import Cell
 from strategies.configuration import resolve
 
@@ -133,7 +132,11 @@ class CellRunner:
         directory = self.directory(cell)
         if not directory.summary.is_file():
             return None
-        summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+        try:
+            summary = read_json(directory.summary)
+        except RunDirectoryError as error:  # the run finds out anew what stood there
+            self.say(f"{error}: {cell.key} is judged again")
+            return None
         if summary.get("status") != "done":
             return None
         if summary["test"].get("kid") is None:

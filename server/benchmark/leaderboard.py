@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from data_partitions.wording import counted
+from federation.run_directory import read_json
 from server.benchmark.cells import Outcome
 from server.benchmark.figures import METRICS, Metric
 from server.benchmark.plan import BUDGET_TOLERANCE, BUDGET_WORDS, BenchmarkPlan, trials
@@ -314,7 +314,7 @@ def commit_of(outcome: Outcome) -> str:
     path = outcome.directory.environment
     if not path.is_file():
         return ""
-    return str(json.loads(path.read_text(encoding="utf-8")).get("git_commit") or "")
+    return str(read_json(path).get("git_commit") or "")
 
 
 def csv_table(board: Leaderboard) -> str:

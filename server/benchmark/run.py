@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from data_partitions.wording import counted
 from federation.config import with_new_names
 from federation.errors import ConfigurationError, RunDirectoryError
 from federation.machine import count_cores
-from federation.run_directory import RunDirectory, to_json, write_text
+from federation.run_directory import RunDirectory, read_json, to_json, write_text
 from server import resuming
 from server.benchmark.cells import CellRunner, Outcome
 from server.benchmark.figures import raw_csv, raw_rows
@@ -142,7 +141,7 @@ def _chosen_before(plan: BenchmarkPlan, folder: Path) -> dict[str, dict[str, Any
     kept = folder / TUNING
     if plan.tuning is None or not kept.is_file():
         return {}
-    written: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))
+    written: dict[str, dict[str, Any]] = read_json(kept)
     chosen = {strategy: with_new_names(values) for strategy, values in written.items()}
     for strategy, table in plan.strategies.items():
         tried = [with_new_names(values) for values in trial_values(plan, strategy)] if "tune" in table else []

@@ -6,7 +6,6 @@ bound of an autoencoder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,15 @@ from federation.errors import WireError
 from federation.images import to_floats
 from federation.models import build_model
 from federation.models.anatomy import Anatomy
-from federation.run_directory import RunDirectory, read_lines, to_json, write_text, writing, written_atomically
+from federation.run_directory import (
+    RunDirectory,
+    read_json,
+    read_lines,
+    to_json,
+    write_text,
+    writing,
+    written_atomically,
+)
 from federation.sharing import SharingPolicy, load_tensors, named_tensors
 from strategies.sharing import private_prefixes, sharing_policy
 
@@ -103,7 +110,7 @@ def load_attacked(directory: RunDirectory, configuration: Configuration, device:
         final, final_reason = _load(path, configuration, device)
     upload, upload_reason, site = None, "the run directory keeps no hospital's upload", ""
     if (directory.upload / _DESCRIPTION).is_file():
-        description = json.loads((directory.upload / _DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(directory.upload / _DESCRIPTION)
         site = description["site"]
         if description["round"] == last_round:
             weights = directory.upload / _WEIGHTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from clients.local_training import train_locally
 from data_partitions.dataset import ImageDataset
 from federation.batch import Batch
 from federation.config import Configuration, parse_assignments
-from federation.errors import ConfigurationError, DataError, NotFiniteError
+from federation.errors import ConfigurationError, DataError, NotFiniteError, StorageError
 from federation.seeding import torch_stream
 from federation.settings.training import TrainingSettings
 from server.inputs import prepare_inputs
@@ -171,8 +172,16 @@ def test_private_state_of_a_reply_that_was_not_taken_is_forgotten(tmp_path: Path
     assert state.load(0, 1) == {}
 
 
+def test_private_state_that_is_damaged_is_named(tmp_path: Path) -> None:
+    state = PrivateState(tmp_path)
+    state.save(1, {"w": torch.ones(100)}, [])
+    os.truncate(tmp_path / "round-0001.safetensors", 100)
+    with pytest.raises(StorageError, match=r"round-0001\.safetensors: .* after round 1 is damaged .*put the file back"):
+        state.load(1, 2)
+
+
 def test_private_state_that_is_gone_is_missed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="private state after round 3 is gone"):
+    with pytest.raises(StorageError, match="private state after round 3 is gone"):
         PrivateState(tmp_path).load(3, 4)
 
 

@@ -20,6 +20,7 @@ from federation.run_directory import (
     RunDirectory,
     check_free,
     default_path,
+    read_json,
     read_lines,
     taken_directory,
     to_json,
@@ -123,6 +124,20 @@ def test_lines_after_a_round_are_dropped(tmp_path: Path) -> None:
     assert [line["round"] for line in read_lines(directory.metrics)] == [0, 5, 10]
     directory.keep_rounds(5)
     assert read_lines(directory.metrics) == [{"round": 0, "kid": 1.0}, {"round": 5, "kid": 0.5}]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"round": 0}\n' + bytes(20) + b'\n{"round": 2}\n')
+    with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl: line 2 is damaged .*; put the file back from a copy"):
+        read_lines(path)
+
+
+def test_a_damaged_description_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "partition.json"
+    path.write_text('{"digest": ')
+    with pytest.raises(RunDirectoryError, match=r"partition\.json: is damaged .*; put it back from a copy"):
+        read_json(path)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from federation.config import Configuration, parse_assignments
 from federation.engine import build_engine
 from federation.engine.grid import SimulationGrid, simulation_nodes
 from federation.engine.in_process import InProcessGrid
-from federation.errors import ConfigurationError, HospitalError, RunError, StorageError
+from federation.errors import ConfigurationError, HospitalError, RunDirectoryError, RunError, StorageError
 from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
 from federation.run_directory import RunDirectory, read_lines
 from federation.settings.participation import ParticipationSettings
@@ -32,6 +33,7 @@ from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundReport
 from server.inputs import prepare_inputs
 from server.messaging import choose_sites, list_sites
+from server.run_state import newest_whole
 from strategies.configuration import resolve
 
 
@@ -286,6 +288,78 @@ def test_a_run_that_can_save_nothing_ends_with_what_it_failed_of(tmp_path: Path,
     assert f"there is no summary: {run_dir / 'summary.json'}: cannot be written" in printed
     assert f"failed after round 0; go on with --resume --run-dir {run_dir}" in printed
     assert not list(run_dir.rglob(".*"))
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> Path:
+    """A run of two of the three rounds."""
+    run_dir = tmp_path_factory.mktemp("runs") / "two"
+    run(configuration(run_dir, cache_dir, IN_PROCESS, "rounds=2", "checkpoint.every=1"), client_app)
+    return run_dir
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-8:] = bytes(8)
+    path.write_bytes(content)
+
+
+def point(path: Path) -> None:
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{0:064}\nsize 123456\n")
+
+
+NEWEST = "checkpoints/round-0002/"
+DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
+    (NEWEST + "global.safetensors", cut, "is not as it was written"),
+    (NEWEST + "global.safetensors", change, "is not as it was written"),
+    (NEWEST + "global.safetensors", Path.unlink, "is gone"),
+    (NEWEST + "state.json", cut, "is damaged"),
+    (NEWEST + "state.json", lambda path: os.truncate(path, 0), "is damaged"),
+    ("hospitals/hospital-03/round-0002.safetensors", cut, "is damaged"),
+    ("hospitals/hospital-03/round-0002.safetensors", point, "is damaged"),
+    ("hospitals/hospital-03/round-0002.safetensors", Path.unlink, "is gone"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "words"), DAMAGES)
+def test_the_newest_checkpoint_that_is_whole_is_found(
+    name: str, damage: Callable[[Path], object], words: str, two_checkpoints: Path, tmp_path: Path
+) -> None:
+    """After a copy that broke off."""
+    directory = RunDirectory(Path(shutil.copytree(two_checkpoints, tmp_path / "run")))
+    assert newest_whole(directory) == (2, {})
+    damage(directory.path / name)
+    newest, damaged = newest_whole(directory)
+    assert newest == 1
+    assert damaged[2].startswith(f"{directory.path / name}: {words}")
+    point(directory.checkpoint(1) / "state.json")
+    with pytest.raises(RunDirectoryError, match="put it back from a copy, or start the run anew") as raised:
+        newest_whole(directory)
+    assert [problem.split(": is ")[0] for problem in raised.value.problems] == [
+        str(directory.path / name),
+        str(directory.checkpoint(1) / "state.json"),
+    ]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    two_checkpoints: Path, straight: Path, tmp_path: Path, cache_dir: str
+) -> None:
+    run_dir = Path(shutil.copytree(two_checkpoints, tmp_path / "run"))
+    cut(run_dir / NEWEST / "global.safetensors")
+    lines = (run_dir / "hospitals.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "hospitals.jsonl").write_text("".join(lines[:4]))  # cut at the end of a line, in round 1
+    printed = run(configuration(run_dir, cache_dir, IN_PROCESS, "checkpoint.every=1", "resume=true"), client_app)
+    assert (
+        f"{run_dir / NEWEST / 'global.safetensors'}: is not as it was written: that checkpoint is left out, and is "
+        f"{run_dir / 'checkpoints' / 'damaged-round-0002'} now" in printed
+    )
+    assert "resumed after round 1" in printed
+    assert networks(run_dir) == networks(straight)
 
 
 def test_too_few_replies_end_the_run_with_its_last_good_state(straight: Path, tmp_path: Path, cache_dir: str) -> None:

@@ -122,10 +122,10 @@ def test_a_finished_cell_of_a_benchmark_is_of_the_same_images(
 ) -> None:
     directory, inputs = started
     cell = Cell("fedgan", "iid", "model", 0, settings(root))
-    server.benchmark.run.check_images([(cell, directory)], lambda what, done, total: None)
+    server.benchmark.run.check_images([(cell, directory)], lambda what, done, total: None, print)
     draw_anew(root, inputs.index.table.image_id[0])
     with pytest.raises(RunDirectoryError, match=CONTENT):
-        server.benchmark.run.check_images([(cell, directory)], lambda what, done, total: None)
+        server.benchmark.run.check_images([(cell, directory)], lambda what, done, total: None, print)
 
 
 def test_images_that_have_moved_are_the_same(
