@@ -28,7 +28,8 @@ def configuration(cache_dir: str, tmp_path: Path, *assignments: str) -> Configur
                 [
                     f"data.cache-dir={cache_dir}",
                     f"run-dir={tmp_path}",
-                    "data.phantom-images=400",
+                    # Read where images are generated: elsewhere it would be refused.
+                    *([] if any("data.source=" in one for one in assignments) else ["data.phantom-images=400"]),
                     "partition.min-images=1",
                     *assignments,
                 ]

@@ -450,7 +450,9 @@ def test_half_a_site_is_no_simulated_hospital(change: dict[str, str | None], ima
 def test_a_server_cannot_lead_a_site_out_of_its_folder(
     assignment: str, words: str, images: Path, tmp_path: Path
 ) -> None:
-    reply = ask(DESCRIBE, settings("stylegan2", images, tmp_path, assignment), site_node(images, tmp_path))
+    # As a server might ask that checks nothing itself.
+    changed = parse_assignments([assignment]).values
+    reply = ask(DESCRIBE, settings("stylegan2", images, tmp_path), site_node(images, tmp_path), **changed)
     assert reply.error.code == REFUSED
     assert words in reply.error.reason
 
