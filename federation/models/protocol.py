@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from federation.models.anatomy import Anatomy
-from federation.models.training import Clock
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from federation.batch import Batch
+    from federation.models.training import Clock
 
 
 class DrawingNetwork(Protocol):

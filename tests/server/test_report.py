@@ -961,9 +961,7 @@ def test_names_are_text(tmp_path: Path) -> None:
     summary["speed"]["bytes"] = [{"site": site, "up": 1, "down": 2} for site in HOSTILE]
     summary["authenticity"]["reason"] = "<style>*{display:none}</style>"
     classes = f"data.classes=nv,{name},df"
-    page = report_of(
-        fabricate(tmp_path / "run", classes, "report.show-real-images=true", summary=summary, sites=HOSTILE)
-    )
+    page = report_of(fabricate(tmp_path / "run", classes, summary=summary, sites=HOSTILE))
     assert len(page.root.all("script")) == 2
     assert len(page.root.all("style")) == 1
     assert [image.attributes.get("src") for image in page.root.all("img")] == []
