@@ -162,8 +162,8 @@ def replies_by_node(messages: Sequence[Message], replies: Iterable[Message]) -> 
     return {sent_to[reply.metadata.reply_to_message_id]: reply for reply in replies}
 
 
-def wait_for_nodes(grid: Grid, num_hospitals: int) -> list[int]:
-    """Return the ids of all nodes, once there are as many as hospitals.
+def wait_for_nodes(grid: Grid, num_hospitals: int, *, resumed: bool = False) -> list[int]:
+    """Return the ids of all nodes, once there are as many as hospitals; `resumed`: as when the run began.
 
     Raises
     ------
@@ -176,9 +176,14 @@ def wait_for_nodes(grid: Grid, num_hospitals: int) -> list[int]:
         if len(node_ids) == num_hospitals:
             return node_ids
         if len(node_ids) > num_hospitals or time.monotonic() > deadline:
+            remedy = (
+                "start as many: a run goes on with the hospitals that it was started with; each may miss rounds, but "
+                "must say at the beginning who it is"
+                if resumed
+                else f"set partition.hospitals={len(node_ids)} or start as many nodes as hospitals"
+            )
             raise ConfigurationError(
-                f"partition.hospitals = {num_hospitals}, but there are {len(node_ids)} nodes; set "
-                f"partition.hospitals={len(node_ids)} or start as many nodes as hospitals"
+                f"partition.hospitals = {num_hospitals}, but there are {len(node_ids)} nodes; {remedy}"
             )
         time.sleep(1.0)
 
@@ -195,7 +200,7 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
     ConfigurationError
         If two nodes have one name, or the number of nodes is not that of the hospitals.
     """
-    node_ids = wait_for_nodes(grid, configuration.partition.hospitals)
+    node_ids = wait_for_nodes(grid, configuration.partition.hospitals, resumed=configuration.resume)
     content = RecordDict({CONFIG: ConfigRecord(dict(configuration.to_flat()))})
     messages = [grid.create_message(content, DESCRIBE, node_id, "describe") for node_id in node_ids]
     # In a simulation the engine sees to the time: its hospitals read their images a few at a time.

@@ -197,7 +197,7 @@ class TrainingRound:
             fate = self._judge(question.site, reply)
             if fate.reply is not None:
                 self._fates[question.site.name] = fate
-            elif question.attempt > self.settings.retries:
+            elif question.attempt > self.settings.retries or _has_refused(reply):
                 self._give_up(question.site, fate)
             else:
                 self._ask_again(question, fate)
@@ -328,6 +328,11 @@ class TrainingRound:
         done += [name for name, fate in self._fates.items() if fate.reply is not None]
         waiting = [name for name in asked if name not in running]
         self.show(RoundState(training=running, waiting=waiting, done=done, failed=failed))
+
+
+def _has_refused(reply: Message) -> bool:
+    """Return whether a hospital's own policy forbids what it was asked: it would the second time too."""
+    return reply.has_error() and reply.error.code == REFUSED
 
 
 def _last_line(reason: str) -> str:

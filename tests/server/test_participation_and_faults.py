@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -24,7 +24,7 @@ from federation.engine import build_engine
 from federation.engine.grid import SimulationGrid, simulation_nodes
 from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError, RunDirectoryError, RunError, StorageError
-from federation.exchange import ARRAYS, pack_arrays, unpack_arrays
+from federation.exchange import ARRAYS, REFUSED, pack_arrays, unpack_arrays
 from federation.run_directory import RunDirectory, read_lines
 from federation.settings.participation import ParticipationSettings
 from federation.site import Site
@@ -32,7 +32,7 @@ from server.app import run_federation
 from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundReport
 from server.inputs import prepare_inputs
-from server.messaging import choose_sites, list_sites
+from server.messaging import choose_sites, describe_sites, list_sites
 from server.run_state import newest_whole
 from strategies.configuration import resolve
 
@@ -215,6 +215,37 @@ def test_chaos_ends_like_a_run_in_which_those_replies_were_absent(tmp_path: Path
     assert again == planned.keys()
     summary = json.loads((tmp_path / "chaos" / "summary.json").read_text())
     assert sum(sum(counts.values()) for counts in summary["left_out"].values()) == len(lost)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_hospital_that_withdraws_is_asked_once_a_round_and_may_come_back(tmp_path: Path, cache_dir: str) -> None:
+    """Its policy has changed while the run goes on."""
+    run_dir = tmp_path / "run"
+
+    def app(message: Message, context: Context) -> Message:
+        if (message.metadata.group_id, context.node_config["partition-id"]) == ("2", 3):
+            return Message(Error(REFUSED, "PolicyError: 'train' is not answered here"), reply_to=message)
+        return client_app(message, context)
+
+    printed = run(configuration(run_dir, cache_dir, IN_PROCESS, "rounds=2"), app)
+    assert "round 2: left out hospital 'hospital-03': PolicyError: 'train' is not answered here" in printed
+    assert "is asked again" not in printed
+    run(configuration(run_dir, cache_dir, IN_PROCESS, "rounds=3", "resume=true"), client_app)
+    lines = read_lines(run_dir / "hospitals.jsonl")
+    assert [line["status"] for line in lines if line["site"] == "hospital-03"] == ["ok", "refused", "ok"]
+    assert len(lines) == 3 * 8
+
+
+def test_a_run_is_resumed_with_all_of_its_hospitals(tmp_path: Path, cache_dir: str) -> None:
+    """The remedy must not be a setting that a resumed run refuses."""
+    grid = InProcessGrid(client_app, simulation_nodes(9))
+    for resume, remedy in (
+        ("false", "set partition.hospitals=9 or start"),
+        ("true", "start as many: a run goes on with"),
+    ):
+        settings = configuration(tmp_path / "run", cache_dir, f"resume={resume}")
+        with pytest.raises(ConfigurationError, match=f"partition.hospitals = 8, but there are 9 nodes; {remedy}"):
+            describe_sites(grid, settings)
 
 
 @pytest.mark.usefixtures("without_pictures")
