@@ -108,7 +108,7 @@ def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(
     done = benchmark(path, "--out", out, "--set", cache)
     assert done.returncode == 1
     assert "unlucky--iid--model--seed-0  FAILED" in done.stdout
-    assert "participation.min-replies = 3" in done.stdout
+    assert "at least 3 are needed (participation.min-replies)" in done.stdout
     assert "1 of 3 cells failed" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     before = figures(out)

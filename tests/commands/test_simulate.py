@@ -221,7 +221,7 @@ def test_being_asked_to_end_ends_cleanly(
     arguments = command(
         *TINY,
         "--set=rounds=500",
-        "--set=simulation.workers=1",
+        *(["--set=simulation.workers=1"] if engine == "ray" else []),
         f"--set=simulation.engine={engine}",
         f"--run-dir={run_dir}",
         cache_dir=cache_dir,
