@@ -241,7 +241,19 @@ def check_reply(
         raise WireError(
             f"records {sorted(reply.content)}: expected one ArrayRecord {ARRAYS!r} and one MetricRecord {METRICS!r}"
         )
-    metrics = metrics_of(reply)
+    _check_numbers(metrics_of(reply), num_examples, losses, required, training)
+    if not _is_as_expected(arrays_of(reply), expected):
+        check_arrays(arrays_of(reply), expected)
+
+
+def _check_numbers(
+    metrics: MetricRecord,
+    num_examples: int,
+    losses: Mapping[str, Loss],
+    required: Collection[str],
+    training: TrainingSettings | None,
+) -> None:
+    """See :func:`check_reply`."""
     missing = [name for name in (*REQUIRED_METRICS, *required) if name not in metrics]
     if missing:
         raise WireError(f"metrics {', '.join(missing)}: missing")
@@ -264,8 +276,6 @@ def check_reply(
         for name, count in (("num-steps", steps), ("num-images", steps * training.batch_size)):
             if metrics[name] != count:
                 raise WireError(f"metric {name} = {metrics[name]!r}: expected {count}, by the settings of training")
-    if not _is_as_expected(arrays_of(reply), expected):
-        check_arrays(arrays_of(reply), expected)
 
 
 def count_bytes(record: ArrayRecord) -> int:

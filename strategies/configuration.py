@@ -47,6 +47,20 @@ def names_in_use(settings: StrategySettings) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name != PRIVATE)
 
 
+def private_prefixes(configuration: Configuration) -> tuple[str, ...]:
+    """Return what ``strategy.private``, and strategies that are themselves a choice of what is private, keep back."""
+    from strategies.catalogue import STRATEGIES
+
+    settings, anatomy = configuration.strategy, configuration.anatomy
+    chosen = list(settings.private_names)
+    if anatomy.adversaries is not None:
+        pair = {"generator": anatomy.adversaries.generator, "discriminator": anatomy.adversaries.critic}
+        chosen += [part for key, part in pair.items() if getattr(settings, key) == PRIVATE]
+    for name in names_in_use(settings):
+        chosen += STRATEGIES[name].private(settings, anatomy)
+    return tuple(dict.fromkeys(chosen))
+
+
 def reads_class_counts(settings: StrategySettings) -> bool:
     """Return whether a strategy in use needs each hospital's number of images of each class."""
     from strategies.catalogue import STRATEGIES
@@ -204,7 +218,6 @@ def _idle_problems(configuration: Configuration, names: tuple[str, ...]) -> Iter
     """Yield what of attacks and of participation does nothing under the strategies in use."""
     from federation.sharing import SharingPolicy
     from strategies.catalogue import STRATEGIES
-    from strategies.sharing import private_prefixes
 
     settings, anatomy, attack = configuration.strategy, configuration.anatomy, configuration.attack
     policy = SharingPolicy(anatomy, private_prefixes(configuration))
@@ -244,12 +257,12 @@ def _state_problems(settings: StrategySettings, anatomy: Anatomy) -> Iterator[st
 
 def _pace_problems(configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
     """Yield the entries that go by a hospital's own count of images, and would not be there at the end of the run."""
-    from strategies.sharing import sharing_policy
+    from federation.sharing import SharingPolicy
 
     training, participation = configuration.training, configuration.participation
     present = configuration.asked_hospitals() / configuration.partition.hospitals * (1 - participation.dropout)
     shown = configuration.rounds * present * training.local_steps * training.batch_size
-    policy = sharing_policy(configuration, 0)
+    policy = SharingPolicy(anatomy, private_prefixes(configuration))
     for name, images in anatomy.paced.items():
         if training.local_epochs == 0 and present < 1 and policy.is_private(name) and images > shown:
             yield (

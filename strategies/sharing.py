@@ -5,19 +5,7 @@ from __future__ import annotations
 from federation.config import Configuration
 from federation.sharing import SharingPolicy
 from strategies.catalogue import STRATEGIES
-from strategies.configuration import PRIVATE, names_in_use
-
-
-def private_prefixes(configuration: Configuration) -> tuple[str, ...]:
-    """Return what ``strategy.private``, and strategies that are themselves a choice of what is private, keep back."""
-    settings, anatomy = configuration.strategy, configuration.anatomy
-    chosen = list(settings.private_names)
-    if anatomy.adversaries is not None:
-        pair = {"generator": anatomy.adversaries.generator, "discriminator": anatomy.adversaries.critic}
-        chosen += [part for key, part in pair.items() if getattr(settings, key) == PRIVATE]
-    for name in names_in_use(settings):
-        chosen += STRATEGIES[name].private(settings, anatomy)
-    return tuple(dict.fromkeys(chosen))
+from strategies.configuration import names_in_use, private_prefixes
 
 
 def sharing_policy(configuration: Configuration, server_round: int) -> SharingPolicy:

@@ -162,11 +162,7 @@ class RayGrid(SimulationGrid):
         address: str = "",
     ) -> None:
         if not address:
-            # Read when Ray is imported. Where it loses its processes it would end this one without a word, before
-            # anything could be saved: a minute after its gcs_server has gone; and at once without its raylet, if the
-            # process named here has gone too, or, if none is named, who started this one, as under nohup.
-            os.environ["RAY_RAYLET_PID"] = str(os.getpid())
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(10**6))
+            _keep_this_process_alive()
         import ray
 
         super().__init__(node_configs)
@@ -572,6 +568,17 @@ def _why_ray_does_not_start(error: Exception) -> str:
         f"and logs lie in {folder}/ray: set the environment variable RAY_TMPDIR to another short folder that can be "
         "written, or simulation.engine=in-process"
     )
+
+
+def _keep_this_process_alive() -> None:
+    """Keep Ray, which reads these when it is imported, from ending this process where it loses its own.
+
+    It would do so without a word, before anything could be saved: a minute after its gcs_server has gone; and at once
+    without its raylet, if the process named here has gone too, or, if none is named, who started this one, as under
+    nohup.
+    """
+    os.environ["RAY_RAYLET_PID"] = str(os.getpid())
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(10**6))
 
 
 @contextmanager

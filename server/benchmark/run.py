@@ -109,8 +109,7 @@ def run_benchmark(
             if trials and not chosen:
                 chosen = _tune(plan, trial_runner, trials, folder, say)
                 cells = make_cells(plan, path, chosen)
-            outcomes = runner.run(cells)
-            return finish(plan, _command(path, assignments), folder, outcomes, started, jobs, chosen)
+            return finish(plan, _command(path, assignments), folder, runner.run(cells), started, jobs, chosen)
 
 
 def _check_resumable(folder: Path, *, resume: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from federation.models.anatomy import Adversaries, Anatomy, Loss, Part
 from federation.models.family import Family
 from federation.models.stylegan2.settings import (
+    LABEL_WEIGHT,
     StyleGAN2Settings,
     augmentation_transforms,
     conditional_from,
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from federation.config import Configuration
     from federation.models.protocol import DrawingNetwork, GenerativeModel
 
-LABEL_WEIGHT = "generator.mapping.label_weight"
-"""How much of the class is heard where images are drawn."""
 STYLE_LAYERS = ("generator.layers.*.style", "generator.to_rgb.*.style")
 """Where w becomes the scale of each channel: what normalisation layers are in other generators."""
 

@@ -123,6 +123,10 @@ def augmentation_transforms(text: str) -> tuple[str, ...]:
     return tuple(name for name in AUGMENTATION_TRANSFORMS if name in chosen)
 
 
+LABEL_WEIGHT = "generator.mapping.label_weight"
+"""Name of the entry that says how much of the class is heard where images are drawn."""
+
+
 def conditional_from(settings: StyleGAN2Settings) -> float:
     """Return the images shown from which on the class is fully heard."""
     return settings.transition_start_images + settings.transition_images

@@ -12,9 +12,8 @@ from federation.batch import Batch
 from federation.models.anatomy import Anatomy
 from federation.models.stylegan2 import losses
 from federation.models.stylegan2.augment import adapted_probability, augment, diff_augment
-from federation.models.stylegan2.family import LABEL_WEIGHT
 from federation.models.stylegan2.networks import Discriminator, Generator
-from federation.models.stylegan2.settings import StyleGAN2Settings, augmentation_transforms
+from federation.models.stylegan2.settings import LABEL_WEIGHT, StyleGAN2Settings, augmentation_transforms
 from federation.models.training import (
     Clock,
     build_adam,
