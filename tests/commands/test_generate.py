@@ -281,7 +281,7 @@ def test_ctrl_c_leaves_nothing(fork_server: ForkServer, run_dir: Path, tmp_path:
     assert not (tmp_path / "new" / "images").exists()  # a reader never sees half of it
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
-    assert (process.returncode, printed, errors) == (130, "", "")
+    assert (process.returncode, printed, errors) == (130, "", "interrupted by SIGINT\n")
     assert list(tmp_path.iterdir()) == []
 
 

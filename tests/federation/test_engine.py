@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -163,6 +164,7 @@ def test_flower_knows_our_messages_by_a_constructor_that_it_marks_as_internal() 
 def test_a_machine_on_which_ray_does_not_start_is_told_what_to_do(
     variable: str, folder: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ray.shutdown()  # what another test's engine may have left in this process
     (tmp_path / "file").touch()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv(variable, str(tmp_path / folder))

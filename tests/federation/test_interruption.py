@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from federation.interruption import ENDING, handlers_kept, signals_interrupt, undisturbed
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """A background job of a script has some of them ignored."""
+    with handlers_kept():
+        for number in ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        yield
 
 
 @pytest.mark.parametrize("number", ENDING)

@@ -36,7 +36,7 @@ from federation.engine.in_process import InProcessGrid
 from federation.errors import ConfigurationError, HospitalError
 from federation.exchange import ARRAYS, METRICS, NUM_EXAMPLES, pack_arrays, unpack_arrays
 from federation.models import build_model
-from federation.run_directory import default_path
+from federation.run_directory import RunDirectory, default_path
 from federation.seeding import numpy_stream, torch_stream
 from federation.sharing import named_tensors
 from federation.site import Site
@@ -456,7 +456,9 @@ def layers_of(key: str, beside: tuple[str, ...], cache_dir: str, run_dir: Path |
         tiny = OF_VAE
     else:
         tiny = tuple(one for one in TINY if key != "model.name" or not one.startswith("stylegan2."))
-    place = [f"run-dir={run_dir or Path(cache_dir) / 'nowhere'}", f"data.cache-dir={cache_dir}"]
+    folder = run_dir or Path(cache_dir) / "nowhere"
+    folder.mkdir(exist_ok=True)  # a strategy that counts what it releases writes there
+    place = [f"run-dir={folder}", f"data.cache-dir={cache_dir}"]
     return [parse_assignments([*tiny, *place]), parse_assignments(beside)]
 
 
@@ -635,14 +637,15 @@ def test_a_preflight_is_taken_unless_it_is_switched_off(
 ) -> None:
     layers = layers_of("", ("simulation.engine=ray", f"simulation.preflight={preflight}"), cache_dir, tmp_path)
     inputs = prepare_inputs(resolve(layers))
-    console = Console(file=io.StringIO(), width=200)
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
     with RunProgress(1, console) as progress:
-        run = FederatedRun(OneWorker(client_app, simulation_nodes(4)), inputs, progress)
+        directory = RunDirectory(Path(inputs.configuration.run_dir))
+        run = FederatedRun(OneWorker(client_app, simulation_nodes(4)), inputs, progress, directory)
         run.sites = describe_sites(run.grid, run.configuration)
         run._prepare_engine()
         run.close()
-    assert isinstance(console.file, io.StringIO)
-    assert ("preflight: " in console.file.getvalue()) == (preflight == "true")
+    assert ("preflight: " in printed.getvalue()) == (preflight == "true")
 
 
 # ---------------------------------------------------------------- whole runs

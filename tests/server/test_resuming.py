@@ -158,7 +158,8 @@ def test_a_partition_that_cannot_be_read_is_named(started: tuple[RunDirectory, R
 
 
 def state_of(directory: RunDirectory) -> RunState:
-    return RunState(completed_rounds=0, record=None, num_images=0, num_evaluations=0, last_rounds={}, strategy={})  # type: ignore[arg-type]
+    counts = {"num_images": 0, "num_evaluations": 0, "images_shown": 0.0}
+    return RunState(completed_rounds=0, record=None, last_rounds={}, strategy={}, **counts)  # type: ignore[arg-type]
 
 
 def test_classes_in_another_order_are_refused(started: tuple[RunDirectory, RunInputs], root: Path) -> None:
