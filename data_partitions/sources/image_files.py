@@ -286,18 +286,16 @@ def _note_nameless(nameless: Sequence[str], notes: list[str]) -> None:
 
 def note_differences(matches: Matches, csv: Path, notes: list[str]) -> None:
     """Say which names differ from their files, and in what."""
-    if matches.other_case:
-        verb = "differs" if len(matches.other_case) == 1 else "differ"
-        notes.append(
-            f"{counted(len(matches.other_case), 'name')} of {csv.name} {verb} from the file taken for it in small and "
-            f"large letters ({first_names(matches.other_case)})"
-        )
-    if matches.downsampled:
-        verb = "differs" if len(matches.downsampled) == 1 else "differ"
-        notes.append(
-            f"{counted(len(matches.downsampled), 'name')} of {csv.name} {verb} from the file taken for it in the "
-            f"ending _downsampled ({first_names(matches.downsampled)})"
-        )
+    for differing, what in (
+        (matches.other_case, "small and large letters"),
+        (matches.downsampled, "the ending _downsampled"),
+    ):
+        if differing:
+            verb = "differs" if len(differing) == 1 else "differ"
+            notes.append(
+                f"{counted(len(differing), 'name')} of {csv.name} {verb} from the file taken for it in {what} "
+                f"({first_names(differing)})"
+            )
 
 
 def _note_what_does_not_match(names: Sequence[str], matches: Matches, csv: Path, notes: list[str]) -> None:
