@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from federation.errors import DataError
+from federation.errors import DataError, StorageError
 from federation.home import expand_home
 from federation.run_directory import written_atomically
 
@@ -41,6 +42,25 @@ def cache_folder(setting: str = "") -> Path:
         raise DataError(
             "data.cache-dir is empty, and this user has no home folder to keep decoded images in; set data.cache-dir "
             "to a folder that can be written"
+        ) from None
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Say which setting helps where the block cannot write to a folder of the cache.
+
+    Raises
+    ------
+    StorageError
+        Naming the folder and the remedy.
+    """
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(
+            f"data.cache-dir {folder}: cannot be written ({error.reason}); set data.cache-dir to a writable folder "
+            "with room",
+            error.reason,
         ) from None
 
 

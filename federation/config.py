@@ -22,7 +22,7 @@ import tomli_w
 from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from federation.errors import ConfigurationError
+from federation.errors import ConfigurationError, RunDirectoryError
 from federation.home import expand_home
 from federation.models.anatomy import Anatomy
 from federation.models.families import FAMILIES
@@ -243,9 +243,20 @@ def load_toml(path: Path) -> Layer:
 
 
 def load_stored_toml(path: Path) -> Layer:
-    """Read a toml file that a run has left behind, maybe of an earlier version; see :func:`load_toml`."""
-    layer = load_toml(path)
-    return Layer(layer.origin, with_new_names(layer.values), settled=True)
+    """Read a toml file that a run has left behind, maybe of an earlier version; see :func:`load_toml`.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is not there, or not as it was left.
+    """
+    try:
+        values = dict(flatten(parse_toml(path.read_bytes(), str(path))))
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error.strerror}); put it back from a copy") from None
+    except ConfigurationError as error:
+        raise RunDirectoryError(f"{error}; put it back from a copy") from None
+    return Layer(str(path), with_new_names(values), settled=True)
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ from safetensors import SafetensorError
 
 from federation.errors import RunDirectoryError, StorageError
 
+_REMEDY = "make room on its disk, or give the rights to write there"
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -53,7 +55,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for what the system says
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        message = f"{path}: cannot be written ({reason}); make room on its disk, or give the rights to write there"
+        in_the_way = isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError)
+        remedy = "move away what is in its way" if in_the_way else _REMEDY
+        message = f"{path}: cannot be written ({reason}); {remedy}"
         raise StorageError(message, reason) from error
 
 
@@ -464,7 +468,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         Naming the line that is not as it was written.
     """
     entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error.strerror}); put the file back from a copy") from None
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             continue
         try:

@@ -46,7 +46,7 @@ class Screen:
 
     def _let_go(self, error: OSError | ValueError) -> None:
         reason = (error.strerror if isinstance(error, OSError) else "") or error
-        self.failure = f"the screen is gone ({reason}); what follows stands here alone"
+        self.failure = f"the screen is gone ({reason}); nothing more is shown there"
         logging.getLogger("dermafed").warning(self.failure)
 
     def __getattr__(self, name: str) -> Any:

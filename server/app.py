@@ -46,6 +46,7 @@ from federation.models.final import save_final
 from federation.run_directory import RunDirectory, read_lines, taken_directory, to_json, write_text, writing
 from federation.sharing import drawing_tensors, load_tensors, named_tensors, own_drawing, shared_tensors, trained_names
 from federation.site import Site
+from federation.toml_files import with_end
 from server.background import BackgroundWork
 from server.callbacks import EarlyStopping, RoundCallback, RoundReport
 from server.engine_use import EngineUse, count_left_out
@@ -573,7 +574,7 @@ class FederatedRun:
         self.started_writing = True
         # First of all: with it, and without anything else, a run can be resumed. Written again in a resumed run, which
         # may go on for more rounds than it was started for.
-        write_text(directory.config, configuration.with_values({"resume": False}).to_toml())
+        write_text(directory.config, with_end(configuration.with_values({"resume": False}).to_toml()))
         self._log_to_file()
         if not directory.partition.exists():
             self._write_description()

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from federation.cache import blocks_of, cache_folder, read_checked, write_checked
-from federation.errors import InputError, StorageError
+from federation.cache import blocks_of, cache_folder, kept_in, read_checked, write_checked
 from federation.metrics.features import FeatureExtractor
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def cached_features(
 
     Raises
     ------
-    InputError
+    StorageError
         If the cache cannot be written.
     """
     path = cache_folder(cache_dir) / "features" / f"{_key(extractor, images)}.npy"
@@ -59,13 +58,8 @@ def cached_features(
     except (OSError, ValueError):
         pass  # absent, or damaged: computed anew
     features = extractor.features(images)
-    try:
+    with kept_in(path.parent):
         _write(path, features)
-    except StorageError as error:
-        raise InputError(
-            f"data.cache-dir {path.parent}: cannot be written ({error.reason}); set data.cache-dir to a "
-            "writable folder with room"
-        ) from None
     return features
 
 

@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from federation.cache import cache_folder
-from federation.errors import InputError, StorageError
+from federation.cache import cache_folder, kept_in
+from federation.errors import InputError
 from federation.images import to_floats
 from federation.models.classifier import Progress, SmallCNN, train_classifier
 from federation.run_directory import to_json, write_text, written_atomically
@@ -177,7 +177,9 @@ def load_or_train_lesion_cnn(
     Raises
     ------
     InputError
-        If there are fewer than 16 images, or the cache cannot be written.
+        If there are fewer than 16 images.
+    StorageError
+        If the cache cannot be written.
     """
     if len(images) < _MIN_IMAGES:
         raise InputError(
@@ -193,13 +195,8 @@ def load_or_train_lesion_cnn(
     extractor = train_lesion_cnn(
         images, labels, sites, num_classes=num_classes, split_seed=split_seed, device=device, progress=progress
     )
-    try:
+    with kept_in(folder):
         extractor.save(folder, key)
-    except StorageError as error:
-        raise InputError(
-            f"data.cache-dir {folder}: cannot be written ({error.reason}); set data.cache-dir to a "
-            "writable folder with room"
-        ) from None
     return extractor
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory, read_json, read_lines, write_text, writing
+from federation.toml_files import with_end
 from server.benchmark.plan import Cell
 from strategies.configuration import resolve
 
@@ -150,7 +151,7 @@ class CellRunner:
             arguments.append("--resume")
         else:
             settings = self.folder / f"{cell.key}.toml"
-            write_text(settings, cell.configuration.to_toml())
+            write_text(settings, with_end(cell.configuration.to_toml()))
             arguments += ["--config", str(settings)]
         written = self.folder / f"{cell.key}.log"
         with writing(written), written.open("ab") as log:

@@ -16,8 +16,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from federation.cache import blocks_of, cache_folder, read_checked, write_checked
-from federation.errors import InputError, StorageError
+from federation.cache import blocks_of, cache_folder, kept_in, read_checked, write_checked
 from federation.models import classifier as training
 from federation.models.classifier import Classifier
 
@@ -64,7 +63,7 @@ def fit_once(
 
     Raises
     ------
-    InputError
+    StorageError
         If the cache cannot be written.
     """
     key = _key(classifier, images, validation, steps, stream)
@@ -78,13 +77,8 @@ def fit_once(
         return True
     fit()
     content = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    try:
+    with kept_in(path.parent):
         write_checked(path, safetensors.torch.save(content))
-    except StorageError as error:
-        raise InputError(
-            f"data.cache-dir {path.parent}: cannot be written ({error.reason}); set data.cache-dir to a "
-            "writable folder with room"
-        ) from None
     return False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,6 +16,7 @@ from federation.models.anatomy import Anatomy
 from federation.models.families import FAMILIES
 from federation.run_directory import RunDirectory
 from federation.settings.section import split_names
+from federation.toml_files import parse_toml
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,9 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        return dict(flatten(tomllib.loads(text)))
-    except tomllib.TOMLDecodeError as error:
-        problems.append(f"{path}: is not valid toml ({error}); restore it from a copy")
+        return dict(flatten(parse_toml(text.encode(), str(path))))
+    except ConfigurationError as error:
+        problems.append(f"{error}; put it back from a copy")
         return {}
 
 

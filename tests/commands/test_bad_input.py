@@ -13,6 +13,7 @@ from federation.config import parse_assignments, schema
 from federation.models import build_model
 from federation.models.drawing import drawer_of
 from federation.models.final import save_final
+from federation.toml_files import with_end
 from strategies.configuration import resolve
 
 
@@ -136,6 +137,23 @@ def test_existing_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[st
         2,
         f"error: run directory {tmp_path}: exists already; give another --run-dir, remove it, or continue it with "
         "--resume\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("command", ["simulate", "report"])
+def test_a_configuration_that_a_copy_has_cut_is_not_filled_with_defaults(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = with_end(schema()().to_toml()).splitlines(keepends=True)
+    (tmp_path / "config.toml").write_text("".join(lines[:-3]))
+    if command == "simulate":
+        code, errors = run("--run-dir", str(tmp_path), "--resume", capsys=capsys)
+    else:
+        code, errors = _exit_code(lambda: cli(["report", str(tmp_path)])), capsys.readouterr().err
+    assert (code, errors) == (
+        2,
+        f"error: {tmp_path / 'config.toml'}: has been cut short, its last line is missing; put it back from a copy\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 

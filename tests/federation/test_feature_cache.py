@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from federation import cache
-from federation.errors import InputError
+from federation.errors import StorageError
 from federation.metrics.feature_cache import cached_features, features_of_batches
 from federation.seeding import numpy_stream
 
@@ -109,7 +109,9 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file, where a folder should be")
-    with pytest.raises(InputError, match=r"data\.cache-dir .*features: cannot be written \(.*\); set data\.cache-dir"):
+    with pytest.raises(
+        StorageError, match=r"data\.cache-dir .*features: cannot be written \(.*\); set data\.cache-dir"
+    ):
         cached_features(ChannelMeans(), draw(), cache_dir=str(tmp_path))
 
 

@@ -133,6 +133,15 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         read_lines(path)
 
 
+def test_a_folder_in_the_way_of_lines_is_named(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.metrics.mkdir()
+    with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl: cannot be read \(Is a directory\); put"):
+        read_lines(directory.metrics)
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: cannot be written \(Is a directory\); move away what is"):
+        directory.append(directory.metrics, [{"round": 1}])
+
+
 def test_a_damaged_description_is_named(tmp_path: Path) -> None:
     path = tmp_path / "partition.json"
     path.write_text('{"digest": ')

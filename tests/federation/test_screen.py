@@ -26,7 +26,7 @@ def test_a_pipe_that_nobody_reads_is_let_go_of(caplog: pytest.LogCaptureFixture)
         for text in ("lost", "again"):
             progress.say(text)
         console.print("a table")  # with what a command prints at its end
-    assert progress.failure == "the screen is gone (Broken pipe); what follows stands here alone"
+    assert progress.failure == "the screen is gone (Broken pipe); nothing more is shown there"
     assert [record.message for record in caplog.records] == ["seen", progress.failure, "lost", "again"]
     with pytest.raises(BrokenPipeError):
         stream.close()

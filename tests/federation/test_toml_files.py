@@ -9,7 +9,7 @@ import pytest
 from clients.policy import load_policy
 from federation.config import load_toml
 from federation.errors import ConfigurationError
-from federation.toml_files import parse_toml
+from federation.toml_files import parse_toml, with_end
 from server.benchmark.plan import load_plan
 
 TEXT = 'name = "Läsionen"\r\nrounds = 2\r\n'
@@ -61,3 +61,14 @@ def test_all_that_people_write_may_have_a_mark(tmp_path: Path) -> None:
     """
     path.write_text(plan, encoding="utf-8-sig")
     assert load_plan(path).name == "p"
+
+
+def test_what_is_cut_at_the_end_of_a_line_is_damaged_though_it_is_toml() -> None:
+    whole = with_end("rounds = 2\n\n[data]\nroot = ''\n")
+    assert parse_toml(whole.encode(), "file") == {"rounds": 2, "data": {"root": ""}}
+    assert parse_toml(whole.replace("\n", "\r\n").encode() + b"\n\n", "file") == {"rounds": 2, "data": {"root": ""}}
+    assert parse_toml(whole.encode() + b"[report]\n", "file")["report"] == {}  # what a person adds
+    lines = whole.splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        with pytest.raises(ConfigurationError, match=r"^file: has been cut short, its last line is missing$"):
+            parse_toml("".join(lines[:kept]).encode(), "file")

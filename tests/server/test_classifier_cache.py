@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from federation.errors import InputError
+from federation.errors import StorageError
 from federation.models.classifier import build_classifier, fit_classifier, predict_probabilities
 from federation.seeding import numpy_stream, torch_stream
 from server.evaluation.classifier_cache import fit_once
@@ -88,5 +88,5 @@ def test_a_damaged_file_is_trained_anew(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classifiers").write_text("a file, where a folder should be")
-    with pytest.raises(InputError, match=r"data\.cache-dir .*classifiers: cannot be written"):
+    with pytest.raises(StorageError, match=r"data\.cache-dir .*classifiers: cannot be written"):
         train(tmp_path)

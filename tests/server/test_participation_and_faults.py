@@ -256,7 +256,7 @@ def test_a_run_goes_on_when_nobody_looks_any_more(tmp_path: Path, cache_dir: str
     settings = configuration(tmp_path / "run", cache_dir, IN_PROCESS, "rounds=1")
     run_federation(InProcessGrid(client_app, simulation_nodes(8)), prepare_inputs(settings), Console(file=screen))
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "the screen is gone (Broken pipe); what follows stands here alone" in log
+    assert "the screen is gone (Broken pipe); nothing more is shown there" in log
     assert "done: 1 rounds, 32 images" in log
     with pytest.raises(BrokenPipeError):
         screen.close()
