@@ -59,7 +59,7 @@ PartOption = Annotated[
     typer.Option(
         metavar="test|validation",
         help="Real images to compare with. What is chosen by looking at it is chosen on validation; test is for "
-        "the end.",
+        "the end. Default: evaluation.part.",
     ),
 ]
 ResolutionOption = Annotated[
@@ -85,7 +85,7 @@ def evaluate(
     data: DataOption = "",
     out: OutOption = None,
     compare: CompareOption = None,
-    part: PartOption = "test",
+    part: PartOption = "",
     resolution: ResolutionOption = 0,
     set_values: SetOption = None,
 ) -> None:
@@ -99,17 +99,19 @@ def evaluate(
     own settings and its own feature extractor.
 
     FILE.json has kid, fid, precision, density, recall, coverage and vendi at its
-    top level with the extractor's name, and the sections utility and authenticity.
+    top level with the extractor's name, and the sections gain, utility and
+    authenticity.
 
     Exit codes: 0 done, 1 it failed, 2 the input is wrong, 130 interrupted (143
     by SIGTERM, 129 by SIGHUP).
     """
-    if part not in PARTS:
+    if part and part not in PARTS:
         raise InputError(f"--part {part}: allowed is one of {', '.join(PARTS)}")
     _check_out(out)
     assignments = parse_assignments(set_values or [])
     targets = [target] if compare is None else [target, compare]
     configuration = _configuration(targets, data, resolution, assignments)
+    part = part or configuration.evaluation.part
 
     from server.evaluation.summary_text import describe_comparison, describe_judgement
 
@@ -418,6 +420,7 @@ def _document(target: Path, data: str, judged: dict[str, Any]) -> dict[str, Any]
         "target": str(target),
         "data": str(data),
         **judged["test"],
+        "gain": judged["gain"],
         "utility": judged["utility"],
         "authenticity": judged["authenticity"],
     }

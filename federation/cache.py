@@ -18,6 +18,8 @@ from federation.run_directory import written_atomically
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from federation.images import ImageRows
+
 _BLOCK_BYTES = 1 << 24  # of a memory map that are read at once
 _CHECKSUM_BYTES = 16
 
@@ -87,7 +89,7 @@ def read_checked(path: Path) -> bytes:
     return content
 
 
-def blocks_of(images: NDArray[np.uint8]) -> Iterator[memoryview]:
+def blocks_of(images: NDArray[np.uint8] | ImageRows) -> Iterator[memoryview]:
     """Yield the bytes of images, of a memory map block by block: what a key of the cache hashes."""
     rows = max(1, _BLOCK_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), rows):

@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class ImageRows:
+    """Some images of an array, read when they are asked for: a data set need not fit into memory.
+
+    Parameters
+    ----------
+    images
+        uint8 (n, height, width, 3), for example a memory map.
+    rows
+        (m,): which of them, in their order here.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        self._images = images
+        self._rows = rows
+        self.shape = (len(rows), *images.shape[1:])
+        """(m, height, width, 3)."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        """Return a copy of the images that a slice, a mask or an array of places names."""
+        return np.asarray(self._images[self._rows[key]])
 
 
 def to_floats(images: Tensor) -> Tensor:

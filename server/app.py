@@ -632,9 +632,9 @@ class FederatedRun:
                 )
 
     def _finish(self) -> None:
-        """Export the generator, judge it once on test images, sum up."""
+        """Export the generator, judge it once, on test images unless recipes are being chosen, sum up."""
         save_final(self.directory.final, self._judged(self.state), self.configuration)
-        self.progress.activity("final evaluation on test images")
+        self.progress.activity(f"final evaluation on {self.configuration.evaluation.part} images")
         use_threads(self.configuration.evaluation.threads)
         with self.watch.measure("evaluation"):
             final = self.evaluator.final_evaluation()

@@ -25,11 +25,14 @@ from torch.nn.utils import skip_init
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from federation.errors import InputError, NotFiniteError
-from federation.images import to_floats
+from federation.images import ImageRows, to_floats
 from federation.models.abstract_classifier import Classifier, ClassifierT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    LabelledImages = tuple[NDArray[np.uint8] | ImageRows, NDArray[np.int64]]
+    """Images uint8 (n, r, r, 3), and the label of each, (n,)."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -39,7 +42,7 @@ EMBEDDING_SIZE = 128
 # each doubling of the resolution.
 _LAST_CHANNELS = (24, 48, 96, 128)
 _FIRST_CHANNELS = 16
-_WEIGHT_DECAY = 0.05
+WEIGHT_DECAY = 0.05
 _SCORING_BATCH = 64  # images at once between training steps: memory only
 
 
@@ -223,7 +226,7 @@ def train_classifier(
     batch_size: int = 64,
     balanced: bool = True,
     colour_jitter: float = 0.1,
-    validation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+    validation: LabelledImages | None = None,
     evaluations: int = 10,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -265,10 +268,24 @@ def train_classifier(
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedImages:
+    """Images that are shown in each step beside those that a classifier is trained on, which come as without them."""
+
+    images: NDArray[np.uint8]
+    """uint8 (m, r, r, 3); at least one."""
+    labels: NDArray[np.int64]
+    """(m,). Every class that occurs is drawn equally often."""
+    share: float
+    """How many there are in a step, for each of the others; greater than 0."""
+    stream: torch.Generator
+    """CPU generator: which they are, and their augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Examples:
     """What :func:`fit_classifier` trains on, and how often each image is drawn."""
 
-    images: Tensor
+    images: NDArray[np.uint8] | ImageRows
     """uint8 (n, r, r, 3); at least one."""
     labels: Tensor
     """(n,) in [0, num_classes); not every class need occur."""
@@ -280,7 +297,7 @@ class Examples:
     @classmethod
     def of(
         cls,
-        images: NDArray[np.uint8],
+        images: NDArray[np.uint8] | ImageRows,
         labels: NDArray[np.int64],
         sites: NDArray[np.int64] | None,
         *,
@@ -301,33 +318,84 @@ class Examples:
         if balanced:
             weights = 1.0 / torch.bincount(all_labels, minlength=num_classes).to(torch.float32)[all_labels]
         return cls(
-            images=torch.from_numpy(np.ascontiguousarray(images)),
+            images=images,
             labels=all_labels,
             sites=None if sites is None else torch.from_numpy(np.asarray(sites)),
             weights=weights,
         )
 
-    def loss_of_batch(
-        self, classifier: Classifier, batch_size: int | None, stream: torch.Generator, *, colour_jitter: float
-    ) -> Tensor:
-        """Draw a batch, augment it, and return its cross-entropy; with sites, the sum of the two heads'.
+    def class_shares(self, num_classes: int) -> Tensor:
+        """Return how often each class is drawn, (num_classes,); the sum is 1."""
+        return torch.bincount(self.labels, weights=self.weights, minlength=num_classes) / self.weights.sum()
 
-        Parameters
-        ----------
-        batch_size
-            Images in a step, drawn with replacement. None: the classifier's own.
-        colour_jitter
-            See :func:`augment`. More of it makes features look at structure rather than at colour.
-        """
-        device = next(classifier.parameters()).device
-        size = batch_size or classifier.batch_size
+    def draw(self, size: int, stream: torch.Generator, *, colour_jitter: float, device: torch.device) -> _Batch:
+        """Draw images with replacement, and augment them; see :func:`augment`."""
         rows = torch.multinomial(self.weights, size, replacement=True, generator=stream)
-        diagnosis_logits, site_logits = classifier(
-            augment(self.images[rows].to(device), stream, colour_jitter=colour_jitter)
+        shown = torch.from_numpy(np.ascontiguousarray(self.images[rows.numpy()])).to(device)
+        return _Batch(
+            augment(shown, stream, colour_jitter=colour_jitter),
+            self.labels[rows].to(device),
+            None if self.sites is None else self.sites[rows].to(device),
         )
-        loss = F.cross_entropy(diagnosis_logits, self.labels[rows].to(device))
-        if site_logits is not None and self.sites is not None:
-            loss = loss + F.cross_entropy(site_logits, self.sites[rows].to(device))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a classifier sees in a step."""
+
+    images: Tensor
+    labels: Tensor
+    sites: Tensor | None
+
+
+class BatchLoss:
+    """The loss of a batch of examples, maybe with added images.
+
+    Every class that is shown weighs alike in the loss where images are added: their number must not make one class
+    more likely than another, so that probabilities mean what they mean without them.
+
+    Parameters
+    ----------
+    examples, added
+        What is shown in each step; `added` may be None.
+    classifier
+        In training.
+    size
+        Examples in a step, drawn with replacement.
+    colour_jitter
+        See :func:`augment`. More of it makes features look at structure rather than at colour.
+    """
+
+    def __init__(
+        self, examples: Examples, added: AddedImages | None, classifier: Classifier, size: int, colour_jitter: float
+    ) -> None:
+        self._examples = examples
+        self._classifier = classifier
+        self._size = size
+        self._colour_jitter = colour_jitter
+        self._device = next(classifier.parameters()).device
+        self._added: Examples | None = None
+        self._class_weights: Tensor | None = None
+        if added is not None:
+            num_classes = classifier.num_classes
+            self._added = Examples.of(added.images, added.labels, None, num_classes=num_classes, balanced=True)
+            self._added_stream, self._added_size = added.stream, max(1, round(size * added.share))
+            expected = size * examples.class_shares(num_classes)
+            expected += self._added_size * self._added.class_shares(num_classes)
+            self._class_weights = torch.where(expected > 0, 1.0 / expected, 0.0).to(self._device)
+
+    def __call__(self, stream: torch.Generator) -> Tensor:
+        """Draw a batch and return its cross-entropy; with sites, the sum of the two heads'."""
+        jitter, device = self._colour_jitter, self._device
+        batch = self._examples.draw(self._size, stream, colour_jitter=jitter, device=device)
+        images, labels = batch.images, batch.labels
+        if self._added is not None:
+            more = self._added.draw(self._added_size, self._added_stream, colour_jitter=jitter, device=device)
+            images, labels = torch.cat([images, more.images]), torch.cat([labels, more.labels])
+        diagnosis_logits, site_logits = self._classifier(images)
+        loss = F.cross_entropy(diagnosis_logits, labels, weight=self._class_weights)
+        if site_logits is not None and batch.sites is not None:
+            loss = loss + F.cross_entropy(site_logits[: self._size], batch.sites)
         return loss
 
 
@@ -356,7 +424,7 @@ class BestState:
     def __init__(
         self,
         classifier: Classifier,
-        validation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+        validation: LabelledImages | None,
         *,
         steps: int,
         evaluations: int,
@@ -385,7 +453,7 @@ class BestState:
 
 def fit_classifier(
     classifier: ClassifierT,
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | ImageRows,
     labels: NDArray[np.int64],
     *,
     steps: int,
@@ -394,7 +462,8 @@ def fit_classifier(
     batch_size: int | None = None,
     balanced: bool = True,
     colour_jitter: float = 0.1,
-    validation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None,
+    added: AddedImages | None = None,
+    validation: LabelledImages | None = None,
     evaluations: int = 10,
     progress: Progress | None = None,
     description: str = "training a classifier",
@@ -413,10 +482,8 @@ def fit_classifier(
         Training steps, at least 2.
     stream
         CPU generator: batches and augmentation.
-    batch_size, colour_jitter
-        See :meth:`Examples.loss_of_batch`.
-    validation, evaluations
-        See :class:`BestState`, whose rule chooses the state that is kept.
+    batch_size, colour_jitter, added, validation, evaluations
+        See :class:`BatchLoss` (None: the classifier's own size) and :class:`BestState`.
     progress, description
         Called after each step, and what it is told.
 
@@ -432,9 +499,10 @@ def fit_classifier(
     examples = Examples.of(images, labels, sites, num_classes=classifier.num_classes, balanced=balanced)
     optimizer, schedule = _begin_training(classifier, steps)
     best = BestState(classifier, validation, steps=steps, evaluations=evaluations)
+    batch_loss = BatchLoss(examples, added, classifier, batch_size or classifier.batch_size, colour_jitter)
     loss = torch.zeros(())
     for step in range(steps):
-        loss = examples.loss_of_batch(classifier, batch_size, stream, colour_jitter=colour_jitter)
+        loss = batch_loss(stream)
         _descend(loss, optimizer, schedule)
         best.look(step + 1)
         if progress is not None:
@@ -448,7 +516,7 @@ def fit_classifier(
 def _begin_training(classifier: Classifier, steps: int) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Set training mode; return AdamW, and a learning rate that rises and falls once in so many steps."""
     classifier.train()
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=classifier.learning_rate, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=classifier.learning_rate, weight_decay=WEIGHT_DECAY)
     return optimizer, OneCycleLR(optimizer, classifier.learning_rate, total_steps=max(steps, 10))
 
 
@@ -459,7 +527,9 @@ def _descend(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: LRSchedul
     schedule.step()
 
 
-def balanced_accuracy(classifier: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
+def balanced_accuracy(
+    classifier: Classifier, images: NDArray[np.uint8] | ImageRows, labels: NDArray[np.int64]
+) -> float:
     """Return the mean over the classes that occur of the share of their images that is classified rightly.
 
     Parameters
@@ -475,7 +545,7 @@ def balanced_accuracy(classifier: Classifier, images: NDArray[np.uint8], labels:
 
 @torch.no_grad()
 def predict_probabilities(
-    classifier: Classifier, images: NDArray[np.uint8], *, batch: int = 256
+    classifier: Classifier, images: NDArray[np.uint8] | ImageRows, *, batch: int = 256
 ) -> NDArray[np.float32]:
     """Return the probability of each diagnosis.
 

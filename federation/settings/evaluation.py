@@ -9,8 +9,8 @@ from pydantic import Field
 
 from federation.settings.section import Section, split_names
 
-UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
-"""What classifiers that test synthetic images are trained on."""
+UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare", "gaussian", "real+gaussian", "real+permuted")
+"""What classifiers that test synthetic images are trained on; the last three are yardsticks."""
 
 
 class EvaluationSettings(Section):
@@ -32,11 +32,14 @@ class EvaluationSettings(Section):
     """Independent sets of generated images in the final evaluation: intervals are over them."""
     utility: bool = True
     """Whether classifiers are trained on synthetic images and tested on real ones at the end."""
-    utility_arms: str = "real,synthetic,real+synthetic,rare"
+    utility_arms: str = "real,synthetic,real+synthetic,gaussian,real+permuted"
     """What classifiers are trained on, separated by commas: ``real`` images, ``synthetic`` ones,
-    ``real+synthetic`` together, or real ones with synthetic ones of the ``rare`` classes alone."""
+    ``real+synthetic`` together, or real ones with synthetic ones of the ``rare`` classes alone. Yardsticks:
+    ``gaussian`` and ``real+gaussian`` with a Gaussian of each class's pixels in the generator's place,
+    ``real+permuted`` with synthetic images whose labels are dealt out anew."""
     utility_ratio: float = Field(default=1.0, gt=0, le=100)
-    """``real+synthetic``: synthetic images for each real one."""
+    """``real+…``: different synthetic images for each real one. A batch has at most as many synthetic ones of a class
+    as real ones."""
     utility_classifier: Literal["small-cnn", "efficientnet-b2"] = "small-cnn"
     """The classifier. ``small-cnn`` takes seconds on a processor, ``efficientnet-b2`` a GPU or patience."""
     utility_weights: str = ""
@@ -46,6 +49,12 @@ class EvaluationSettings(Section):
     """Classifiers trained on each kind of images: intervals are over them."""
     utility_steps: int = Field(default=300, ge=10)
     """Training steps of each of those classifiers; the state that is best on validation images is kept."""
+    gain: bool = False
+    """Whether it is measured at the end what each hospital gains by the generator: classifiers on its own images, with
+    and without generated ones beside them. It trains five classifiers a hospital and seed, as ``utility-…`` say."""
+    part: Literal["test", "validation"] = "test"
+    """Which real images the final judgement compares with. ``validation``: no test image is read, as long as recipes
+    are being chosen; states of classifiers are then chosen on the extractor part."""
     authenticity: bool = True
     """Whether it is tested at the end if the generator copies its training images."""
     threads: int = Field(default=2, ge=1, le=256)
@@ -62,7 +71,7 @@ class EvaluationSettings(Section):
     def problems(self, configuration: Any) -> Iterator[str]:
         """See :class:`Section`."""
         # Where evaluation.utility is false, the judgement itself says that nothing of this was measured.
-        if self.utility and "real+synthetic" not in self.utility_arm_names:
+        if self.utility and not any(name.startswith("real+") for name in self.utility_arm_names):
             why = f"evaluation.utility-arms = {self.utility_arms!r} has no real+synthetic; add it, or leave this out"
             yield from self.in_vain("evaluation", ("utility_ratio",), why, "evaluation.utility-arms")
         trains_efficientnet = self.utility and self.utility_classifier == "efficientnet-b2"

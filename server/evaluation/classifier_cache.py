@@ -9,8 +9,8 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -18,23 +18,20 @@ from safetensors import SafetensorError
 
 from federation.cache import blocks_of, cache_folder, kept_in, read_checked, write_checked
 from federation.models import classifier as training
+from federation.models import federated_classifier
 from federation.models.classifier import Classifier
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    LabelledImages = tuple[NDArray[np.uint8], NDArray[np.int64]]
+    from federation.models.classifier import LabelledImages
 
 
 def fit_once(
     classifier: Classifier,
     fit: Callable[[], object],
     *,
-    images: LabelledImages,
-    validation: LabelledImages,
-    steps: int,
-    stream: torch.Generator,
+    how: Mapping[str, Any],
+    shown: Sequence[LabelledImages],
+    streams: Sequence[torch.Generator],
     cache_dir: str,
 ) -> bool:
     """Give a classifier the weights that training ends with: stored ones, else `fit` trains it and they are stored.
@@ -47,13 +44,13 @@ def fit_once(
     classifier
         With its initial weights, on its device.
     fit
-        Trains it in place, with `steps` steps, `images`, `validation` and `stream`.
-    images, validation
-        Real ones, uint8 (n, r, r, 3), and their labels (n,).
-    steps
-        Training steps.
-    stream
-        As `fit` will find it.
+        Trains it in place, as the next three say.
+    how
+        What decides the training beside images, for json: the steps, and what each of `shown` is for.
+    shown
+        Images and labels, in their order; none from a generator that a run has trained.
+    streams
+        As `fit` will find them.
     cache_dir
         ``data.cache-dir``. Empty: the user's cache folder.
 
@@ -66,7 +63,7 @@ def fit_once(
     StorageError
         If the cache cannot be written.
     """
-    key = _key(classifier, images, validation, steps, stream)
+    key = _key(classifier, how, shown, streams)
     path = cache_folder(cache_dir) / "classifiers" / f"{key}.safetensors"
     try:
         classifier.load_state_dict(safetensors.torch.load(read_checked(path)))
@@ -84,18 +81,18 @@ def fit_once(
 
 def _key(
     classifier: Classifier,
-    images: LabelledImages,
-    validation: LabelledImages,
-    steps: int,
-    stream: torch.Generator,
+    how: Mapping[str, Any],
+    shown: Sequence[LabelledImages],
+    streams: Sequence[torch.Generator],
 ) -> str:
     device = next(classifier.parameters()).device
+    code = (training, federated_classifier, sys.modules[type(classifier).__module__])
     decides = {
         "classifier": classifier.name,
         # How it is trained, and what it is.
-        "code": [inspect.getsource(module) for module in (training, sys.modules[type(classifier).__module__])],
-        "steps": steps,
-        "shapes": [images[0].shape, validation[0].shape],
+        "code": [inspect.getsource(module) for module in code],
+        "how": dict(how),
+        "shapes": [pixels.shape for pixels, _ in shown],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -105,8 +102,9 @@ def _key(
     for name, value in classifier.state_dict().items():
         hasher.update(name.encode())
         hasher.update(value.detach().cpu().contiguous().numpy().tobytes())
-    hasher.update(stream.get_state().numpy().tobytes())
-    for pixels, labels in (images, validation):
+    for stream in streams:
+        hasher.update(stream.get_state().numpy().tobytes())
+    for pixels, labels in shown:
         for block in blocks_of(pixels):
             hasher.update(block)
         hasher.update(labels.tobytes())

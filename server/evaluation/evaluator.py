@@ -172,11 +172,11 @@ class Evaluator:
         return self.configuration.data.source == "phantom" or self.configuration.report.show_real_images
 
     def final_evaluation(self) -> dict[str, Any]:
-        """Judge the exported generator on test images, which nothing else has touched.
+        """Judge the exported generator on test images, which nothing else has touched, or as ``evaluation.part`` says.
 
         Returns
         -------
-        ``test``, ``utility`` and ``authenticity``; see :class:`Judge`. ``dermafed evaluate`` finds the same.
+        ``test``, ``gain``, ``utility`` and ``authenticity``; see :class:`Judge`. ``dermafed evaluate`` finds the same.
         """
         settings = self.configuration.evaluation
         final = load_final(self.directory.final, device=self.device)
@@ -185,6 +185,7 @@ class Evaluator:
         found = self.judge.judge(
             supply,
             attacked=load_attacked(self.directory, self.configuration, self.device),
+            part=settings.part,
             members_unknown=self.members_unknown,
             pairs_path=self.directory.closest_pairs if self.may_show_real_images else None,
         )
@@ -195,9 +196,9 @@ class Evaluator:
     def _judge_own_generators(self, final: FinalGenerator) -> list[dict[str, Any]]:
         """Compare what each hospital's own generator draws with all test images, and with its hospital's."""
         settings, seed = self.configuration.evaluation, self.configuration.data.split_seed
-        rows = self.inputs.choose("test", settings.images)
+        rows = self.inputs.choose(settings.part, settings.images)
         real = self.judge.real_set(rows)
-        sites = self.judge.site_reference(rows, real, "test", members_unknown=self.members_unknown)
+        sites = self.judge.site_reference(rows, real, settings.part, members_unknown=self.members_unknown)
         found = []
         for number, component in enumerate(final.components):
             self._show("judging the hospitals' own generators", number, len(final.components))

@@ -6,12 +6,14 @@ from anywhere. The images that it compares with belong to the part that is named
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from federation.errors import NotFiniteError
+from federation.images import ImageRows
 from federation.metrics.feature_cache import cached_features
 from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
 from federation.models.classifier import Progress
@@ -25,7 +27,9 @@ from server.evaluation.authenticity import (
     draw_closest_pairs,
     judge_authenticity,
 )
+from server.evaluation.gain import GAIN_IS_OFF, Hospital, judge_gain
 from server.evaluation.membership import Attacked
+from server.evaluation.predictions import TestImages
 from server.evaluation.scores import LEAST_OF_A_GROUP, RealSet, Reference, SiteReference, score_supply
 from server.evaluation.supply import ImageSupply
 from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
@@ -36,8 +40,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Real training images that stand in the generator's place, and on which classifiers are trained, at most.
-MOST_TRAIN = 4000
+# Training images that are searched for copies by a large extractor.
+_MOST_SEARCHED_DEAR = 4000
 # Training images that are searched for copies: all of them where features cost little.
 _MOST_SEARCHED = 20_000
 # Generated images that are compared with them: their pixels are kept for the hashes and the closest pairs.
@@ -138,7 +142,7 @@ class Judge:
 
         Returns
         -------
-        ``test``, ``utility`` and ``authenticity``.
+        ``test``, ``gain``, ``utility`` and ``authenticity``.
         """
         settings = self.configuration.evaluation
         rows = self.inputs.choose(part, settings.images)
@@ -161,6 +165,7 @@ class Judge:
         scores["resolution"] = int(self.inputs.images.shape[1])
         return {
             "test": scores,
+            "gain": self._gain(supply, part, members_unknown),
             "utility": self._utility(supply, part),
             "authenticity": {"not_measured": members_unknown}
             if members_unknown
@@ -169,40 +174,92 @@ class Judge:
 
     def _utility(self, supply: ImageSupply, part: str) -> dict[str, Any]:
         inputs, settings = self.inputs, self.configuration.evaluation
-        if not settings.utility:
-            return {"not_measured": "evaluation.utility is false"}
-        if not supply.knows_classes:
-            return {"not_measured": "the generated images bear no class, so that no classifier can be trained on them"}
-        absent = [name for label, name in enumerate(inputs.index.classes) if not supply.has_class(label)]
-        if absent:
-            return {"not_measured": f"there is no generated image of {', '.join(absent)}"}
-        train = inputs.choose("train", MOST_TRAIN)
+        why = "" if settings.utility else "evaluation.utility is false"
+        why = why or self._why_no_classifier(supply)
+        if why:
+            return {"not_measured": why}
         # What classifiers are tested on must not have chosen their state.
-        validation, test = inputs.rows("extractor" if part == "validation" else "validation"), inputs.rows(part)
-
-        def labelled(rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-            return inputs.images[rows], inputs.index.labels[rows]
-
-        def generate(asked: NDArray[np.int64], purpose: str) -> NDArray[np.uint8]:
-            return np.concatenate(list(supply.batches(asked, purpose)))
+        chosen_by = "extractor" if part == "validation" else "validation"
 
         try:
             return judge_utility(
-                UtilityTerms(
-                    settings=settings,
-                    classes=inputs.index.classes,
-                    seed=self.configuration.seed,
-                    cache_dir=self.configuration.data.cache_dir,
-                    device=self.device,
-                    threads=settings.threads,
+                self._terms(),
+                RealParts(
+                    train=self._labelled("train"),
+                    train_sites=inputs.index.sites[inputs.rows("train")],
+                    validation=self._labelled(chosen_by),
+                    test=self._test_images(part),
                 ),
-                RealParts(train=labelled(train), validation=labelled(validation), test=labelled(test)),
-                generate,
+                partial(_generate, supply),
                 progress=self.progress,
             )
         except NotFiniteError as error:
             # One classifier that diverges must not lose what else was judged.
             return {"not_measured": str(error)}
+
+    def _gain(self, supply: ImageSupply, part: str, members_unknown: str) -> dict[str, Any]:
+        inputs, settings, partition = self.inputs, self.configuration.evaluation, self.inputs.partition
+        why = "" if settings.gain else GAIN_IS_OFF
+        why = why or members_unknown or self._why_no_classifier(supply)
+        if why:
+            return {"not_measured": why}
+        index, test = inputs.index, self._test_images(part)
+
+        def held(rows: NDArray[np.int64]) -> tuple[ImageRows, NDArray[np.int64]]:
+            return ImageRows(inputs.images, rows), index.labels[rows]
+
+        is_natural = self.configuration.partition.scheme == "natural"
+        hospitals = [
+            Hospital(
+                name=name, train=held(partition.rows_of(name)), own_test=test.sites == name if is_natural else None
+            )
+            for name in partition.hospitals
+        ]
+        try:
+            return judge_gain(
+                self._terms(),
+                hospitals,
+                self._labelled("train"),
+                test,
+                partial(_generate, supply),
+                progress=self.progress,
+            )
+        except NotFiniteError as error:
+            return {"not_measured": str(error)}
+
+    def _why_no_classifier(self, supply: ImageSupply) -> str:
+        """Return why no classifier can be trained on generated images; empty where it can."""
+        if not supply.knows_classes:
+            return "the generated images bear no class, so that no classifier can be trained on them"
+        absent = [name for label, name in enumerate(self.inputs.index.classes) if not supply.has_class(label)]
+        return f"there is no generated image of {', '.join(absent)}" if absent else ""
+
+    def _terms(self) -> UtilityTerms:
+        """Return how classifiers are trained."""
+        settings = self.configuration.evaluation
+        return UtilityTerms(
+            settings=settings,
+            classes=self.inputs.index.classes,
+            seed=self.configuration.seed,
+            cache_dir=self.configuration.data.cache_dir,
+            device=self.device,
+            threads=settings.threads,
+        )
+
+    def _labelled(self, part: str) -> tuple[ImageRows, NDArray[np.int64]]:
+        """Return the images of a part, which stay where they are, and their labels."""
+        rows = self.inputs.rows(part)
+        return ImageRows(self.inputs.images, rows), self.inputs.index.labels[rows]
+
+    def _test_images(self, part: str) -> TestImages:
+        rows, index = self.inputs.rows(part), self.inputs.index
+        return TestImages(
+            images=ImageRows(self.inputs.images, rows),
+            labels=index.labels[rows],
+            sites=index.sites[rows],
+            groups=index.groups[rows],
+            seed=self.configuration.data.split_seed,
+        )
 
     def _authenticity(
         self, supply: ImageSupply, attacked: Attacked, part: str, pairs_path: Path | None
@@ -212,7 +269,7 @@ class Judge:
             return {"not_measured": "evaluation.authenticity is false"}
         index = inputs.index
         cheap = isinstance(self.extractor, LesionCNNExtractor)
-        train = inputs.choose("train", _MOST_SEARCHED if cheap else MOST_TRAIN)
+        train = inputs.choose("train", _MOST_SEARCHED if cheap else _MOST_SEARCHED_DEAR)
         test = inputs.rows(part)
         count = min(max(settings.images, LEAST_OF_A_GROUP), _MOST_COMPARED)
         stream = numpy_stream(self.configuration.data.split_seed, "classes of images that are searched for copies")
@@ -261,6 +318,11 @@ class Judge:
             sites=index.sites[rows],
             ids=index.table.image_id.to_numpy(dtype=object)[rows],
         )
+
+
+def _generate(supply: ImageSupply, asked: NDArray[np.int64], purpose: str) -> NDArray[np.uint8]:
+    """Return an image of each label."""
+    return np.concatenate(list(supply.batches(asked, purpose)))
 
 
 def known_groups(inputs: RunInputs) -> str:

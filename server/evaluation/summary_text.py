@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.evaluation.attacks import ATTACKS, read_membership, words_of
+from server.evaluation.gain import GAIN_IS_OFF
 
 
 def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
@@ -14,8 +15,9 @@ def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
     Parameters
     ----------
     judged
-        With ``test``, ``utility`` and ``authenticity``; see :class:`server.evaluation.judge.Judge`.
+        With ``test``, ``gain``, ``utility`` and ``authenticity``; see :class:`server.evaluation.judge.Judge`.
     """
+    yield from _gain_lines(judged["gain"])
     test = judged["test"]
     yield (
         f"{test['num_generated']:,} generated against {test['num_real']:,} real {test['part']} images, "
@@ -48,6 +50,31 @@ def describe_comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
     yield comparison["verdict"]
 
 
+def _gain_lines(gain: Mapping[str, Any]) -> Iterator[str]:
+    if "not_measured" in gain:
+        if gain["not_measured"] != GAIN_IS_OFF:
+            yield f"what each hospital gains: not measured: {gain['not_measured']}"
+        return
+    yield (
+        f"what each hospital gains, balanced accuracy on {gain['num_test_images']:,} real images above the best of its "
+        "own images, permuted labels and Gaussians [95 % over lesions and seeds]:"
+    )
+    width = max(len(entry["name"]) for entry in gain["hospitals"])
+    for entry in gain["hospitals"]:
+        own, with_it = (entry["arms"][arm]["common"]["balanced_accuracy"] for arm in ("own", "own+synthetic"))
+        words = f"  {entry['name']:<{width}}  {_signed(entry['gain']['common']['balanced_accuracy'])}"
+        words += f" (own {_figure(own['mean'])}, with generated images {_figure(with_it['mean'])})"
+        yield words if entry["judged"] is True else f"{words}; not judged: {entry['judged']}"
+    pooled, federated = (
+        gain["references"][name]["common"]["balanced_accuracy"]["mean"] for name in ("pooled", "federated")
+    )
+    beside = f"pooled images {_figure(pooled)}, a federated classifier {_figure(federated)}"
+    if "not_measured" in gain["mean"]:
+        yield f"  mean: not measured: {gain['mean']['not_measured']}; {beside}"
+    else:
+        yield f"  {'mean':<{width}}  {_signed(gain['mean']['balanced_accuracy'])}; {beside}"
+
+
 def _utility_lines(utility: Mapping[str, Any]) -> Iterator[str]:
     if "not_measured" in utility:
         yield f"classifiers: not measured: {utility['not_measured']}"
@@ -62,7 +89,16 @@ def _utility_lines(utility: Mapping[str, Any]) -> Iterator[str]:
         if "not_measured" in arm:
             yield f"  {name:<{width}}  not measured: {arm['not_measured']}"
         else:
-            yield f"  {name:<{width}}  {_spread(arm['balanced_accuracy'])}  {_spread(arm['macro_auroc'])}"
+            yield (
+                f"  {name:<{width}}  {_spread(arm['balanced_accuracy'])}  {_spread(arm['macro_auroc'])}"
+                f"{_beside_real(arm)}"
+            )
+    site = utility.get("site_alone") or {}
+    if site.get("balanced_accuracy"):
+        yield (
+            f"  {'(the site alone)':<{width}}  {_figure(site['balanced_accuracy']['mean'])}  "
+            f"{_figure(site['macro_auroc']['mean'])}, without looking at the image"
+        )
     recognised = utility["recognised"]
     if "not_measured" in recognised:
         yield f"  recognised as the class asked for: not measured: {recognised['not_measured']}"
@@ -106,6 +142,16 @@ def _figure(value: float | None) -> str:
 def _range(figures: Mapping[str, Any], name: str) -> str:
     interval = figures.get(f"{name}_interval")
     return _figure(figures[name]) + ("" if interval is None else f" [{_figure(interval[0])}, {_figure(interval[1])}]")
+
+
+def _beside_real(arm: Mapping[str, Any]) -> str:
+    difference = (arm.get("minus_real") or {}).get("balanced_accuracy")
+    return f"  {_signed(difference)} to real" if difference else ""
+
+
+def _signed(entry: Mapping[str, Any]) -> str:
+    interval = entry["whole_interval"] or entry["test_interval"]
+    return f"{entry['mean']:+.3f}" + ("" if interval is None else f" [{interval[0]:+.3f}, {interval[1]:+.3f}]")
 
 
 def _spread(entry: Mapping[str, Any] | None) -> str:

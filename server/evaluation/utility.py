@@ -1,11 +1,16 @@
 """Are synthetic images of use? Classifiers trained on them, beside or in place of real ones, and tested on real ones.
 
-Four kinds of training images, the *arms*: ``real``, ``synthetic``, ``real+synthetic``, and ``rare``: real
-ones with synthetic ones of rare classes alone. ``real`` is no straw man: it has standard augmentation
-and, since batches hold every class alike, oversampling of rare classes. All arms have the same network,
-the same number of steps, the same augmentation and, seed by seed, the same initial weights. Only the
-training images differ, so what is between two arms is what those images bring. The state that serves
-validation images best is kept, and test images are looked at once.
+Kinds of training images are *arms* (:data:`~federation.settings.evaluation.UTILITY_ARMS`). ``real`` is no straw man:
+all real training images, with standard augmentation and, since batches hold every class alike, oversampling of rare
+classes. Where synthetic images come beside real ones, the real ones of each step are those of ``real``, to the bit,
+and synthetic ones come in places of their own, of no class more than real ones: no real image is shown less often for
+them. Every class weighs alike in the loss. All arms have the same network, the same number of steps, the same
+augmentation and, seed by seed, the same initial weights. So what is between two arms is what the images bring. The
+state that serves validation images best is kept, and test images are looked at once.
+
+Help is worth what is better than junk: ``gaussian`` has a Gaussian of each class's pixels in the generator's place,
+``real+permuted`` the generator's images with labels that say nothing, and the site of an image guesses without
+looking at it.
 
 The classifiers that have seen real images alone also judge the generator: do they recognise the class
 that it was asked for?
@@ -13,42 +18,64 @@ that it was asked for?
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.metrics import recall_score, roc_auc_score
 
 from federation.metrics.diversity import total_variation
 from federation.metrics.intervals import spread
-from federation.models.classifier import Progress, build_classifier, fit_classifier, predict_probabilities
+from federation.models.classifier import (
+    AddedImages,
+    Progress,
+    build_classifier,
+    fit_classifier,
+    predict_probabilities,
+)
 from federation.models.efficientnet import find_imagenet_weights
-from federation.seeding import torch_stream
+from federation.seeding import derive_seed, torch_stream
 from federation.settings.evaluation import EvaluationSettings
 from server.evaluation.classifier_cache import fit_once
+from server.evaluation.predictions import (
+    TestImages,
+    differences,
+    find_melanoma_class,
+    guess_from_sites,
+    resampled_figures,
+    score_predictions,
+    spread_of_seeds,
+)
+from server.evaluation.stand_ins import draw_class_gaussians, permute_labels
+from server.evaluation.trials import Trials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    LabelledImages = tuple[NDArray[np.uint8], NDArray[np.int64]]
-    """Images uint8 (n, r, r, 3), and the label of each, (n,)."""
+    from federation.images import ImageRows
+    from federation.models.classifier import LabelledImages
+
+    Report = Callable[[str, int], None]
+    """Tells that so many more steps of something are done; ends the thread's work where nobody waits for it."""
     Generate = Callable[[NDArray[np.int64], str], NDArray[np.uint8]]
     """Gives an image of each label, uint8 (n, r, r, 3); other images for another purpose."""
 
 RARE_SHARE = 0.5
 """A class is rare with less than this part of an even share (1 / k) of the training images. Half of it parts
 HAM10000's lesions where clinicians do: bcc, akiec, vasc and df (1 % to 5 %) from nv, mel and bkl (11 % and more)."""
-MELANOMA_NAMES = ("mel", "melanoma", "malignant")
-"""What the sources of data call it, in lower case."""
-
+_BESIDE_REAL = {
+    "real+synthetic": "synthetic",
+    "rare": "synthetic",
+    "real+gaussian": "gaussian",
+    "real+permuted": "permuted",
+}
+# They depend on real images alone: every run on the same data and seed trains the same.
+_OF_NO_GENERATOR = ("real", "gaussian", "real+gaussian")
 _NO_RARE_CLASS = "no class is rare: each has at least half of an even share of the training images"
 _RECOGNISED_PER_CLASS = 100
-_CALIBRATION_BINS = 15
 _BATCH = 64  # images at once when classifiers are tested: memory only
 
 
@@ -57,10 +84,12 @@ class RealParts:
     """Real images and their labels; no patient or lesion is in two parts."""
 
     train: LabelledImages
-    """What classifiers are trained on."""
+    """What classifiers are trained on: all real training images."""
+    train_sites: NDArray[np.object_]
+    """(n,): the site of each."""
     validation: LabelledImages
     """They choose the state of each classifier that is tested."""
-    test: LabelledImages
+    test: TestImages
     """What classifiers are tested on, once."""
 
 
@@ -88,8 +117,7 @@ def judge_utility(
 ) -> dict[str, Any]:
     """Train classifiers on each kind of images, with each of several seeds; test them once on real images.
 
-    Each seed has initial weights, batches and synthetic images of its own. Arms share the synthetic images
-    of a seed: an arm that needs fewer of a class has the first of them.
+    Each seed has weights, batches and synthetic images of its own; arms that need fewer of a class have the first.
 
     Parameters
     ----------
@@ -106,13 +134,11 @@ def judge_utility(
     Returns
     -------
     dict
-        The section ``utility`` of a run's summary: ``classifier``, ``steps``, ``num_seeds``,
-        ``num_test_images``, ``num_validation_images``, ``seconds``, ``classes``,
-        ``classes_without_test_images``, ``classes_without_train_images``, ``rare_classes``,
-        ``melanoma_class``; ``arms``: by name, a ``description``, ``num_train_images``,
-        ``num_synthetic_images`` and a spread over seeds of what :func:`score_predictions` returns;
-        ``recognised``, see :func:`summarise_recognition`. What could not be measured is
-        ``{"not_measured": why}``.
+        The section ``utility`` of a run's summary: how classifiers were trained and tested, and on which classes;
+        ``arms``: by name, a ``description``, numbers of images, what
+        :func:`~server.evaluation.predictions.spread_of_seeds` returns, and ``minus_real``, what
+        :func:`~server.evaluation.predictions.differences` does; ``site_alone``, of a guess from the site;
+        ``recognised``, see :func:`summarise_recognition`. What could not be measured is ``{"not_measured": why}``.
 
     Raises
     ------
@@ -129,20 +155,40 @@ def judge_utility(
     counts = _synthetic_of_each_arm(terms, real.train[1])
     if not counts:
         return {"not_measured": _NO_RARE_CLASS}
-    trials = _Trials(terms, real, counts, generate, progress)
-    outcomes = _run_trials(trials, 1 if trials.device.type == "cuda" else terms.threads)
-    arms = {arm: _arm_section(arm, trials, outcomes) for arm in dict.fromkeys(terms.settings.utility_arm_names)}
+    tester = _Tester(terms, real, counts, generate, progress)
+    outcomes = _run_trials(tester, 1 if tester.device.type == "cuda" else terms.threads)
+    arms = {arm: _arm_section(arm, tester, outcomes) for arm in dict.fromkeys(terms.settings.utility_arm_names)}
+    _add_differences(arms, outcomes, real.test.seed)
     return {
         "classifier": next(iter(outcomes.values()))[0].classifier,
         "steps": terms.settings.utility_steps,
         "num_seeds": terms.settings.utility_seeds,
-        "num_test_images": len(real.test[1]),
+        "num_test_images": len(real.test.labels),
+        "num_test_groups": len(np.unique(real.test.groups.astype(str))),
         "num_validation_images": len(real.validation[1]),
         "seconds": time.perf_counter() - started,
         **_classes_section(terms.classes, real),
         "arms": arms,
-        "recognised": _recognised_section(trials, outcomes, arms),
+        "site_alone": _guess_section(real, terms.classes),
+        "recognised": _recognised_section(tester, outcomes, arms),
     }
+
+
+def _add_differences(arms: Mapping[str, dict[str, Any]], outcomes: Mapping[str, Sequence[_Outcome]], seed: int) -> None:
+    """Give each arm its difference to real images alone, where classifiers were trained on these."""
+    for arm in outcomes.keys() - {"real"} if "real" in outcomes else ():
+        resampled = [outcome.resampled for outcome in outcomes[arm]], [one.resampled for one in outcomes["real"]]
+        arms[arm]["minus_real"] = differences(arms[arm], arms["real"], resampled, seed=seed)
+
+
+def _guess_section(real: RealParts, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what a guess from the site alone reaches."""
+    if len(np.unique(real.train_sites.astype(str))) < 2:
+        return {"not_measured": "all training images are of one site"}
+    test = real.test
+    guessed = guess_from_sites(real.train[1], real.train_sites, test.sites, num_classes=len(classes))
+    scores = score_predictions(test.labels, guessed, classes, sites=test.site_numbers)
+    return spread_of_seeds([scores], [resampled_figures(test, guessed)], seed=test.seed)
 
 
 def _synthetic_of_each_arm(terms: UtilityTerms, train_labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -158,7 +204,7 @@ def _synthetic_of_each_arm(terms: UtilityTerms, train_labels: NDArray[np.int64])
 
 def _classes_section(classes: Sequence[str], real: RealParts) -> dict[str, Any]:
     """Return what the section tells of the classes."""
-    num_train, num_test = (np.bincount(part[1], minlength=len(classes)) for part in (real.train, real.test))
+    num_train, num_test = (np.bincount(labels, minlength=len(classes)) for labels in (real.train[1], real.test.labels))
     return {
         "classes": list(classes),
         "classes_without_test_images": [name for name, count in zip(classes, num_test, strict=True) if count == 0],
@@ -168,23 +214,27 @@ def _classes_section(classes: Sequence[str], real: RealParts) -> dict[str, Any]:
     }
 
 
-def _arm_section(arm: str, trials: _Trials, outcomes: Mapping[str, Sequence[_Outcome]]) -> dict[str, Any]:
+def _arm_section(arm: str, tester: _Tester, outcomes: Mapping[str, Sequence[_Outcome]]) -> dict[str, Any]:
     """Return what the section tells of an arm."""
-    if arm not in trials.counts:
+    if arm not in tester.counts:
         return {"not_measured": _NO_RARE_CLASS}
-    counts = trials.counts[arm]
+    counts = tester.counts[arm]
     num_synthetic = int(counts.sum())
-    num_real = 0 if arm == "synthetic" else len(trials.real.train[1])
+    num_real = len(tester.real.train[1]) if arm == "real" or arm in _BESIDE_REAL else 0
     return {
-        "description": describe_arm(arm, num_real, counts, trials.terms.classes),
+        "description": describe_arm(arm, num_real, counts, tester.terms.classes),
         "num_train_images": num_real + num_synthetic,
         "num_synthetic_images": num_synthetic,
-        **_spread_scores([outcome.scores for outcome in outcomes[arm]]),
+        **spread_of_seeds(
+            [outcome.scores for outcome in outcomes[arm]],
+            [outcome.resampled for outcome in outcomes[arm]],
+            seed=tester.real.test.seed,
+        ),
     }
 
 
 def _recognised_section(
-    trials: _Trials, outcomes: Mapping[str, Sequence[_Outcome]], arms: Mapping[str, dict[str, Any]]
+    tester: _Tester, outcomes: Mapping[str, Sequence[_Outcome]], arms: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what classifiers of real images see in the generated ones."""
     if "real" not in outcomes:
@@ -192,7 +242,7 @@ def _recognised_section(
             "not_measured": "no classifier was trained on real images alone: evaluation.utility-arms leaves out real"
         }
     recognised = summarise_recognition(
-        trials.recognised_labels, [outcome.recognised for outcome in outcomes["real"]], trials.terms.classes
+        tester.recognised_labels, [outcome.recognised for outcome in outcomes["real"]], tester.terms.classes
     )
     return {**recognised, "real_share": arms["real"]["sensitivity"]}
 
@@ -213,9 +263,9 @@ def count_synthetic(arm: str, labels: NDArray[np.int64], *, num_classes: int, ra
     Parameters
     ----------
     arm
-        ``real``: none. ``synthetic``: as many in all as there are real ones. ``real+synthetic``: `ratio` times as
-        many. Both: every class that occurs in training alike. ``rare``: what each rare class lacks of the mean
-        class size.
+        ``real``: none. ``synthetic`` and ``gaussian``: as many in all as there are real ones. ``real+…``: `ratio`
+        times as many. In all of these every class that occurs in training alike. ``rare``: what each rare class
+        lacks of the mean class size.
     labels
         Of the real training images, (n,).
     num_classes
@@ -230,132 +280,60 @@ def count_synthetic(arm: str, labels: NDArray[np.int64], *, num_classes: int, ra
         rare = find_rare_classes(labels, num_classes)
         wanted[rare] = round(len(labels) / len(occurs)) - real[rare]
     elif arm != "real":
-        total = round(len(labels) * (ratio if arm == "real+synthetic" else 1.0))
+        total = round(len(labels) * (ratio if arm in _BESIDE_REAL else 1.0))
         wanted[occurs] = total // len(occurs)
         wanted[occurs[: total % len(occurs)]] += 1
     return wanted
 
 
-def compose_arm(
-    arm: str, counts: NDArray[np.int64], real: LabelledImages, synthetic: Mapping[int, NDArray[np.uint8]]
-) -> LabelledImages:
-    """Put an arm's training images together.
+def share_beside_real(arm: str, labels: NDArray[np.int64], counts: NDArray[np.int64]) -> float:
+    """Return how many images come beside each real one of a batch: of no class more than real ones.
 
     Parameters
     ----------
     arm
-        See :func:`count_synthetic`.
+        One that has images beside real ones.
+    labels
+        Of the real training images, (n,): each class that occurs is drawn alike.
     counts
-        Synthetic images of each class, (num_classes,): the first of those there are.
-    real
-        All real training images.
-    synthetic
-        By label; at least as many as `counts` says.
+        See :func:`count_synthetic`: each class that is there is drawn alike.
     """
-    images, labels = ([], []) if arm == "synthetic" else ([real[0]], [real[1]])
-    for label in np.flatnonzero(counts).tolist():
-        images.append(synthetic[label][: counts[label]])
-        labels.append(np.full(counts[label], label, dtype=np.int64))
-    return np.concatenate(images), np.concatenate(labels)
+    assert arm in _BESIDE_REAL
+    return float((counts > 0).sum() / len(np.unique(labels)))
+
+
+def join_classes(
+    by_label: Mapping[int, NDArray[np.uint8]], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Put the first images of each class together.
+
+    Parameters
+    ----------
+    by_label
+        Images by label; at least as many as `counts` says.
+    counts
+        Images of each class, (num_classes,), at least one in all.
+    """
+    present = np.flatnonzero(counts).tolist()
+    images = [by_label[label][: counts[label]] for label in present]
+    return np.concatenate(images), np.repeat(present, counts[present]).astype(np.int64)
 
 
 def describe_arm(arm: str, num_real: int, counts: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Say in a sentence what a classifier is trained on; `counts` as :func:`count_synthetic` returns them."""
     real = f"{num_real:,} real images, augmented, with rare classes drawn as often as the others"
-    num_synthetic = int(counts.sum())
-    if arm == "real":
-        return f"{real}."
-    if arm == "synthetic":
-        return f"{num_synthetic:,} synthetic images, every class alike, and no real one."
-    if arm == "real+synthetic":
-        return f"{real}, and {num_synthetic:,} synthetic ones, every class alike."
-    topped_up = ", ".join(f"{name} (+{count:,})" for name, count in zip(classes, counts, strict=True) if count)
-    return f"{real}, and {num_synthetic:,} synthetic ones, which bring rare classes to the mean size: {topped_up}."
-
-
-def find_melanoma_class(classes: Sequence[str]) -> str | None:
-    """Return the class that is melanoma by its name (:data:`MELANOMA_NAMES`, in any case), or None."""
-    return next((name for known in MELANOMA_NAMES for name in classes if name.lower() == known), None)
-
-
-def score_predictions(
-    labels: NDArray[np.int64], probabilities: NDArray[np.floating], classes: Sequence[str]
-) -> dict[str, Any]:
-    """Score predicted probabilities over the classes that occur in the test.
-
-    Parameters
-    ----------
-    labels
-        (n,), true.
-    probabilities
-        (n, k), k at least 2. Of classifiers trained on balanced batches they refer to equally frequent classes.
-    classes
-        k names.
-
-    Returns
-    -------
-    dict
-        ``balanced_accuracy``: mean sensitivity over the classes that occur.
-        ``macro_auroc``: mean over the same classes of the area under the curve of that class against all
-        others; None where only one class occurs.
-        ``melanoma_sensitivity_at_90_specificity``: see :func:`sensitivity_at_specificity`; None where no
-        class is melanoma, or no or every test image shows one.
-        ``calibration_error``: expected calibration error of the predicted class's probability, 15 bins (Guo et
-        al. 2017, arXiv 1706.04599). The priors of balanced batches are not those of the test images, and
-        what that difference makes is in it.
-        ``sensitivity``: of each class by name; None where it does not occur.
-    """
-    from torchmetrics.functional.classification import multiclass_calibration_error  # slow to import
-
-    present = np.unique(labels)
-    recalls = recall_score(labels, probabilities.argmax(axis=1), labels=present, average=None, zero_division=0.0)
-    areas = [roc_auc_score(labels == label, probabilities[:, label]) for label in present] if len(present) > 1 else []
-    by_label = {int(label): float(recall) for label, recall in zip(present, recalls, strict=True)}
-    melanoma = find_melanoma_class(classes)
-    at_specificity = None
-    if melanoma is not None:
-        label = list(classes).index(melanoma)
-        if label in present and len(present) > 1:
-            at_specificity = sensitivity_at_specificity(
-                labels == label, probabilities[:, label], specificity_percent=90
-            )
-    calibration_error = multiclass_calibration_error(
-        torch.from_numpy(np.clip(probabilities, 0.0, 1.0)),
-        torch.from_numpy(np.asarray(labels)),
-        num_classes=len(classes),
-        n_bins=_CALIBRATION_BINS,
-    )
+    count = f"{int(counts.sum()):,}"
+    beside = f"{real}; beside those of each step as many of {count}"
+    topped_up = ", ".join(f"{name} (+{number:,})" for name, number in zip(classes, counts, strict=True) if number)
     return {
-        "balanced_accuracy": float(np.mean(recalls)),
-        "macro_auroc": float(np.mean(areas)) if areas else None,
-        "melanoma_sensitivity_at_90_specificity": at_specificity,
-        "calibration_error": float(calibration_error),
-        "sensitivity": {name: by_label.get(label) for label, name in enumerate(classes)},
-    }
-
-
-def sensitivity_at_specificity(
-    positive: NDArray[np.bool_], scores: NDArray[np.floating], *, specificity_percent: int
-) -> float:
-    """Return the share of positive images that score above the threshold for a specificity.
-
-    An image is called positive if its score is above the threshold. The threshold is the smallest that calls
-    at least `specificity_percent` of the negative images negative: the ⌈percent · n / 100⌉-th smallest of their
-    n scores. It is set on the very images that are scored, as is usual for a point of their ROC curve: at a
-    threshold that is fixed beforehand the specificity would be another.
-
-    Parameters
-    ----------
-    positive
-        (n,); at least one image of each kind.
-    scores
-        (n,), greater for likelier positives.
-    specificity_percent
-        In [1, 100].
-    """
-    negative_scores = np.sort(scores[~positive])
-    threshold = negative_scores[-(-specificity_percent * len(negative_scores) // 100) - 1]
-    return float((scores[positive] > threshold).mean())
+        "real": f"{real}.",
+        "synthetic": f"{count} synthetic images, every class alike, and no real one.",
+        "real+synthetic": f"{beside} synthetic ones, every class alike.",
+        "rare": f"{real}; in the rare classes as many synthetic ones beside them: {topped_up}.",
+        "gaussian": f"{count} images drawn from a Gaussian of each class's pixels, and no real one: a yardstick.",
+        "real+gaussian": f"{beside} drawn from a Gaussian of each class's pixels: a yardstick.",
+        "real+permuted": f"{beside} synthetic ones whose labels were dealt out anew: a yardstick.",
+    }[arm]
 
 
 def summarise_recognition(
@@ -416,6 +394,8 @@ class _Drawn:
 
     by_label: dict[int, NDArray[np.uint8]]
     """To train on, by label."""
+    gaussian: dict[int, NDArray[np.uint8]]
+    """Those of Gaussians, by label."""
     fresh: NDArray[np.uint8]
     """To be recognised; empty where no classifier is trained on real images alone."""
 
@@ -427,12 +407,14 @@ class _Outcome:
     classifier: str
     """Its name."""
     scores: dict[str, Any]
-    """On the test images, see :func:`score_predictions`."""
+    """On the test images, see :func:`~server.evaluation.predictions.score_predictions`."""
+    resampled: dict[str, NDArray[np.float64]]
+    """See :func:`~server.evaluation.predictions.resampled_figures`."""
     recognised: NDArray[np.int64]
     """The classes that it saw in the fresh images; empty but for classifiers trained on real images alone."""
 
 
-class _Trials:
+class _Tester:
     """The classifiers of one judgement. Methods run on worker threads."""
 
     def __init__(
@@ -449,41 +431,47 @@ class _Trials:
         occurs = np.bincount(real.train[1], minlength=len(terms.classes)) > 0
         self.recognised_labels = np.repeat(np.flatnonzero(occurs), _RECOGNISED_PER_CLASS)
         self.device = torch.device(terms.device)
-        self.cancelled = threading.Event()
         self._settings = terms.settings
         self._generate = generate
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._num_steps_done = 0
+        self.progress = progress
         self._weights = None
         if self._settings.utility_classifier == "efficientnet-b2":
             self._weights = find_imagenet_weights(
                 self._settings.utility_weights, allow_downloads=self._settings.allow_downloads
             )
 
-    def draw(self, number: int) -> _Drawn:
+    def draw(self, number: int, report: Report) -> _Drawn:
         """Draw the synthetic images of a seed: as many of each class as the arm that wants most."""
-        most = np.max(list(self.counts.values()), axis=0)
+        none = np.zeros(len(self.terms.classes), dtype=np.int64)
+        of_gaussian = [counts for arm, counts in self.counts.items() if "gaussian" in arm]
+        of_generator = [counts for arm, counts in self.counts.items() if "gaussian" not in arm]
+        most = np.max([none, *of_generator], axis=0)
         by_label = {
-            label: self._ask("utility", number, label, int(most[label])) for label in np.flatnonzero(most).tolist()
+            label: self._ask("utility", number, label, int(most[label]), report)
+            for label in np.flatnonzero(most).tolist()
         }
+        gaussian = draw_class_gaussians(
+            *self.real.train,
+            np.max([none, *of_gaussian], axis=0),
+            seed=derive_seed(self.terms.seed, f"utility Gaussians {number}"),
+        )
         fresh = [self.real.train[0][:0]]
         if "real" in self.counts:
             fresh += [
-                self._ask("recognised", number, label, _RECOGNISED_PER_CLASS)
+                self._ask("recognised", number, label, _RECOGNISED_PER_CLASS, report)
                 for label in np.unique(self.recognised_labels).tolist()
             ]
-        return _Drawn(by_label, np.concatenate(fresh))
+        return _Drawn(by_label, gaussian, np.concatenate(fresh))
 
-    def _ask(self, purpose: str, number: int, label: int, count: int) -> NDArray[np.uint8]:
+    def _ask(self, purpose: str, number: int, label: int, count: int, report: Report) -> NDArray[np.uint8]:
         name = self.terms.classes[label]
-        self._report(f"synthetic images, {name}, seed {number + 1} of {self._settings.utility_seeds}", 0)
+        report(f"synthetic images, {name}, seed {number + 1} of {self._settings.utility_seeds}", 0)
         return self._generate(np.full(count, label, dtype=np.int64), f"{purpose}, seed {number}, {name}")
 
-    def train_and_test(self, arm: str, number: int, drawn: _Drawn) -> _Outcome:
+    def train_and_test(self, arm: str, number: int, drawn: _Drawn, report: Report) -> _Outcome:
         """Train and test one classifier."""
-        images, labels = compose_arm(arm, self.counts[arm], self.real.train, drawn.by_label)
-        # Every arm of a seed starts from the same weights.
+        images, labels, added = self._compose(arm, number, drawn)
+        # Every arm of a seed starts from the same weights, and those with real images see the same batches of them.
         stream = torch_stream(self.terms.seed, f"utility classifier {number}")
         classifier = build_classifier(
             self._settings.utility_classifier,
@@ -502,88 +490,63 @@ class _Trials:
                 labels,
                 steps=steps,
                 stream=stream,
+                added=added,
                 validation=self.real.validation,
-                progress=lambda description, done, total: self._report(description, 1),
+                progress=lambda description, done, total: report(description, 1),
                 description=description,
             )
 
-        if arm == "real":
+        if arm in _OF_NO_GENERATOR:
             was_stored = fit_once(
                 classifier,
                 fit,
-                images=(images, labels),
-                validation=self.real.validation,
-                steps=steps,
-                stream=stream,
+                how={"arm": arm, "steps": steps, "share": added and added.share},
+                shown=[(images, labels), self.real.validation, *([(added.images, added.labels)] if added else [])],
+                streams=[stream, *([added.stream] if added else [])],
                 cache_dir=self.terms.cache_dir,
             )
             if was_stored:
-                self._report(description, steps)
+                report(description, steps)
         else:
             fit()
-        test_images, test_labels = self.real.test
-        probabilities = predict_probabilities(classifier, test_images, batch=_BATCH)
+        test = self.real.test
+        probabilities = predict_probabilities(classifier, test.images, batch=_BATCH)
         shown = drawn.fresh if arm == "real" else drawn.fresh[:0]
         return _Outcome(
             classifier.name,
-            score_predictions(test_labels, probabilities, self.terms.classes),
+            score_predictions(test.labels, probabilities, self.terms.classes, sites=test.site_numbers),
+            resampled_figures(test, probabilities),
             predict_probabilities(classifier, shown, batch=_BATCH).argmax(axis=1),
         )
 
-    def _report(self, description: str, num_steps: int) -> None:
-        """Tell that so many more steps are done; stop the thread's work if the judgement is given up."""
-        if self.cancelled.is_set():
-            raise CancelledError
-        if self._progress is None:
-            return
-        total = len(self.counts) * self._settings.utility_seeds * self._settings.utility_steps
-        with self._lock:
-            self._num_steps_done += num_steps
-            self._progress(description, self._num_steps_done, total)
+    def _compose(
+        self, arm: str, number: int, drawn: _Drawn
+    ) -> tuple[NDArray[np.uint8] | ImageRows, NDArray[np.int64], AddedImages | None]:
+        """Return what a classifier is trained on: images, their labels, and what comes beside them."""
+        counts, real_labels = self.counts[arm], self.real.train[1]
+        if arm == "real":
+            return *self.real.train, None
+        images, labels = join_classes(drawn.gaussian if "gaussian" in arm else drawn.by_label, counts)
+        if arm not in _BESIDE_REAL:
+            return images, labels, None
+        if _BESIDE_REAL[arm] == "permuted":
+            labels = permute_labels(labels, seed=derive_seed(self.terms.seed, f"utility, permuted {number}"))
+        stream = torch_stream(self.terms.seed, f"utility images beside real ones {number}")
+        share = share_beside_real(arm, real_labels, counts)
+        return *self.real.train, AddedImages(images=images, labels=labels, share=share, stream=stream)
 
 
-def _run_trials(trials: _Trials, workers: int) -> dict[str, list[_Outcome]]:
+def _run_trials(tester: _Tester, workers: int) -> dict[str, list[_Outcome]]:
     """Train and test every arm with every seed; by arm, in the order of seeds."""
-    # PyTorch's own threads would share one classifier, and so change its last bits: one for each worker.
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    pending: dict[str, list[Future[_Outcome]]] = {arm: [] for arm in trials.counts}
-    try:
-        for number in range(trials.terms.settings.utility_seeds):
+    pending: dict[str, list[Future[_Outcome]]] = {arm: [] for arm in tester.counts}
+    settings = tester.terms.settings
+    num_steps = len(tester.counts) * settings.utility_seeds * settings.utility_steps
+    with Trials(workers, num_steps, tester.progress) as trials:
+        for number in range(settings.utility_seeds):
             # It waits its turn behind the classifiers of the seed before, so that there are the images of two
             # seeds in memory at most, and images are drawn by one thread at a time.
-            drawn = pool.submit(trials.draw, number).result()
+            drawn = trials.submit(tester.draw, number, trials.report).result()
             for arm, futures in pending.items():
-                futures.append(pool.submit(trials.train_and_test, arm, number, drawn))
-        for future in as_completed([future for futures in pending.values() for future in futures]):
-            future.result()  # The first that fails ends them all.
+                futures.append(trials.submit(tester.train_and_test, arm, number, drawn, trials.report))
+        trials.wait([future for futures in pending.values() for future in futures])
         return {arm: [future.result() for future in futures] for arm, futures in pending.items()}
-    finally:
-        # An interrupted judgement must not wait for classifiers that nobody will look at.
-        trials.cancelled.set()
-        pool.shutdown(cancel_futures=True)
-        # The workers' setting is also what threads started later would begin with.
-        torch.set_num_threads(torch.get_num_threads())
-
-
-def _spread_scores(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Turn what :func:`score_predictions` gave for each seed into spreads over seeds."""
-
-    def over_seeds(values: list[float | None]) -> dict[str, Any] | None:
-        # Which classes occur in the test, and so what is None, does not depend on the seed.
-        known = [value for value in values if value is not None]
-        return spread(known, bounds=(0, 1)) if known else None
-
-    return {
-        **{
-            name: over_seeds([score[name] for score in scores])
-            for name in (
-                "balanced_accuracy",
-                "macro_auroc",
-                "melanoma_sensitivity_at_90_specificity",
-                "calibration_error",
-            )
-        },
-        "sensitivity": {
-            name: over_seeds([score["sensitivity"][name] for score in scores]) for name in scores[0]["sensitivity"]
-        },
-    }

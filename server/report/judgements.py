@@ -211,20 +211,7 @@ def predictive_sentence(utility: Mapping[str, Any]) -> str:
                 sentences.append(f"Synthetic images alone give {beyond}.")
         elif beyond:
             sentences.append(f"That is {beyond}.")
-    for arm, words in (
-        ("real+synthetic", "Synthetic images beside all real ones"),
-        ("rare", "Synthetic images of rare classes beside real ones"),
-    ):
-        value, this = of(arm)
-        if value is None or real is None:
-            continue
-        claim = {
-            "above": "help",
-            "below": "harm",
-            "alike": "make no difference that seeds tell",
-            "unclear": "were tested with one seed, so no difference is claimed",
-        }[_apart(this, real_around)]
-        sentences.append(f"{words} {claim} ({figure(value)} against {figure(real)}).")
+    sentences += _beside_real(arms)
     melanoma = "melanoma_sensitivity_at_90_specificity"
     found, by_real = of("synthetic", melanoma)[0], of("real", melanoma)[0]
     if found is not None:
@@ -234,6 +221,28 @@ def predictive_sentence(utility: Mapping[str, Any]) -> str:
             f"{beside}."
         )
     return " ".join(sentences) or "No arm was measured, so nothing can be said."
+
+
+def _beside_real(arms: Mapping[str, Any]) -> Iterator[str]:
+    """Say whether synthetic images beside real ones help."""
+    real = number(arms, "real", "balanced_accuracy", "mean")
+    for arm, words in (
+        ("real+synthetic", "Synthetic images beside all real ones"),
+        ("rare", "Synthetic images of rare classes beside real ones"),
+    ):
+        value = number(arms, arm, "balanced_accuracy", "mean")
+        if value is None or real is None:
+            continue
+        difference = section(arms, arm, "minus_real", "balanced_accuracy")
+        paired = interval(difference, "whole_interval") or interval(difference, "test_interval")
+        around, real_around = (interval(arms, name, "balanced_accuracy", "interval") for name in (arm, "real"))
+        claim = {
+            "above": "help",
+            "below": "harm",
+            "alike": "make no difference that can be told from chance",
+            "unclear": "were tested with one seed, so no difference is claimed",
+        }[_compare(paired, 0.0) if paired is not None else _apart(around, real_around)]
+        yield f"{words} {claim} ({figure(value)} against {figure(real)})."
 
 
 def authenticity_sentence(authenticity: Mapping[str, Any]) -> str:

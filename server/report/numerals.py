@@ -30,6 +30,11 @@ def figure(value: float | None) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def signed(value: float | None) -> str:
+    """Write a difference with three significant digits and its sign."""
+    return ("+" if value is not None and value > 0 else "") + figure(value)
+
+
 def count(value: float | None) -> str:
     """Write a whole number with its thousands apart."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.0f}".replace("-", "−")

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from federation.run_directory import RunDirectory, write_text
 from server.evaluation.attacks import read_membership, words_of
 from server.report.authenticity import membership_picture, membership_table, nearest_table, pairs_table
+from server.report.gain import gain_picture, gain_sentence, gain_table
 from server.report.groups import groups_table, sites_summary
 from server.report.hospitals import failures_table, hospitals_table, partition_table
 from server.report.judgements import RULES, run_sentence
@@ -72,6 +73,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     """Return what the template shows, by the names it uses."""
     return {
         **_content_of_head(record),
+        **_content_of_gain(record),
         **_content_of_rounds(record),
         **_content_of_samples(record),
         **_content_of_test(record),
@@ -93,6 +95,20 @@ def _content_of_head(record: RunRecord) -> dict[str, Any]:
         "ruler": ruler(record),
         "verdict": verdict_table(record),
         "test_sentence": _test_sentence(section(record.summary, "test")),
+    }
+
+
+def _content_of_gain(record: RunRecord) -> dict[str, Any]:
+    """Return what each hospital gains; where that was not asked for, only that."""
+    gain = section(record.summary, "gain")
+    why = record.why_missing("gain")
+    return {
+        "gain": gain,
+        "no_gain": why,
+        "gain_was_asked_for": record.setting("evaluation.gain") is True,
+        "gain_sentence": "" if why else gain_sentence(gain),
+        "gain_table": None if why else gain_table(gain),
+        "gain_picture": None if why else gain_picture(gain),
     }
 
 

@@ -142,6 +142,7 @@ def _defaults_of(kind: type[Configuration]) -> dict[str, Any]:
 # By what the sections of this version are known.
 _FIGURES = {
     "test": ("kid", "fid"),
+    "gain": ("hospitals",),
     "utility": ("arms",),
     "authenticity": ("valid",),
     "speed": ("images_per_second", "shares", "time_to_kid"),

@@ -64,7 +64,7 @@ TEMPLATE = (
 {% if t is string %}{{ absent(t) }}{% else %}{{ table(t) }}{% endif %}
 {% endmacro %}
 
-{% set parts = [
+{% set parts = ([("gain-section", "What each hospital gains")] if gain_was_asked_for else []) + [
   ("verdict-section", "Verdict"), ("rounds-section", "Over the rounds"), ("samples-section", "Samples"),
   ("groups-section", "Classes and hospitals"), ("utility-section", "Predictive ability"),
   ("authenticity-section", "Authenticity"), ("speed-section", "Speed"), ("partition-section", "Who holds what"),
@@ -107,6 +107,25 @@ TEMPLATE = (
 {% endfor %}
 </ol></nav>
 <main id="main" tabindex="-1">
+
+{% if gain_was_asked_for %}
+<section id="gain-section" aria-labelledby="gain-title">
+<h2 id="gain-title">What each hospital gains</h2>
+{% if no_gain %}{{ absent(no_gain) }}{% else %}
+<p><strong>{{ gain_sentence }}</strong></p>
+<div class="lead">
+<div>{{ table(gain_table) }}</div>
+{% if gain_picture %}{{ picture(gain_picture) }}{% endif %}
+</div>
+<p class="note">{{ gain.get("classifier", "A classifier") }}, {{ gain.get("steps")|exact("count") }} steps,
+{{ gain.get("num_seeds")|exact("count") }} seeds, tested on {{ gain.get("num_test_images")|exact("count") }} real
+images. In each step the same own images, rare classes as often as the others, with and without as many generated
+ones beside them; every class weighs alike. A gain counts only above the best of three that need no generator: own
+images alone, generated ones with permuted labels beside them, and images drawn from a Gaussian of each class's
+pixels.</p>
+{% endif %}
+</section>
+{% endif %}
 
 <section id="verdict-section" aria-labelledby="verdict-title">
 <h2 id="verdict-title">Verdict</h2>

@@ -7,6 +7,7 @@ from typing import Any
 
 from server.evaluation.attacks import read_membership, words_of
 from server.report.curves import Estimate, Picture, draw_estimates
+from server.report.gain import gain_sentence
 from server.report.judgements import (
     SHORT_YARDSTICKS,
     authenticity_sentence,
@@ -35,6 +36,9 @@ ARMS = {
     "synthetic": "synthetic images alone",
     "real+synthetic": "real and synthetic images",
     "rare": "real images, and synthetic ones of rare classes",
+    "gaussian": "images drawn from Gaussians alone",
+    "real+gaussian": "real images, and ones drawn from Gaussians",
+    "real+permuted": "real images, and synthetic ones with permuted labels",
 }
 """What classifiers are trained on, by arm."""
 
@@ -46,6 +50,7 @@ def sentences(record: RunRecord) -> list[tuple[str, str, bool]]:
     balance = section(utility, "recognised", "class_balance")
     found = []
     for name, key, say in (
+        ("What hospitals gain", "gain", lambda: gain_sentence(section(record.summary, "gain"))),
         (
             "Fidelity",
             "test",
@@ -66,6 +71,8 @@ def sentences(record: RunRecord) -> list[tuple[str, str, bool]]:
     ):
         why = record.why_missing(key)
         last = _last_validation(record) if why and name == "Fidelity" else ""
+        if key == "gain" and why and record.setting("evaluation.gain") is not True:
+            continue  # it was not asked for
         found.append((name, f"Not measured. {why}{last}" if why else say(), not why))
     return found
 

@@ -36,7 +36,14 @@ def train(cache_dir: Path, **changes: Any) -> tuple[Any, bool]:
             classifier, *given["images"], steps=given["steps"], stream=stream, validation=validation, batch_size=8
         )
 
-    stored = fit_once(classifier, fit, stream=stream, cache_dir=str(cache_dir), **given)
+    stored = fit_once(
+        classifier,
+        fit,
+        how={"steps": given["steps"]},
+        shown=[given["images"], validation],
+        streams=[stream],
+        cache_dir=str(cache_dir),
+    )
     return classifier, not stored
 
 

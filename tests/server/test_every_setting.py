@@ -384,6 +384,8 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     ),
     "evaluation.utility-seeds": InARun("2"),
     "evaluation.utility-steps": InARun("12"),
+    "evaluation.gain": InARun("true"),
+    "evaluation.part": InARun("validation"),
     "evaluation.authenticity": InARun("false"),
     "evaluation.threads": Elsewhere(
         "more cores than one",
@@ -393,7 +395,7 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
         "the order of work, never the scores", f"{FAULTS}::test_judging_beside_the_next_round_gives_the_same_scores"
     ),
     "checkpoint.every": InARun("1"),
-    "checkpoint.keep": InARun("3", ("checkpoint.every=1",)),
+    "checkpoint.keep": InARun("5", ("rounds=6", "checkpoint.every=1")),
     "simulation.engine": Elsewhere("the same bytes", "tests/commands/test_simulate.py::test_ray_gives_the_same_bytes"),
     "simulation.workers": Acts("3", launched, ("simulation.engine=ray", "partition.hospitals=64")),
     "simulation.gpus-per-hospital": Elsewhere(
@@ -671,11 +673,13 @@ def left_by(configuration: Configuration) -> dict[str, Any]:
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     files = [path for path in directory.rglob("*") if path.is_file() and path.suffix in (".safetensors", ".png")]
     timeless = {key: value for key, value in summary.items() if key in ("test", "authenticity", "validation")}
+    gain = {key: value for key, value in summary["gain"].items() if key != "seconds"}
     utility = {key: value for key, value in summary["utility"].items() if key != "seconds"}
     return {
         "files": {str(path.relative_to(directory)): path.read_bytes() for path in files},
         "summary": timeless,
         "utility": utility,
+        "gain": gain,
     }
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -509,6 +510,67 @@ def test_the_other_tables(page: Page) -> None:
     assert "Probability of augmentation" not in page.source
 
 
+def gain_of(mean: float, low: float, high: float) -> dict[str, Any]:
+    entry = {"mean": mean, "sd": 0.01, "interval": [low, high], "whole_interval": [low, high], "over": "own+gaussian"}
+    return {"balanced_accuracy": entry, "macro_auroc": {**entry, "over": "own"}}
+
+
+def made_up_gain() -> dict[str, Any]:
+    """Three hospitals: one gains, of one it cannot be told, one is not judged."""
+
+    def hospital(name: str, judged: object, *gain: float) -> dict[str, Any]:
+        reached = {"balanced_accuracy": {"mean": 0.417}, "macro_auroc": {"mean": 0.733}}
+        return {
+            "name": name,
+            "num_train_images": 321,
+            "held": ["nv", "mel"],
+            "judged": judged,
+            "arms": {arm: {"common": reached} for arm in ("own", "own+synthetic", "own+permuted", "own+gaussian")},
+            "gain": {view: gain_of(*gain) for view in ("common", "held", "others", "own")},
+        }
+
+    return {
+        "classifier": "small-cnn-32",
+        "steps": 300,
+        "num_seeds": 3,
+        "num_test_images": 211,
+        "hospitals": [
+            hospital(SITES[0], True, 0.0523, 0.0111, 0.0941),
+            hospital(SITES[1], True, -0.0123, -0.0512, 0.0257),
+            hospital("third", "its training images are of one class", 0.3, 0.1, 0.4),
+        ],
+        "references": {name: {"common": {"balanced_accuracy": {"mean": 0.583}}} for name in ("pooled", "federated")},
+        "mean": {"num_hospitals": 2, **gain_of(0.0201, -0.0123, 0.0567)},
+    }
+
+
+def test_the_report_begins_with_what_each_hospital_gains(tmp_path: Path) -> None:
+    summary = a_summary() | {"gain": made_up_gain()}
+    path = fabricate(tmp_path / "run", "evaluation.gain=true", summary=summary)
+    page = report_of(path)
+    sections = re.findall(r'<section id="([a-z]+)-section"', page.source)
+    assert sections[:2] == ["gain", "verdict"]
+    assert page.row("gain", SITES[0]).numbers()[:3] == [321, 0.417, 0.417]
+    text = page.source
+    assert "+0.0523 [+0.0111, +0.0941]" in text
+    assert "above images drawn from Gaussians" in text
+    assert "not judged: its training images are of one class" in text
+    first = re.search(r'id="gain-title">.*?<p><strong>(.*?)</strong>', text, re.DOTALL)
+    assert first is not None
+    assert first[1].startswith(
+        "By generated images beside their own, classifiers of the 2 hospitals gain nothing that can be told from "
+        "chance: +0.0201 [−0.0123, +0.0567] in balanced accuracy"
+    )
+    assert f"{SITES[0]} gains. Of {SITES[1]} it cannot be told." in unescape(first[1])
+
+
+def test_a_gain_that_was_not_asked_for_takes_no_room(page: Page, tmp_path: Path) -> None:
+    assert "gain-section" not in page.source
+    summary = a_summary() | {"gain": {"not_measured": "there is one hospital, and nothing to join"}}
+    asked = report_of(fabricate(tmp_path / "run", "evaluation.gain=true", summary=summary))
+    assert "There is one hospital, and nothing to join." in asked.source
+
+
 def test_a_heat_cell_has_its_number(page: Page) -> None:
     heated = [cell for cell in page.root.all("td") if "heat" in cell.attributes.get("class", "").split()]
     assert len(heated) > 30
@@ -726,7 +788,7 @@ def test_predictive_ability() -> None:
         "Trained on synthetic images alone, classifiers reach a balanced accuracy of 0.400 on real test "
         "images, 0.800 on "
         "real ones; a guess reaches 0.250. That is less than from real images, and more than a guess. Synthetic images "
-        "beside all real ones make no difference that seeds tell (0.820 against 0.800). Synthetic "
+        "beside all real ones make no difference that can be told from chance (0.820 against 0.800). Synthetic "
         "images of rare classes "
         "beside real ones help (0.900 against 0.800). At 90 % specificity, classifiers trained on "
         "synthetic images find "

@@ -16,20 +16,24 @@ from sklearn.metrics import roc_curve
 
 from federation.config import parse_assignments
 from federation.errors import InputError, NotFiniteError
-from federation.models.classifier import fit_classifier
+from federation.models.classifier import SmallCNN, fit_classifier
 from federation.seeding import numpy_stream
 from federation.settings.evaluation import EvaluationSettings
+from server.evaluation.predictions import (
+    TestImages,
+    find_melanoma_class,
+    score_predictions,
+    sensitivity_at_specificity,
+)
 from server.evaluation.utility import (
     RealParts,
     UtilityTerms,
-    compose_arm,
     count_synthetic,
     describe_arm,
-    find_melanoma_class,
     find_rare_classes,
+    join_classes,
     judge_utility,
-    score_predictions,
-    sensitivity_at_specificity,
+    share_beside_real,
     summarise_recognition,
 )
 from strategies.configuration import resolve
@@ -94,7 +98,16 @@ def judge(generate: Generator | None, arms: tuple[str, ...], **changes: Any) -> 
     progress = changes.pop("progress", None)
     settings = settings.model_copy(update={"utility_arms": ",".join(arms)})
     terms = UtilityTerms(settings=settings, **{"classes": CLASSES, "seed": 0, **changes})
-    return judge_utility(terms, RealParts(**parts), generate, progress=progress)
+    (train, train_labels), (test, test_labels) = parts["train"], parts["test"]
+    sites = {part: np.array(["a", "b"])[np.arange(len(parts[part][1])) % 2] for part in ("train", "test")}
+    groups = np.array([f"lesion {number // 2}" for number in range(len(test_labels))])
+    real = RealParts(
+        train=(train, train_labels),
+        train_sites=sites["train"],
+        validation=parts["validation"],
+        test=TestImages(images=test, labels=test_labels, sites=sites["test"], groups=groups),
+    )
+    return judge_utility(terms, real, generate, progress=progress)
 
 
 def without_seconds(result: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +136,7 @@ def test_predictions_of_an_absent_class_count_as_wrong_without_a_warning() -> No
     assert scores == {
         "balanced_accuracy": 0.5,
         "macro_auroc": None,
+        "macro_auroc_within_sites": None,
         "melanoma_sensitivity_at_90_specificity": None,
         "calibration_error": 0.5,
         "sensitivity": {"nv": None, "mel": 0.5, "df": None},
@@ -185,25 +199,27 @@ def test_a_class_without_training_images_is_neither_rare_nor_asked_for() -> None
     assert count_synthetic("synthetic", labels, num_classes=3, ratio=1.0).tolist() == [8, 0, 8]
 
 
-def test_arms_hold_the_images_that_they_say() -> None:
-    real = (np.full((5, 2, 2, 3), 9, dtype=np.uint8), np.array([0, 0, 0, 0, 1]))
-    synthetic = {1: np.arange(4, dtype=np.uint8).repeat(12).reshape(4, 2, 2, 3)}
-    images, labels = compose_arm("rare", np.array([0, 3]), real, synthetic)
-    assert images[:, 0, 0, 0].tolist() == [9, 9, 9, 9, 9, 0, 1, 2]
-    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    images, labels = compose_arm("synthetic", np.array([0, 2]), real, synthetic)
-    assert images[:, 1, 1, 2].tolist() == [0, 1]
-    assert labels.tolist() == [1, 1]
-    images, labels = compose_arm("real", np.array([0, 0]), real, {})
-    assert (images == 9).all()
-    assert labels.tolist() == [0, 0, 0, 0, 1]
+def test_the_first_images_of_each_class_are_joined() -> None:
+    synthetic = {1: np.arange(4, dtype=np.uint8).repeat(12).reshape(4, 2, 2, 3), 2: np.full((3, 2, 2, 3), 9, np.uint8)}
+    images, labels = join_classes(synthetic, np.array([0, 2, 1]))
+    assert images[:, 1, 1, 2].tolist() == [0, 1, 9]
+    assert labels.tolist() == [1, 1, 2]
+
+
+def test_no_class_has_more_synthetic_images_than_real_ones() -> None:
+    def share(arm: str) -> float:
+        counts = count_synthetic(arm, HAM10000_LABELS, num_classes=7, ratio=3.0)
+        return share_beside_real(arm, HAM10000_LABELS, counts)
+
+    assert share("real+synthetic") == share("real+gaussian") == share("real+permuted") == 1.0
+    assert share("rare") == 4 / 7  # four of seven classes, each as often as its real images
 
 
 def test_arms_describe_themselves() -> None:
     counts = count_synthetic("rare", HAM10000_LABELS, num_classes=7, ratio=1.0)
     assert describe_arm("rare", 5921, counts, HAM10000) == (
-        "5,921 real images, augmented, with rare classes drawn as often as the others, and 2,691 synthetic ones, which "
-        "bring rare classes to the mean size: akiec (+643), bcc (+515), df (+773), vasc (+760)."
+        "5,921 real images, augmented, with rare classes drawn as often as the others; in the rare classes as many "
+        "synthetic ones beside them: akiec (+643), bcc (+515), df (+773), vasc (+760)."
     )
 
 
@@ -387,3 +403,53 @@ def test_classifiers_of_real_images_are_trained_once_for_all_runs(monkeypatch: p
     assert (max(steps), steps[-1]) == (24, 24)
     judge(Generator(), arms, seed=1)
     assert trained[3:] == [" real images", " synthetic images"]
+
+
+def test_real_images_are_shown_as_often_whatever_comes_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real images of each step, and how they are augmented, are the same to the bit in all arms that have any."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    sizes: dict[str, set[int]] = {}
+    original = SmallCNN.forward
+
+    def forward(network: SmallCNN, images: torch.Tensor) -> Any:
+        if network.training:
+            seen[arm].append(images[: SmallCNN.batch_size].clone())
+            sizes[arm].add(len(images))
+        return original(network, images)
+
+    monkeypatch.setattr(SmallCNN, "forward", forward)
+    for arm in ("real", "real+synthetic", "rare", "real+gaussian", "real+permuted", "synthetic"):
+        seen[arm], sizes[arm] = [], set()
+        labels = np.repeat([0, 1, 2], [60, 60, 10])
+        judge(Generator(), (arm,), train_images=draw_stripes(labels, 5), train_labels=labels)
+    shown = torch.cat(seen.pop("real"))
+    synthetic = seen.pop("synthetic")
+    for batches in seen.values():
+        assert torch.equal(torch.cat(batches), shown)
+    assert not torch.equal(torch.cat(synthetic), shown)
+    # Beside 64 real ones of three classes as many synthetic ones, and of one rare class a third of that.
+    assert sizes == {
+        "real": {64},
+        "real+synthetic": {128},
+        "rare": {64 + 21},
+        "real+gaussian": {128},
+        "real+permuted": {128},
+        "synthetic": {64},
+    }
+
+
+def test_yardsticks_say_what_junk_is_worth() -> None:
+    arms = ("real", "synthetic", "gaussian", "real+synthetic", "real+permuted")
+    found = judge(Generator(), arms, settings=settings_of(utility_steps=25))
+    accuracy = {arm: entry["balanced_accuracy"]["mean"] for arm, entry in found["arms"].items()}
+    unsure = {arm: entry["calibration_error"]["mean"] for arm, entry in found["arms"].items()}
+    assert accuracy["real+synthetic"] > 0.8
+    assert unsure["real+permuted"] > unsure["real+synthetic"] + 0.1
+    assert "minus_real" not in found["arms"]["real"]
+    apart = found["arms"]["real+permuted"]["minus_real"]["balanced_accuracy"]
+    assert apart["mean"] == pytest.approx(accuracy["real+permuted"] - accuracy["real"])
+    assert apart["whole_interval"] is None  # one seed
+    assert apart["test_interval"][0] <= apart["mean"] <= apart["test_interval"][1]
+    # Classes do not depend on the site here: it says nothing.
+    assert found["site_alone"]["macro_auroc"]["mean"] == pytest.approx(0.5, abs=0.1)
+    assert found["site_alone"]["macro_auroc_within_sites"]["mean"] == 0.5
