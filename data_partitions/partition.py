@@ -1,8 +1,8 @@
 """Which hospital holds which training images.
 
 flwr-datasets' partitioners are applied to groups (patients or lesions), not to images, so that no patient is
-at two hospitals. They do not shuffle and they drop classes without a word; hence groups are sorted by id and
-then shuffled with ``partition.seed`` first, and what would drop a class is refused here.
+at two hospitals. They do not shuffle and they drop classes without a word; hence groups are put in an order that
+``partition.seed`` keys first, and what would drop a class is refused here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data_partitions.image_index import ImageIndex
 from data_partitions.wording import counted
 from federation.errors import PartitionError
 from federation.run_directory import written_atomically
-from federation.seeding import derive_seed, numpy_stream
+from federation.seeding import derive_seed
 from federation.settings.data import PartitionSettings
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _describe(index: ImageIndex, rows: Mapping[str, NDArray[np.int64]], settings
 
 
 def _shuffled_groups(index: ImageIndex, train_rows: NDArray[np.int64], seed: int) -> pd.DataFrame:
-    """Return a row per group with its id, number of images, class and site, in random order."""
+    """Return a row per group with its id, number of images, class and site, in an order that the seed keys."""
     labels = index.labels[train_rows]
     # Classes from the rarest to the most frequent; the rarest of a group has the least rank.
     rarest_first = np.argsort(np.bincount(labels, minlength=len(index.classes)), kind="stable")
@@ -233,8 +233,13 @@ def _shuffled_groups(index: ImageIndex, train_rows: NDArray[np.int64], seed: int
     shares = images.groupby(["group", "site"]).size().reset_index(name="images")
     largest_first = shares.sort_values(["group", "images", "site"], ascending=[True, False, True])
     groups["site"] = largest_first.drop_duplicates("group").set_index("group")["site"]
-    order = numpy_stream(seed, "partition").permutation(len(groups))
+    order = _keyed_order(list(groups.index), seed)
     return groups.reset_index().drop(columns="rank").iloc[order].reset_index(drop=True)
+
+
+def _keyed_order(groups: list[str], seed: int) -> NDArray[np.int64]:
+    """Order groups by a keyed hash of each, as the split does: NumPy promises no equal shuffles in all versions."""
+    return np.argsort([derive_seed(seed, f"order of group {group}") for group in groups])
 
 
 def _by_site(
@@ -308,7 +313,7 @@ def _pathological(groups: pd.DataFrame, settings: PartitionSettings, classes: tu
 
     num_hospitals, num_taken = settings.hospitals, settings.classes_per_hospital
     present = np.unique(groups["label"])
-    circle = numpy_stream(settings.seed, "classes of the hospitals").permutation(present)
+    circle = np.array(sorted(present, key=lambda label: derive_seed(settings.seed, f"place of {classes[label]}")))
     num_pieces = num_hospitals * num_taken
     if num_taken > len(present):
         raise PartitionError(

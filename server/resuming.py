@@ -12,7 +12,7 @@ from data_partitions.partition import split_table_of
 from data_partitions.wording import counted, first_names
 from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
-from federation.run_directory import RunDirectory, read_lines
+from federation.run_directory import RunDirectory, read_json, read_lines
 from server.inputs import RunInputs
 from server.run_state import RunState, newest_whole, shapes_in
 from strategies.catalogue import STRATEGIES
@@ -172,10 +172,14 @@ def _differing_rows(directory: RunDirectory, inputs: RunInputs) -> Iterator[str]
     if len(moved):
         yield f"{counted(len(moved), 'image')} of the same name would be at another hospital or in another part"
     if len(both) == len(before) == len(now) and len(moved):
-        versions = json.loads(directory.environment.read_text(encoding="utf-8"))["packages"]
-        drawn = [(name, versions.get(name), version(name)) for name in ("numpy", "flwr-datasets")]
+        written = read_json(directory.environment) if directory.environment.is_file() else {}
+        versions = written.get("packages", {})
+        drawn = [(name, versions.get(name, "unknown"), version(name)) for name in ("numpy", "flwr-datasets")]
         told = ", ".join(f"{name} {then} then and {here} here" for name, then, here in drawn)
-        yield f"NumPy and flwr-datasets promise no equal draws from version to version ({told})"
+        yield (
+            f"NumPy and flwr-datasets promise no equal draws from version to version ({told}), and dermafed ordered "
+            "patients otherwise before partition.seed keyed their order; go on with the versions that began the run"
+        )
 
 
 def check_extractor(directory: RunDirectory, name: str) -> None:

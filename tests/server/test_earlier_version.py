@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,28 @@ from safetensors.numpy import load_file, save_file
 
 import server.app
 from commands.main import _exit_code, _script
+from data_partitions import partition
 from federation.config import load_stored_toml
 from federation.models.final import load_final
 from federation.run_directory import read_lines
+from federation.seeding import numpy_stream
 from server.evaluation.evaluator import Evaluator
 from server.evaluation.run_extractor import extractor_of
 from server.inputs import prepare_inputs
 from strategies.configuration import resolve
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _who_held_what() -> Iterator[None]:
+    """Patients were shuffled by NumPy then; it is their order alone that keeps such a run from going on today."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            partition,
+            "_keyed_order",
+            lambda groups, seed: numpy_stream(seed, "partition").permutation(len(groups)),
+        )
+        yield
+
 
 ARCHIVE = Path(__file__).with_name("run-of-2682e7d.tar.xz")
 
@@ -124,6 +140,15 @@ def test_without_the_moments_or_hospitals_state_it_would_go_elsewhere(
         run_dir = resumed(spoiled, spoiled / "resumed")
         found = load_file(run_dir / "checkpoints" / "round-0003" / "global.safetensors")
         assert np.mean(differences(found, expected) > 1e-4) > 0.5
+
+
+def test_of_other_holders_it_is_said_what_they_come_from(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(partition, "_keyed_order", lambda groups, seed: np.arange(len(groups))[::-1])
+    shutil.copytree(unpacked / "run", tmp_path / "run")
+    assert _exit_code(lambda: _script(["--resume", "--run-dir", str(tmp_path / "run"), "--set", "rounds=3"])) == 2
+    assert "dermafed ordered patients otherwise before" in capsys.readouterr().err
 
 
 def test_its_settings_are_those_of_today_under_their_new_names(unpacked: Path) -> None:

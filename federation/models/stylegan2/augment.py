@@ -87,7 +87,7 @@ def diff_augment(images: Tensor, stream: torch.Generator, policy: Collection[str
         Of all draws.
     policy
         Any of "colour" (brightness, saturation, contrast), "translation" (whole pixels, up to 1/8 of the side,
-        zeros move in), "cutout" (a square of half the side around a random pixel becomes 0).
+        zeros move in), "cutout" (a square of half the side around a random corner of pixels becomes 0).
 
     Returns
     -------
@@ -107,7 +107,8 @@ def diff_augment(images: Tensor, stream: torch.Generator, policy: Collection[str
     device = stream.device
     factors = torch.rand(3, batch, 1, 1, 1, generator=stream, device=device).to(images)
     shifts = torch.randint(-(side // 8), side // 8 + 1, (2, batch), generator=stream, device=device).to(images)
-    centres = torch.randint(side, (2, batch), generator=stream, device=device).to(images)
+    # A square of an even side has its centre between pixels: the image's two ends are among the places for it.
+    centres = torch.randint(side + 1, (2, batch), generator=stream, device=device).to(images)
     if "colour" in policy:
         brightness, saturation, contrast = factors
         images = images + (brightness - 0.5)
