@@ -74,7 +74,9 @@ def test_the_smoke_benchmark_ends_with_its_tables(smoke: tuple[Path, subprocess.
     assert found["fedgan", "iid", "model", "1", "gain_over_alone"] == pytest.approx(expected)
     page = (out / "leaderboard.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "No p-value is given for fewer than 6 pairs" in page
+    # Two seeds and one comparison: 2 of the 4 ways to give two differences signs.
+    assert "the least p that was possible is 0.500, for 1 comparison" in page
+    assert "the least p that was possible is 0.500, for 1 comparison" in " ".join(done.stdout.split())
 
 
 TINY = """
