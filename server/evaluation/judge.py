@@ -27,6 +27,7 @@ from server.evaluation.authenticity import (
 )
 from server.evaluation.membership import Attacked
 from server.evaluation.scores import LEAST_OF_A_GROUP, RealSet, Reference, SiteReference, score_supply
+from server.evaluation.site_yardsticks import thinned, with_real_images
 from server.evaluation.supply import ImageSupply
 from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
 from server.inputs import RunInputs
@@ -108,8 +109,7 @@ class Judge:
         most = len(rows)
         found = {}
         for name in partition.hospitals:
-            held = partition.rows_of(name)
-            found[name] = self.features(held[:: max(1, -(-len(held) // most))])
+            found[name] = self.features(thinned(partition.rows_of(name), most))
         return SiteReference(found, f"training images of each hospital, since partition.scheme = {settings.scheme}")
 
     def judge(
@@ -144,13 +144,23 @@ class Judge:
         rows = self.inputs.choose(part, settings.images)
         self.progress("features of real images", 0, 1)
         real = self.real_set(rows)
+        train_features = self.features(self.inputs.choose("train", len(rows)))
+        sites = with_real_images(
+            self.site_reference(rows, real, part, members_unknown=members_unknown),
+            real,
+            train_features,
+            inputs=self.inputs,
+            features=self.features,
+            part=part,
+            are_sites=self.configuration.partition.scheme == "natural" or bool(members_unknown),
+        )
         scores = score_supply(
             supply,
             self.extractor,
             Reference(
                 real=real,
-                train_features=self.features(self.inputs.choose("train", len(rows))),
-                sites=self.site_reference(rows, real, part, members_unknown=members_unknown),
+                train_features=train_features,
+                sites=sites,
                 classes=self.inputs.index.classes,
                 part=part,
             ),
