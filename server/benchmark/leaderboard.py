@@ -288,8 +288,9 @@ class Leaderboard:
         yield (
             "p-values are of Wilcoxon's signed-rank test, adjusted for the number of strategies (Holm) and not for "
             f"that of figures; beside each stands the least that was possible. Below {SIGNIFICANT} two strategies are "
-            "told apart. The interval of a difference is of one comparison by itself, as if seeds were normal. Pairs "
-            "of one partition are taken as independent, which they are not quite."
+            "told apart; the best mean of a column is marked whether they are or not. The interval of a difference is "
+            "of one comparison by itself, as if seeds were normal. Pairs of one partition are taken as independent, "
+            "which they are not quite."
         )
         if any(name.startswith(f"{OF_REAL}[") for name in self.results.values):
             yield (
