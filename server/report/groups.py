@@ -35,7 +35,10 @@ def groups_table(record: RunRecord, key: str, heading: str) -> Table | str:
     if not names:
         names = ["kid"]
     real_columns = [column for column in _REAL_COLUMNS if any(_real_kid(entry, column) is not None for entry in found)]
-    heats = {name: _distance_from_real(name, [number(entry, name) for entry in found]) for name in names}
+    heats = {
+        name: _distance_from_real(name, [number(entry, name) for entry in found], number(test, "real", name))
+        for name in names
+    }
     rows = []
     for place, entry in enumerate(found):
         head = [
@@ -128,11 +131,14 @@ def _validation_table(record: RunRecord, key: str, heading: str, why: str) -> Ta
     )
 
 
-def _distance_from_real(name: str, amounts: Sequence[float | None]) -> list[float | None]:
+def _distance_from_real(name: str, amounts: Sequence[float | None], real: float | None) -> list[float | None]:
+    """Place figures between those of real images, 0, and 1; `real` is what real images have, where it is known."""
     if name in ("kid", "fid"):
         return log_heat(amounts)
-    if name == "spread":
-        return [None if amount is None else min(1.0, abs(1 - amount)) for amount in amounts]
+    if SCORES[name][1] in ("one", "real"):
+        # More than real images have is as far off as less.
+        like_real = real if real is not None and SCORES[name][1] == "real" else 1.0
+        return [None if amount is None else min(1.0, abs(like_real - amount)) for amount in amounts]
     return [None if amount is None else min(1.0, max(0.0, 1 - amount)) for amount in amounts]
 
 

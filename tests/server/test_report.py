@@ -28,6 +28,7 @@ from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory
 from server.evaluation.sample_sheet import write_sample_sheet
 from server.report import write_report
+from server.report.groups import _distance_from_real
 from server.report.judgements import (
     authenticity_sentence,
     diversity_sentence,
@@ -492,6 +493,14 @@ def test_the_verdict_has_each_figure_its_interval_and_the_real_one(page: Page) -
         "verdict"
     )
     assert "Preprocessing: 32 px, scaled to [-1, 1]." in page.section("verdict")
+
+
+def test_one_image_repeated_is_not_nearest_to_real_images() -> None:
+    """It has a precision of 1 and twice the density of real images: as far off as too little of either."""
+    assert _distance_from_real("precision", [1.0, 0.8, None, 0.6], 0.8) == pytest.approx([0.2, 0.0, None, 0.2])
+    assert _distance_from_real("density", [2.12, 1.0, 0.5], 1.0) == pytest.approx([1.0, 0.0, 0.5])
+    assert _distance_from_real("spread", [1.25, 0.75], 0.9) == pytest.approx([0.25, 0.25])
+    assert _distance_from_real("recall", [1.0, 0.25], 0.8) == pytest.approx([0.0, 0.75])
 
 
 def test_the_other_tables(page: Page) -> None:
