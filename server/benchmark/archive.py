@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def check_whole(finished: Iterable[RunDirectory]) -> None:
         raise RunDirectoryError(problems)
 
 
-def where_it_ran(outcomes: Sequence[Outcome], started: datetime, jobs: int) -> list[tuple[str, str]]:
+def where_it_ran(outcomes: Sequence[Outcome], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return when, on what and with which version the cells ran, as they say themselves.
 
     So a page that is made again, on another day and another machine, is the same.
@@ -77,13 +76,13 @@ def where_it_ran(outcomes: Sequence[Outcome], started: datetime, jobs: int) -> l
     ----------
     outcomes
         The cells.
-    started, jobs
-        Of this call, for cells that do not say it.
+    facts
+        Of the benchmark's last part: its ``date``, for cells that do not say theirs, and ``jobs``.
     """
     found = [read_json(path) for one in outcomes if (path := one.directory.environment).is_file()]
-    days = sorted({str(entry["created"])[:10] for entry in found if entry.get("created")}) or [f"{started:%Y-%m-%d}"]
+    days = sorted({str(entry["created"])[:10] for entry in found if entry.get("created")}) or [str(facts["date"])]
     machines = dict.fromkeys(_machine(entry) for entry in found if entry.get("cores"))
-    side_by_side = f"{counted(jobs, 'run')} side by side"
+    side_by_side = f"{counted(int(facts['jobs']), 'run')} side by side"
     return [
         ("Date", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
         ("Machine", "; ".join([*machines, side_by_side])),

@@ -105,27 +105,18 @@ def run_benchmark(
         cells = make_cells(plan, path, chosen)
         jobs = jobs or default_jobs(cells)
         runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
-        every = [(trial_runner, cell) for cell in trials] + [(runner, cell) for cell in cells]
-        check_whole(each.directory(cell) for each, cell in every if each.is_done(cell))
-        # Where everything is done, as in a clone with all cells, nothing but the tables is made: without the images.
-        to_run = [cell for each, cell in every if not (each is trial_runner and chosen) and not each.is_done(cell)]
-        if to_run:
-            check_images([(cell, each.directory(cell)) for each, cell in every], prepare, say)
+        is_new = any(not runner.is_done(cell) for cell in cells) or (bool(trials) and not chosen)
+        check_cells({trial_runner: trials, runner: cells}, is_new, prepare, say)
         trial_runner.check(trials)
         runner.check(cells if chosen or not trials else [])
-        write_text(folder / PLAN, plan_text(plan))
-        write_ignored(folder)
+        _begin(plan, folder)
         with _saying_how_to_go_on(path, folder, say):
-            started = datetime.now(UTC)
-            say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")
-            if not to_run:
-                say("every cell is done: nothing is run, no image is read, and the tables are made again")
+            facts = _facts(folder, _command(path, assignments), jobs, is_new=is_new)
+            say(_describe_cells(plan, len(cells), jobs, is_new=is_new))
             if trials and not chosen:
                 chosen = _tune(plan, trial_runner, trials, folder, say)
                 cells = make_cells(plan, path, chosen)
-            outcomes = runner.run(cells)
-            facts = _facts(folder, _command(path, assignments), started, jobs, is_new=bool(to_run))
-            return finish(plan, folder, outcomes, facts, started, chosen)
+            return finish(plan, folder, runner.run(cells), facts, chosen)
 
 
 def _check_resumable(folder: Path, *, resume: bool) -> None:
@@ -136,12 +127,19 @@ def _check_resumable(folder: Path, *, resume: bool) -> None:
         )
 
 
-def _describe_cells(plan: BenchmarkPlan, num_cells: int) -> str:
-    return (
+def _begin(plan: BenchmarkPlan, folder: Path) -> None:
+    """Keep the plan beside the results, and say what of them is committed."""
+    write_text(folder / PLAN, plan_text(plan))
+    write_ignored(folder)
+
+
+def _describe_cells(plan: BenchmarkPlan, num_cells: int, jobs: int, *, is_new: bool) -> str:
+    said = (
         f"{counted(num_cells, 'cell')} ({len(plan.strategies)} strategies x "
         f"{counted(len(plan.partitions), 'partition')} x {counted(len(plan.models), 'model')} x "
-        f"{counted(len(plan.seeds), 'seed')})"
+        f"{counted(len(plan.seeds), 'seed')}), equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side"
     )
+    return said if is_new else f"{said}\nevery cell is done: no image is read, and the tables are made again"
 
 
 def _command(path: Path, assignments: Sequence[str]) -> str:
@@ -175,6 +173,22 @@ def _saying_how_to_go_on(path: Path, folder: Path, say: Callable[[str], None]) -
     except KeyboardInterrupt:
         say(f"interrupted; go on with dermafed benchmark {path} --out {folder} --resume")
         raise
+
+
+def check_cells(
+    cells: Mapping[CellRunner, Sequence[Cell]],
+    is_new: bool,
+    prepare: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+) -> None:
+    """Check that finished cells are whole and, where any is to be run, :func:`check_images`.
+
+    Where everything is done, as in a clone with all cells, nothing but the tables is made: without the images.
+    """
+    every = [(runner, cell) for runner, its in cells.items() for cell in its]
+    check_whole(runner.directory(cell) for runner, cell in every if runner.is_done(cell))
+    if is_new:
+        check_images([(cell, runner.directory(cell)) for runner, cell in every], prepare, say)
 
 
 def check_images(
@@ -245,14 +259,14 @@ def choose(plan: BenchmarkPlan, outcomes: Sequence[Outcome], say: Callable[[str]
     return chosen
 
 
-def _facts(folder: Path, command: str, started: datetime, jobs: int, *, is_new: bool) -> dict[str, Any]:
-    """Return command and machine, kept in the folder; where no cell ran in this call, those that are there."""
+def _facts(folder: Path, command: str, jobs: int, *, is_new: bool) -> dict[str, Any]:
+    """Return command and machine, kept in the folder; where no cell is to run, those that are there."""
     path = folder / ENVIRONMENT
     if path.is_file() and not is_new:
         return read_json(path)
     facts = {
         "command": command,
-        "date": f"{started:%Y-%m-%d}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "jobs": jobs,
         **describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
@@ -265,7 +279,6 @@ def finish(
     folder: Path,
     outcomes: Sequence[Outcome],
     facts: Mapping[str, Any],
-    started: datetime,
     chosen: Mapping[str, Mapping[str, Any]],
 ) -> Finished:
     """Write raw figures, tables and page."""
@@ -275,7 +288,7 @@ def finish(
     write_text(folder / "leaderboard.csv", csv_table(board))
     write_text(folder / "leaderboard.md", markdown(board))
     write_text(folder / "leaderboard.tex", tex(board))
-    date, machine, version = where_it_ran(outcomes, started, int(facts["jobs"]))
+    date, machine, version = where_it_ran(outcomes, facts)
     shown = [
         date,
         ("Budget", f"equal {BUDGET_WORDS[plan.budget]}"),

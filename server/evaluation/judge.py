@@ -112,6 +112,25 @@ class Judge:
             found[name] = self.features(thinned(partition.rows_of(name), most))
         return SiteReference(found, f"training images of each hospital, since partition.scheme = {settings.scheme}")
 
+    def _with_real_images(
+        self,
+        sites: SiteReference,
+        real: RealSet,
+        train_features: NDArray[np.floating],
+        part: str,
+        members_unknown: str,
+    ) -> SiteReference:
+        """Add the real images that are to score against each hospital."""
+        return with_real_images(
+            sites,
+            real,
+            train_features,
+            inputs=self.inputs,
+            features=self.features,
+            part=part,
+            are_sites=self.configuration.partition.scheme == "natural" or bool(members_unknown),
+        )
+
     def judge(
         self,
         supply: ImageSupply,
@@ -145,22 +164,14 @@ class Judge:
         self.progress("features of real images", 0, 1)
         real = self.real_set(rows)
         train_features = self.features(self.inputs.choose("train", len(rows)))
-        sites = with_real_images(
-            self.site_reference(rows, real, part, members_unknown=members_unknown),
-            real,
-            train_features,
-            inputs=self.inputs,
-            features=self.features,
-            part=part,
-            are_sites=self.configuration.partition.scheme == "natural" or bool(members_unknown),
-        )
+        sites = self.site_reference(rows, real, part, members_unknown=members_unknown)
         scores = score_supply(
             supply,
             self.extractor,
             Reference(
                 real=real,
                 train_features=train_features,
-                sites=sites,
+                sites=self._with_real_images(sites, real, train_features, part, members_unknown),
                 classes=self.inputs.index.classes,
                 part=part,
             ),

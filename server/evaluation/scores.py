@@ -210,8 +210,6 @@ def score_supply(
         "draws": groups.whole.moved_apart(overlap),
         "fid_caveat": fid_caveat(len(real.features), groups.num_generated, real.features.shape[1]),
         "real": compare(real.features, stand_in, seed=seed) | {"vendi": vendi_score(stand_in)},
-        "per_site_say": reference.sites.say,
-        "per_site_real_say": reference.sites.real_say,
         "per_site": per_site,
         "per_class": groups.class_figures(overlap)
         if supply.knows_classes
@@ -324,6 +322,8 @@ def _describe_comparison(
         "num_draws": num_draws,
         "subset_size": min(len(real), num_generated, LARGEST_SUBSET),
         "nearest_k": {"precision": K_PRECISION, "density": K_DENSITY},
+        "per_site_say": reference.sites.say,
+        "per_site_real_say": reference.sites.real_say,
         "intervals_say": (
             f"95 % t intervals of the mean over {num_draws} draws of generated images against the same real ones"
             + ("" if supply.num_images is None else f", from a pool of {supply.num_images:,} (corrected for overlap)")
