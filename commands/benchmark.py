@@ -63,6 +63,7 @@ def benchmark(
     board = finished.board
     for place in board.places()[:1]:
         console.print(_first_table(board, *place))
+        console.print(board.verdict(*place), highlight=False, markup=False)
     for note in board.notes():
         console.print(note, highlight=False, markup=False)
     for name in ("raw.csv", "leaderboard.csv", "leaderboard.md", "leaderboard.tex", "leaderboard.html"):
@@ -75,7 +76,8 @@ def benchmark(
 
 
 def _first_table(board: Leaderboard, partition: str, model: str) -> Table:
-    from server.benchmark.leaderboard import difference_text, estimate_text, title
+    from server.benchmark.leaderboard import title
+    from server.benchmark.wording import difference_text, estimate_text
 
     heads = ("strategy", "rank", "KID", f"KID − {board.plan.baseline}")
     table = Table(*heads, title=f"{board.plan.name}: {title(partition, model)}")
@@ -83,7 +85,7 @@ def _first_table(board: Leaderboard, partition: str, model: str) -> Table:
         table.add_row(
             line.strategy,
             "–" if line.mean_rank is None else f"{line.mean_rank:.2f}",
-            estimate_text(line.estimates.get("kid"), 3),
-            difference_text(line.differences.get("kid")),
+            estimate_text(line.estimates.get("kid"), 3, board.plan.seeds),
+            difference_text(line.differences.get("kid"), board.plan.seeds),
         )
     return table

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from federation.config import Configuration, load_stored_toml, with_new_names
 from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory, read_json, read_lines, write_text, writing
@@ -25,6 +27,7 @@ _POLL_SECONDS = 0.3
 _GRACE_SECONDS = 30
 # Of what a failed run has said, the end.
 _REASON_LINES = 3
+_PATHS = ("data.root", "data.csv", "data.cache-dir", "evaluation.extractor-weights", "evaluation.utility-weights")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,14 @@ class CellRunner:
         """Return a cell's run directory."""
         return RunDirectory(self.folder / cell.key)
 
+    def is_done(self, cell: Cell) -> bool:
+        """Return whether a cell has run to its end, here or where the folder comes from."""
+        path = self.directory(cell).summary
+        try:
+            return path.is_file() and read_json(path).get("status") == "done"
+        except RunDirectoryError:
+            return False
+
     def check(self, cells: Iterable[Cell]) -> None:
         """Refuse to go on where a cell was run with other settings.
 
@@ -124,6 +135,7 @@ class CellRunner:
                         running.remove(entry)
                         outcomes[entry.cell.key] = self._end(entry)
                         self._say(outcomes[entry.cell.key], len(outcomes), len(cells), entry.started)
+                        self._compare_extractors(outcomes[entry.cell.key], outcomes.values())
                 self.show(len(outcomes), len(cells), [_what(entry) for entry in running])
         finally:
             _interrupt([entry.process for entry in running])
@@ -147,12 +159,15 @@ class CellRunner:
     def _start(self, cell: Cell) -> _Process:
         directory = self.directory(cell)
         arguments = [sys.executable, "-m", "dermafed", "simulate", "--run-dir", str(directory.path)]
+        settings = self.folder / f"{cell.key}.toml"
         if directory.config.is_file():
+            # It may have been begun on another machine, where images lie elsewhere.
+            own = cell.configuration.to_flat()
+            write_text(settings, tomli_w.dumps({key: own[key] for key in _PATHS}))
             arguments.append("--resume")
         else:
-            settings = self.folder / f"{cell.key}.toml"
             write_text(settings, with_end(cell.configuration.to_toml()))
-            arguments += ["--config", str(settings)]
+        arguments += ["--config", str(settings)]
         written = self.folder / f"{cell.key}.log"
         with writing(written), written.open("ab") as log:
             log_begins = log.tell()
@@ -186,6 +201,24 @@ class CellRunner:
             self.say(f"{place}  FAILED after {seconds:.0f} s: {outcome.reason}")
         else:
             self.say(f"{place}  KID {_kid(outcome.summary)}  {seconds:.0f} s")
+
+    def _compare_extractors(self, ended: Outcome, outcomes: Iterable[Outcome]) -> None:
+        """Say at once, and not when all are done, that a cell cannot be compared with those before it."""
+        if ended.summary is None:
+            return
+        found = ended.summary["test"].get("extractor")
+        before = [
+            one.summary["test"].get("extractor")
+            for one in outcomes
+            if one.summary is not None and one.cell.place[:2] == ended.cell.place[:2]
+        ]
+        others = sorted({str(name) for name in before if name != found})
+        if others:
+            self.say(
+                f"{ended.cell.key} was judged by {found}, and others by {', '.join(others)}: they cannot be compared. "
+                "An extractor that is trained here differs from machine to machine; go on where the cells were begun, "
+                "or begin anew with another --out"
+            )
 
 
 def _kid(summary: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from server.benchmark.cells import Outcome
 RAW_COLUMNS = ("strategy", "partition", "model", "seed", "metric", "value")
 
 
+UNBOUNDED = (-math.inf, math.inf)
+_SHARE, _POSITIVE = (0.0, 1.0), (0.0, math.inf)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A column of the leaderboard."""
@@ -23,37 +28,46 @@ class Metric:
     name: str
     label: str
     better: int
-    """1: more is better; -1: less is; 0: neither."""
+    """1: more is better; -1: less is; 0: neither, it is read against what real images get and never ranked."""
     group: str
     digits: int = 3
+    bounds: tuple[float, float] = UNBOUNDED
+    """The least and the greatest value that it can have."""
 
 
+# One image repeated has a precision of 1 and twice the density of real images; a cloud of junk can have their Vendi
+# score; AuthPct is highest for junk; one typical image of each class is recognised more often than real ones are.
 METRICS = (
     Metric("kid", "KID", -1, "fidelity"),
-    Metric("fid", "FID", -1, "fidelity", 1),
-    Metric("precision", "precision", 1, "fidelity"),
-    Metric("density", "density", 1, "fidelity"),
-    Metric("recall", "recall", 1, "diversity"),
-    Metric("coverage", "coverage", 1, "diversity"),
-    Metric("vendi", "Vendi score", 1, "diversity", 2),
-    Metric("recognised", "recognised class", 1, "utility"),
-    Metric("utility_synthetic", "balanced accuracy, synthetic", 1, "utility"),
-    Metric("utility_gain", "balanced accuracy gained by adding synthetic", 1, "utility"),
-    Metric("authentic", "authentic, %", 1, "authenticity", 1),
-    Metric("membership_auc", "membership AUC", 0, "authenticity"),
+    Metric("fid", "FID", -1, "fidelity", 1, _POSITIVE),
+    Metric("precision", "precision", 0, "fidelity", bounds=_SHARE),
+    Metric("density", "density", 0, "fidelity", bounds=_POSITIVE),
+    Metric("recall", "recall", 1, "diversity", bounds=_SHARE),
+    Metric("coverage", "coverage", 1, "diversity", bounds=_SHARE),
+    Metric("vendi", "Vendi score", 0, "diversity", 2, (1.0, math.inf)),
+    Metric("recognised", "recognised class", 0, "utility", bounds=_SHARE),
+    Metric("utility_synthetic", "balanced accuracy, synthetic", 1, "utility", bounds=_SHARE),
+    Metric("utility_gain", "balanced accuracy gained by adding synthetic", 1, "utility", bounds=(-1.0, 1.0)),
+    Metric("authentic", "authentic, %", 0, "authenticity", 1, (0.0, 100.0)),
+    Metric("membership_auc", "membership AUC", 0, "authenticity", bounds=_SHARE),
     Metric("kid_site_mean", "KID, mean of hospitals", -1, "hospitals"),
     Metric("kid_site_worst", "KID, worst hospital", -1, "hospitals"),
+    Metric("kid_site_excess_mean", "KID above own real images, mean of hospitals", -1, "hospitals"),
+    Metric("kid_site_excess_worst", "KID above own real images, worst hospital", -1, "hospitals"),
     Metric("gain_over_alone", "KID gained over alone", 1, "hospitals"),
     Metric("gain_over_alone_worst", "KID gained over alone, worst hospital", 1, "hospitals"),
-    Metric("megabytes", "MB sent", -1, "cost", 1),
-    Metric("seconds_federation", "seconds to train and combine", -1, "cost", 0),
-    Metric("images", "images shown", 0, "cost", 0),
-    Metric("evaluations", "network evaluations", 0, "cost", 0),
+    Metric("megabytes", "MB sent", -1, "cost", 1, _POSITIVE),
+    Metric("seconds_federation", "seconds to train and combine", -1, "cost", 0, _POSITIVE),
+    Metric("images", "images shown", 0, "cost", 0, _POSITIVE),
+    Metric("evaluations", "network evaluations", 0, "cost", 0, _POSITIVE),
 )
 """In the order of the table; KID comes first, and ranks."""
 
+OF_REAL = "real"
+"""Of a figure that real images get in the generator's place: ``real[kid]``."""
 _OWN = "kid_own"
 _SITE = "kid_site"
+_EXCESS = "kid_site_excess"
 
 
 def cell_figures(outcome: Outcome) -> dict[str, float]:
@@ -69,6 +83,7 @@ def cell_figures(outcome: Outcome) -> dict[str, float]:
         found |= dict(_of_hospitals(test))
     found |= dict(_of_utility(summary.get("utility", {})))
     found |= dict(_of_authenticity(summary.get("authenticity", {})))
+    found |= {f"{OF_REAL}[{name}]": value for name, value in _of_real(summary)}
     found |= dict(_of_cost(summary, outcome.directory, moves_bytes=partition.hospitals > 1))
     for yardstick in ("kid_floor", "kid_pca_gaussian", "kid_mean_image"):
         found[f"yardstick_{yardstick}"] = summary.get(yardstick)
@@ -87,11 +102,46 @@ def _of_hospitals(test: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]
     known = {name: kid for name, kid in sites.items() if kid is not None}
     for name, kid in known.items():
         yield f"{_SITE}[{name}]", kid
-    if known:
-        yield "kid_site_mean", float(np.mean(list(known.values())))
-        yield "kid_site_worst", max(known.values())
+    yield from _mean_and_worst(_SITE, known)
+    own_real = _of_sites(test, "real_kid")
+    excess = {name: kid - own_real[name] for name, kid in known.items() if name in own_real}
+    for name, above in excess.items():
+        yield f"{_EXCESS}[{name}]", above
+    yield from _mean_and_worst(_EXCESS, excess)
     for name, entry in own.items():
         yield f"{_OWN}[{name}]", entry.get("kid")
+
+
+def _of_sites(test: Mapping[str, Any], key: str) -> dict[str, float]:
+    """Return a figure of each hospital that has it; cells of earlier versions lack what real images score."""
+    return {entry["name"]: entry[key] for entry in test.get("per_site", []) if entry.get(key) is not None}
+
+
+def _mean_and_worst(name: str, of_sites: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """Yield the mean and the greatest of a distance over hospitals, where there are any."""
+    if of_sites:
+        yield f"{name}_mean", float(np.mean(list(of_sites.values())))
+        yield f"{name}_worst", max(of_sites.values())
+
+
+def _of_real(summary: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """Yield what real images get in the generator's place: what a figure is read against."""
+    test, utility, authenticity = (summary.get(key) or {} for key in ("test", "utility", "authenticity"))
+    real = test.get("real") or {}
+    yield from ((name, real[name]) for name in (metric.name for metric in METRICS) if name in real)
+    everyone, own = _of_sites(test, "all_real_kid"), _of_sites(test, "real_kid")
+    for name, kid in own.items():
+        yield f"{_SITE}[{name}]", kid
+    yield from _mean_and_worst(_SITE, everyone)
+    yield from _mean_and_worst(_EXCESS, {name: kid - own[name] for name, kid in everyone.items() if name in own})
+    arm = utility.get("arms", {}).get("real", {})
+    score = _mean(arm.get("balanced_accuracy"))
+    # How often its classifiers take a real test image for what it is.
+    yield from (("utility_synthetic", score), ("recognised", score))
+    for label, sensitivity in arm.get("sensitivity", {}).items():
+        yield f"recognised[{label}]", _mean(sensitivity)
+    yield "authentic", _mean(authenticity.get("auth_pct_control"))
+    yield "membership_auc", _mean(authenticity.get("membership", {}).get("null_control", {}).get("auc"))
 
 
 def _of_utility(utility: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
@@ -111,8 +161,7 @@ def _of_utility(utility: Mapping[str, Any]) -> Iterator[tuple[str, float | None]
 
 
 def _of_authenticity(authenticity: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    percent = authenticity.get("auth_pct")
-    yield "authentic", None if percent is None else _mean(percent)
+    yield "authentic", _mean(authenticity.get("auth_pct"))
     yield "membership_auc", _mean(authenticity.get("membership", {}).get("generator", {}).get("auc"))
 
 

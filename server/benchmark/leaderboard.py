@@ -12,9 +12,18 @@ from typing import Any, TypeVar
 from data_partitions.wording import counted
 from federation.run_directory import read_json
 from server.benchmark.cells import Outcome
-from server.benchmark.figures import METRICS, Metric
+from server.benchmark.figures import METRICS, OF_REAL, Metric
 from server.benchmark.plan import BUDGET_TOLERANCE, BUDGET_WORDS, BenchmarkPlan, trials
-from server.benchmark.statistics import COVERAGE, LEAST_PAIRS, Difference, Estimate, Results, by_rank, holm
+from server.benchmark.statistics import SIGNIFICANT, Difference, Estimate, Results, by_rank, holm
+from server.benchmark.wording import (
+    MISSING,
+    MOST_VALUES,
+    difference_parts,
+    difference_text,
+    estimate_parts,
+    estimate_text,
+    verdict,
+)
 
 CellT = TypeVar("CellT")
 
@@ -28,11 +37,15 @@ SHOWN = (
     "utility_synthetic",
     "authentic",
     "kid_site_worst",
+    "kid_site_excess_worst",
     "gain_over_alone",
     "megabytes",
     "seconds_federation",
 )
 """Columns of the tables that a page has room for; the csv file has all."""
+
+REAL_IMAGES = "real images"
+"""The last line of a table: no strategy, but what its figures are read against."""
 
 BY_CLASS_TITLE = "Generated images recognised as the class that was asked for"
 _BY_CLASS = "recognised["
@@ -86,7 +99,8 @@ class Leaderboard:
         """Rank the strategies of a plan."""
         metrics = tuple(metric for metric in METRICS if metric.name in results.values)
         by_class = tuple(
-            Metric(name, name.removeprefix(_BY_CLASS).removesuffix("]"), 1, "classes")
+            # No direction: a generator that draws one class whatever is asked for has a share of 1 there.
+            Metric(name, name.removeprefix(_BY_CLASS).removesuffix("]"), 0, "classes", bounds=(0.0, 1.0))
             for name in results.values
             if name.startswith(_BY_CLASS)
         )
@@ -126,7 +140,7 @@ class Leaderboard:
             estimates = {
                 metric.name: found
                 for metric in metrics
-                if (found := self.results.estimate(metric.name, strategy, partition, model)) is not None
+                if (found := self.results.estimate(metric, strategy, partition, model)) is not None
             }
             ranked = list(ranks.get(strategy, {}).values())
             lines.append(
@@ -155,13 +169,33 @@ class Leaderboard:
             for strategy in self.order
             if (difference := self.results.difference(metric, strategy, self.plan.baseline, partition, model))
         }
-        given = {
-            name: one.p_value
+        compared = {
+            name: one
             for name, one in found.items()
             if one.p_value is not None and whole[name] and whole[self.plan.baseline]
         }
-        adjusted = holm(given)
-        return {name: replace(one, p_value=adjusted.get(name)) for name, one in found.items()}
+        adjusted = holm({name: one.p_value for name, one in compared.items() if one.p_value is not None})
+        # Of the least values it is the least that could have come out adjusted.
+        least = holm({name: one.least_p for name, one in compared.items() if one.least_p is not None})
+        return {name: replace(one, p_value=adjusted.get(name), least_p=least.get(name)) for name, one in found.items()}
+
+    def verdict(self, partition: str, model: str) -> str:
+        """Say who is told apart from the baseline by KID in a table, and if nobody is, whether anybody could be."""
+        lines = self.lines(partition, model)
+        places = (1 if partition else len(self.plan.partitions)) * (1 if model else len(self.plan.models))
+        found = {line.strategy: line.differences["kid"] for line in lines if "kid" in line.differences}
+        return verdict(found, self.plan.baseline, places)
+
+    def of_real_images(self, metric: Metric, partition: str, model: str) -> float | None:
+        """Return what real images get in the generator's place, mean over all cells of a table that say it."""
+        if not partition and self._is_of_mixed_kinds(metric):
+            return None
+        found = [
+            value
+            for strategy in self.order
+            for value in self.results.of(f"{OF_REAL}[{metric.name}]", strategy, partition, model).values()
+        ]
+        return sum(found) / len(found) if found else None
 
     def _is_of_mixed_kinds(self, metric: Metric) -> bool:
         """Say whether a figure is of other real images in one partition than in another."""
@@ -188,7 +222,11 @@ class Leaderboard:
 
     def whole_best(self, lines: Sequence[Line], metric: Metric) -> float | None:
         """Return the best mean of those strategies that have finished every cell of a table."""
-        means = [line.estimates[metric.name].mean for line in lines if line.is_whole and metric.name in line.estimates]
+        means = [
+            found.mean
+            for line in lines
+            if line.is_whole and (found := line.estimates.get(metric.name)) and found.num_cells == line.num_cells
+        ]
         return max(means, key=lambda mean: metric.better * mean) if means and metric.better else None
 
     def failures(self) -> list[Outcome]:
@@ -224,28 +262,7 @@ class Leaderboard:
                 f"Tuned by KID on validation images, {counted(plan.tuning.rounds, 'round')} a trial, on seed "
                 f"{plan.tuning.seed}. {told}." + (f" Untuned: {others}." if others else "")
             )
-        yield (
-            "Test images, which nothing was chosen on. Mean over cells and 95 % bootstrap interval, seeds resampled "
-            f"within each partition and model; differences are to {plan.baseline} on the same cells."
-        )
-        seeds = len(plan.seeds)
-        if 2 <= seeds < 10:
-            held = COVERAGE[max(number for number in COVERAGE if number <= seeds)]
-            yield (
-                f"Intervals over {seeds} seeds are too narrow: of normal values in one partition and model they hold "
-                f"the mean {held:.0%} of the time. A partition is one draw, the same for all seeds."
-            )
-        lines = [line for place in self.places() for line in self.lines(*place)]
-        pairs = [line.differences["kid"] for line in lines if "kid" in line.differences]
-        if any(one.p_value is not None for one in pairs):
-            yield (
-                "p-values are of Wilcoxon's signed-rank test, adjusted for the number of strategies (Holm). They take "
-                "pairs of one partition as independent, which they are not quite."
-            )
-        if not all(one.estimate.num_cells >= LEAST_PAIRS for one in pairs):
-            yield f"No p-value is given for fewer than {LEAST_PAIRS} pairs."
-        if seeds < 5:
-            yield "Five seeds are the least for a published claim: fewer are a first look."
+        yield from self._notes_on_statistics()
         counts = {name: len(self.results.of(METRICS[0].name, name)) for name in self.order}
         if any(count < num_cells for count in counts.values()):
             kept = ", ".join(f"{name} {count}/{num_cells}" for name, count in counts.items() if count < num_cells)
@@ -253,6 +270,38 @@ class Leaderboard:
                 f"Not every cell was finished: {kept}. Means and differences of these are over the other cells, and "
                 "they are never the best; ranks and win rates count a cell that failed as lost."
             )
+
+    def _notes_on_statistics(self) -> Iterator[str]:
+        plan = self.plan
+        several = len(plan.partitions) * len(plan.models) > 1
+        said = "Test images, which nothing was chosen on. Mean over cells"
+        if 1 < len(plan.seeds) <= MOST_VALUES:
+            said += f"; in parentheses the values of seeds {', '.join(map(str, plan.seeds))}, in this order"
+            said += ", in the tables of one partition and model" if several else ""
+        if len(plan.seeds) > 1:
+            said += "; in brackets the 95 % t interval over seeds, cut where a figure ends"
+            said += " (of several partitions and models together Welch's)" if several else ""
+        yield (
+            f"{said}. Differences are to {plan.baseline} on the same cells. A partition is one draw, the same for all "
+            "seeds."
+        )
+        yield (
+            "p-values are of Wilcoxon's signed-rank test, adjusted for the number of strategies (Holm) and not for "
+            f"that of figures; beside each stands the least that was possible. Below {SIGNIFICANT} two strategies are "
+            "told apart; the best mean of a column is marked whether they are or not. The interval of a difference is "
+            "of one comparison by itself, as if seeds were normal. Pairs of one partition are taken as independent, "
+            "which they are not quite."
+        )
+        if any(name.startswith(f"{OF_REAL}[") for name in self.results.values):
+            yield (
+                f"The line of {REAL_IMAGES} is what figures are read against: training images in the generator's "
+                "place. Of AuthPct it is its control, of recognised classes and synthetic images what classifiers of "
+                "real images make of real test images, of hospitals the real images of all of them. Precision, "
+                "recognised classes and AuthPct have no best: one image repeated, or junk, has more of them than real "
+                "images."
+            )
+        if len(plan.seeds) < 5:
+            yield "Five seeds are the least for a published claim: fewer are a first look."
 
     def _notes_on_kid(self) -> Iterator[str]:
         done = [outcome for outcome in self.outcomes if outcome.summary is not None]
@@ -324,7 +373,7 @@ def csv_table(board: Leaderboard) -> str:
     writer.writerow(
         (
             "partition", "model", "strategy", "mean_rank", "metric", "mean", "low", "high", "cells",
-            "difference", "difference_low", "difference_high", "pairs", "wins", "p_value",
+            "difference", "difference_low", "difference_high", "pairs", "wins", "p_value", "least_p", "real",
         )
     )  # fmt: skip
     for partition, model in board.places():
@@ -335,24 +384,31 @@ def csv_table(board: Leaderboard) -> str:
                     continue
                 low, high = found.interval or ("", "")
                 apart = line.differences.get(metric.name)
-                compared: tuple[object, ...] = ("",) * 6
+                compared: tuple[object, ...] = ("",) * 7
                 if apart is not None:
                     ends = apart.estimate.interval or ("", "")
-                    counts = ("" if one is None else one for one in (apart.wins, apart.p_value))
+                    counts = ("" if one is None else one for one in (apart.wins, apart.p_value, apart.least_p))
                     compared = (apart.estimate.mean, *ends, apart.estimate.num_cells, *counts)
+                real = board.of_real_images(metric, partition, model)
                 writer.writerow(
                     (
                         partition or "all", model or "all", line.strategy,
                         "" if line.mean_rank is None else line.mean_rank,
                         metric.name, found.mean, low, high, found.num_cells, *compared,
+                        "" if real is None else real,
                     )
                 )  # fmt: skip
     return out.getvalue()
 
 
 def shown_metrics(board: Leaderboard, lines: Sequence[Line]) -> list[Metric]:
-    """Return the columns of a table on a page: those that any of its lines has."""
+    """Return the columns of a table on a page: those that any of its lines has.
+
+    How far hospitals are stands above what their own real images get, where cells know it.
+    """
     having = {name for line in lines for name in line.estimates}
+    if "kid_site_excess_worst" in having:
+        having.discard("kid_site_worst")
     return [metric for metric in board.metrics if metric.name in SHOWN and metric.name in having]
 
 
@@ -372,26 +428,14 @@ def some_failed(lines: Sequence[Line]) -> bool:
     return any(not line.is_whole for line in lines)
 
 
-def estimate_text(found: Estimate | None, digits: int) -> str:
-    """Return a mean with its interval."""
-    if found is None:
-        return "–"
-    text = f"{found.mean:.{digits}f}"
-    if found.interval is not None:
-        text += f" [{found.interval[0]:.{digits}f}, {found.interval[1]:.{digits}f}]"
-    return text
-
-
-def difference_text(found: Difference | None) -> str:
-    """Return a difference with its interval, wins and p-value."""
-    if found is None:
-        return "–"
-    text = f"{found.estimate.mean:+.3f}"
-    if found.estimate.interval is not None:
-        text += f" [{found.estimate.interval[0]:+.3f}, {found.estimate.interval[1]:+.3f}]"
-    if found.wins is not None:
-        text += f", better in {found.wins}/{found.estimate.num_cells}"
-    return text + (f", p = {found.p_value:.3f}" if found.p_value is not None else "")
+def real_cells(board: Leaderboard, metrics: Sequence[Metric], partition: str, model: str) -> list[str]:
+    """Return what real images get for each of the metrics; empty where nothing is known of any."""
+    found = [board.of_real_images(metric, partition, model) for metric in metrics]
+    if all(value is None for value in found):
+        return []
+    return [
+        MISSING if value is None else f"{value:.{metric.digits}f}" for metric, value in zip(metrics, found, strict=True)
+    ]
 
 
 def title(partition: str, model: str) -> str:
@@ -415,26 +459,39 @@ def difference_head(board: Leaderboard) -> str:
 def markdown(board: Leaderboard) -> str:
     """Return the tables as Markdown."""
     parts = [f"# {board.plan.name}", *board.notes()]
-    for partition, model in board.places():
-        lines = board.lines(partition, model)
-        metrics = shown_metrics(board, lines)
-        labels = [metric.label for metric in metrics]
-        heads = ["strategy", *leading_heads(lines), *beside_kid(metrics, labels, difference_head(board))]
-        rows = [heads, ["---"] * len(heads)]
-        for line in lines:
-            leading = leading_cells(line, with_cells=some_failed(lines))
-            found = [estimate_text(line.estimates.get(metric.name), metric.digits) for metric in metrics]
-            difference = difference_text(line.differences.get("kid"))
-            rows.append([line.strategy, *leading, *beside_kid(metrics, found, difference)])
-        parts += [f"## {title(partition, model)}", _pipes(rows)]
+    for place in board.places():
+        parts += [f"## {title(*place)}", *filter(None, [board.verdict(*place)]), _pipes(_main_rows(board, *place))]
         if board.class_metrics:
-            heads = ["strategy", *(metric.label for metric in board.class_metrics)]
-            rows = [heads, ["---"] * len(heads)]
-            for line in lines:
-                found = [estimate_text(line.estimates.get(metric.name), 3) for metric in board.class_metrics]
-                rows.append([line.strategy, *found])
-            parts += [f"### {BY_CLASS_TITLE}", _pipes(rows)]
+            parts += [f"### {BY_CLASS_TITLE}", _pipes(_class_rows(board, *place))]
     return "\n\n".join(parts) + "\n"
+
+
+def _main_rows(board: Leaderboard, partition: str, model: str) -> list[list[str]]:
+    lines = board.lines(partition, model)
+    metrics, seeds = shown_metrics(board, lines), board.plan.seeds
+    labels = [metric.label for metric in metrics]
+    heads = ["strategy", *leading_heads(lines), *beside_kid(metrics, labels, difference_head(board))]
+    rows = [heads, ["---"] * len(heads)]
+    for line in lines:
+        leading = leading_cells(line, with_cells=some_failed(lines))
+        found = [estimate_text(line.estimates.get(metric.name), metric.digits, seeds) for metric in metrics]
+        difference = difference_text(line.differences.get("kid"), seeds)
+        rows.append([line.strategy, *leading, *beside_kid(metrics, found, difference)])
+    if real := real_cells(board, metrics, partition, model):
+        rows.append([f"*{REAL_IMAGES}*", *[MISSING] * len(leading_heads(lines)), *beside_kid(metrics, real, MISSING)])
+    return rows
+
+
+def _class_rows(board: Leaderboard, partition: str, model: str) -> list[list[str]]:
+    metrics = board.class_metrics
+    heads = ["strategy", *(metric.label for metric in metrics)]
+    rows = [heads, ["---"] * len(heads)]
+    for line in board.lines(partition, model):
+        found = [estimate_text(line.estimates.get(metric.name), 3, board.plan.seeds) for metric in metrics]
+        rows.append([line.strategy, *found])
+    if real := real_cells(board, metrics, partition, model):
+        rows.append([f"*{REAL_IMAGES}*", *real])
+    return rows
 
 
 def _pipes(rows: Sequence[Sequence[str]]) -> str:
@@ -442,7 +499,7 @@ def _pipes(rows: Sequence[Sequence[str]]) -> str:
 
 
 _TEX_SIGNS = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"−": "$-$", "–": "--", "~": r"\textasciitilde{}"}
+    {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"−": "$-$", "–": "--", "<": "$<$", "~": r"\textasciitilde{}"}
 )
 
 _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
@@ -450,7 +507,8 @@ _ARROWS = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
 
 def tex(board: Leaderboard) -> str:
     """Return the first table as LaTeX, for the booktabs package; the best mean of each column is bold."""
-    lines = board.lines(*board.places()[0]) if board.places() else []
+    place = board.places()[0] if board.places() else ("", "")
+    lines = board.lines(*place) if board.places() else []
     metrics = shown_metrics(board, lines)
     labels = [_tex(metric.label) + _ARROWS[metric.better] for metric in metrics]
     leading = map(_tex, ("strategy", *leading_heads(lines)))
@@ -462,16 +520,17 @@ def tex(board: Leaderboard) -> str:
         cells = []
         for metric in metrics:
             found = line.estimates.get(metric.name)
-            text = "--" if found is None else f"{found.mean:.{metric.digits}f}"
-            if found is not None and line.is_whole and found.mean == best[metric.name]:
-                text = rf"\textbf{{{text}}}"
-            if found is not None and found.interval is not None:
-                low, high = found.interval
-                text += rf" {{\scriptsize [{low:.{metric.digits}f}, {high:.{metric.digits}f}]}}"
-            cells.append(_tex_number(text))
-        difference = _tex_difference(line.differences.get("kid"))
+            mean, rest = estimate_parts(found, metric.digits, board.plan.seeds)
+            is_best = found is not None and line.is_whole and found.mean == best[metric.name]
+            cells.append(_tex_figure(rf"\textbf{{{mean}}}" if is_best else mean, rest))
+        difference = _tex_figure(*difference_parts(line.differences.get("kid"), board.plan.seeds))
         rows.append(" & ".join([*leading, *beside_kid(metrics, cells, difference)]) + r" \\")
-    notes = "\n".join(f"% {said}" for note in board.notes() for said in note.splitlines())
+    if real := real_cells(board, metrics, *place) if lines else []:
+        texts = [*[MISSING] * len(leading_heads(lines)), *beside_kid(metrics, real, MISSING)]
+        cells = [_tex_number(_tex(text)) for text in texts]
+        rows += [r"\midrule", " & ".join([REAL_IMAGES, *cells]) + r" \\"]
+    said = [*board.notes(), *filter(None, [board.verdict(*place) if lines else ""])]
+    notes = "\n".join(f"% {line}" for note in said for line in note.splitlines())
     body = "\n".join(rows)
     alignment = "l" + "r" * (len(heads) - 1)
     return (
@@ -480,12 +539,11 @@ def tex(board: Leaderboard) -> str:
     )
 
 
-def _tex_difference(found: Difference | None) -> str:
-    if found is None:
+def _tex_figure(value: str, rest: str) -> str:
+    """Return a figure with what stands beside it in small print."""
+    if value == MISSING:
         return "--"
-    mean = f"{found.estimate.mean:+.3f}"
-    rest = difference_text(found).removeprefix(mean).lstrip(" ,")
-    return _tex_number(mean) + (rf" {{\scriptsize {_tex_number(_tex(rest))}}}" if rest else "")
+    return _tex_number(value) + (rf" {{\scriptsize {_tex_number(_tex(rest))}}}" if rest else "")
 
 
 def _tex_number(text: str) -> str:

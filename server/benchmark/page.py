@@ -9,19 +9,20 @@ from markupsafe import Markup
 from server.benchmark.figures import Metric
 from server.benchmark.leaderboard import (
     BY_CLASS_TITLE,
+    REAL_IMAGES,
     Leaderboard,
     Line,
     beside_kid,
     difference_head,
-    difference_text,
-    estimate_text,
     leading_cells,
     leading_heads,
+    real_cells,
     shown_metrics,
     some_failed,
     title,
 )
 from server.benchmark.pictures import cost_picture, curve_pictures, curves_title, rank_picture, win_picture
+from server.benchmark.wording import MISSING, difference_parts, estimate_parts
 
 TEMPLATE = r"""
 <!doctype html>
@@ -36,6 +37,7 @@ TEMPLATE = r"""
 <link rel="icon" href="data:,">
 <style>{{ stylesheet }}
 td.best { font-weight: 700; }
+tr.real th, tr.real td { font-style: italic; }
 thead th.numeric { white-space: normal; vertical-align: bottom; max-width: 6.5rem; }
 .table-box th:first-child { position: sticky; left: 0; z-index: 1; background: var(--page); white-space: nowrap; }
 </style>
@@ -58,13 +60,14 @@ thead th.numeric { white-space: normal; vertical-align: bottom; max-width: 6.5re
 {% for table in tables %}
 <section aria-labelledby="table-{{ loop.index }}">
 <h2 id="table-{{ loop.index }}">{{ table.title }}</h2>
+{% if table.verdict %}<p>{{ table.verdict }}</p>{% endif %}
 <div class="table-box" role="region" tabindex="0" aria-labelledby="table-{{ loop.index }}">
 <table>
 <thead><tr>{% for head in table.heads %}<th scope="col"{% if not loop.first %} class="numeric"{% endif %}>
 {{- head }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr><th scope="row">{{ row.name }}</th>
+<tr{% if row.is_real %} class="real"{% endif %}><th scope="row">{{ row.name }}</th>
 {% for cell in row.cells %}<td class="numeric{% if cell.best %} best{% endif %}">{{ cell.text }}
 {%- if cell.best %}<span class="unseen"> (best)</span>{% endif %}
 {%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>{% endfor %}
@@ -133,37 +136,49 @@ def _table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
     best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
     rows = []
     for line in lines:
-        leading = [
-            {"text": text, "interval": "", "best": False} for text in leading_cells(line, with_cells=some_failed(lines))
-        ]
-        value, _, rest = difference_text(line.differences.get("kid")).partition(" [")
-        difference = {"text": value, "interval": f"[{rest}" if rest else "", "best": False}
-        found = [_cell(line, metric, best[metric.name]) for metric in metrics]
-        rows.append({"name": line.strategy, "cells": [*leading, *beside_kid(metrics, found, difference)]})
+        leading = [_written(text) for text in leading_cells(line, with_cells=some_failed(lines))]
+        difference = _written(*difference_parts(line.differences.get("kid"), board.plan.seeds))
+        found = [_cell(board, line, metric, best[metric.name]) for metric in metrics]
+        rows.append(_row(line.strategy, [*leading, *beside_kid(metrics, found, difference)]))
+    if real := real_cells(board, metrics, partition, model):
+        cells = [*[MISSING] * len(leading_heads(lines)), *beside_kid(metrics, real, MISSING)]
+        rows.append(_row(REAL_IMAGES, [_written(text) for text in cells], is_real=True))
     labels = beside_kid(metrics, [metric.label for metric in metrics], difference_head(board))
     return {
         "title": title(partition, model),
+        "verdict": board.verdict(partition, model),
         "heads": ["Strategy", *(head.capitalize() for head in leading_heads(lines)), *labels],
         "rows": rows,
     }
 
 
 def _class_table(board: Leaderboard, partition: str, model: str) -> dict[str, Any]:
-    lines = board.lines(partition, model)
-    best = {metric.name: board.whole_best(lines, metric) for metric in board.class_metrics}
+    lines, metrics = board.lines(partition, model), board.class_metrics
+    best = {metric.name: board.whole_best(lines, metric) for metric in metrics}
+    rows = [
+        _row(line.strategy, [_cell(board, line, metric, best[metric.name]) for metric in metrics]) for line in lines
+    ]
+    if real := real_cells(board, metrics, partition, model):
+        rows.append(_row(REAL_IMAGES, [_written(text) for text in real], is_real=True))
     return {
         "title": f"{BY_CLASS_TITLE}: {title(partition, model)}",
-        "heads": ["Strategy", *(metric.label for metric in board.class_metrics)],
-        "rows": [
-            {"name": line.strategy, "cells": [_cell(line, metric, best[metric.name]) for metric in board.class_metrics]}
-            for line in lines
-        ],
+        "verdict": "",
+        "heads": ["Strategy", *(metric.label for metric in metrics)],
+        "rows": rows,
     }
 
 
-def _cell(line: Line, metric: Metric, best: float | None) -> dict[str, Any]:
-    """Return a strategy's figure and its interval; `best` is the best of the column."""
+def _row(name: str, cells: list[dict[str, Any]], *, is_real: bool = False) -> dict[str, Any]:
+    return {"name": name, "cells": cells, "is_real": is_real}
+
+
+def _written(text: str, beside: str = "", *, is_best: bool = False) -> dict[str, Any]:
+    """Return a cell; `beside` stands in small print."""
+    return {"text": text, "interval": beside, "best": is_best}
+
+
+def _cell(board: Leaderboard, line: Line, metric: Metric, best: float | None) -> dict[str, Any]:
+    """Return a strategy's figure with its values and interval; `best` is the best of the column."""
     found = line.estimates.get(metric.name)
-    value, _, interval = estimate_text(found, metric.digits).partition(" [")
-    is_best = found is not None and line.is_whole and found.mean == best
-    return {"text": value, "interval": f"[{interval}" if interval else "", "best": is_best}
+    text, beside = estimate_parts(found, metric.digits, board.plan.seeds)
+    return _written(text, beside, is_best=found is not None and line.is_whole and found.mean == best)

@@ -38,7 +38,7 @@ def rank_picture(board: Leaderboard) -> Picture | None:
     from matplotlib.ticker import MaxNLocator
 
     names = [name for name in board.order if name in ranks]
-    found = {name: estimate(ranks[name]) for name in names}
+    found = {name: estimate(ranks[name], (1.0, float(len(names)))) for name in names}
     with drawing(6.4, 0.9 + 0.3 * len(names)) as (canvas, axes):
         for row, name in enumerate(names):
             low, high = found[name].interval or (found[name].mean, found[name].mean)
@@ -60,7 +60,7 @@ def rank_picture(board: Leaderboard) -> Picture | None:
             title="Ranks",
             svg=to_svg(canvas, "ranks", "Ranks"),
             text=". ".join(f"{name}: mean rank {found[name].mean:.2f}" for name in names) + ".",
-            caption=f"Mean over {counted(cells, 'cell')} and 95 % bootstrap interval; small dots are the cells.",
+            caption=f"Mean over {counted(cells, 'cell')} and 95 % t interval; small dots are the cells.",
         )
 
 
@@ -107,13 +107,16 @@ def cost_picture(board: Leaderboard) -> Picture | None:
     """Draw KID against the bytes that were sent."""
     points = {}
     for name in board.order:
-        kid, megabytes = board.results.estimate(_KID.name, name), board.results.estimate(_BYTES.name, name)
+        kid, megabytes = board.results.estimate(_KID, name), board.results.estimate(_BYTES, name)
         if kid is not None and megabytes is not None:
             points[name] = (megabytes.mean, kid)
     if len(points) < 2 or ("", "") not in board.places():
         return None
     sending = [sent for sent, _ in points.values() if sent > 0]
     floor = min(sending) / 3 if sending else 1.0
+    # An interval of few seeds may reach below zero, where a logarithmic axis has no place.
+    is_log = all(kid.mean > 0 for _, kid in points.values())
+    least = min(kid.mean for _, kid in points.values()) / 3
     # Most strategies send as much as the baseline: those of one place stand side by side.
     places: dict[str, list[str]] = {}
     for name, (sent, _) in points.items():
@@ -124,7 +127,8 @@ def cost_picture(board: Leaderboard) -> Picture | None:
             beside = places[f"{max(sent, floor):.2g}"]
             x = max(sent, floor) * 10 ** (0.02 * (beside.index(name) - (len(beside) - 1) / 2))
             if found.interval is not None:
-                axes.plot([x, x], found.interval, color=colour, linewidth=1.2)
+                low, high = found.interval
+                axes.plot([x, x], [max(low, least) if is_log else low, high], color=colour, linewidth=1.2)
             filling = "none" if sent == 0 else colour
             axes.plot(
                 [x],
@@ -138,7 +142,7 @@ def cost_picture(board: Leaderboard) -> Picture | None:
             )
         axes.set_xscale("log")
         plain_decades(axes.xaxis)
-        if all(kid.mean > 0 and (kid.interval is None or kid.interval[0] > 0) for _, kid in points.values()):
+        if is_log:
             axes.set_yscale("log")
             plain_decades(axes.yaxis)
         low, high = axes.get_xlim()
@@ -155,8 +159,9 @@ def cost_picture(board: Leaderboard) -> Picture | None:
             svg=to_svg(canvas, "cost", "Quality against bytes"),
             text=". ".join(f"{name}: KID {figure(kid.mean)} for {sent:,.0f} MB" for name, (sent, kid) in points.items())
             + ".",
-            caption="Mean over all cells, 95 % bootstrap intervals; hollow: nothing was sent. Those that send equally "
-            "much stand side by side.",
+            caption="Mean over all cells, 95 % t intervals"
+            + (", cut at a third of the least mean" if is_log else "")
+            + "; hollow: nothing was sent. Those that send equally much stand side by side.",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,16 @@ from federation.errors import ConfigurationError, RunDirectoryError
 from federation.machine import count_cores
 from federation.run_directory import RunDirectory, read_json, to_json, write_text
 from server import resuming
+from server.benchmark.archive import (
+    CELLS,
+    ENVIRONMENT,
+    PLAN,
+    TRIALS,
+    TUNING,
+    check_whole,
+    where_it_ran,
+    write_ignored,
+)
 from server.benchmark.cells import CellRunner, Outcome
 from server.benchmark.figures import raw_csv, raw_rows
 from server.benchmark.leaderboard import Leaderboard, csv_table, markdown, tex
@@ -36,8 +45,6 @@ from server.benchmark.plan import (
 from server.benchmark.statistics import Results
 from server.environment import describe_environment
 from server.inputs import RunInputs, prepare_inputs
-
-PLAN, TUNING, CELLS, TRIALS = "benchmark.toml", "tuning.json", "cells", "trials"
 
 
 @dataclass(frozen=True)
@@ -98,18 +105,18 @@ def run_benchmark(
         cells = make_cells(plan, path, chosen)
         jobs = jobs or default_jobs(cells)
         runner, trial_runner = (CellRunner(folder / name, jobs, say, show) for name in (CELLS, TRIALS))
-        every = [(trial_runner, cell) for cell in trials] + [(runner, cell) for cell in cells]
-        check_images([(cell, each.directory(cell)) for each, cell in every], prepare, say)
+        is_new = any(not runner.is_done(cell) for cell in cells) or (bool(trials) and not chosen)
+        check_cells({trial_runner: trials, runner: cells}, is_new, prepare, say)
         trial_runner.check(trials)
         runner.check(cells if chosen or not trials else [])
-        write_text(folder / PLAN, plan_text(plan))
+        _begin(plan, folder)
         with _saying_how_to_go_on(path, folder, say):
-            started = datetime.now(UTC)
-            say(f"{_describe_cells(plan, len(cells))}, equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side")
+            facts = _facts(folder, _command(path, assignments), jobs, is_new=is_new)
+            say(_describe_cells(plan, len(cells), jobs, is_new=is_new))
             if trials and not chosen:
                 chosen = _tune(plan, trial_runner, trials, folder, say)
                 cells = make_cells(plan, path, chosen)
-            return finish(plan, _command(path, assignments), folder, runner.run(cells), started, jobs, chosen)
+            return finish(plan, folder, runner.run(cells), facts, chosen)
 
 
 def _check_resumable(folder: Path, *, resume: bool) -> None:
@@ -120,12 +127,19 @@ def _check_resumable(folder: Path, *, resume: bool) -> None:
         )
 
 
-def _describe_cells(plan: BenchmarkPlan, num_cells: int) -> str:
-    return (
+def _begin(plan: BenchmarkPlan, folder: Path) -> None:
+    """Keep the plan beside the results, and say what of them is committed."""
+    write_text(folder / PLAN, plan_text(plan))
+    write_ignored(folder)
+
+
+def _describe_cells(plan: BenchmarkPlan, num_cells: int, jobs: int, *, is_new: bool) -> str:
+    said = (
         f"{counted(num_cells, 'cell')} ({len(plan.strategies)} strategies x "
         f"{counted(len(plan.partitions), 'partition')} x {counted(len(plan.models), 'model')} x "
-        f"{counted(len(plan.seeds), 'seed')})"
+        f"{counted(len(plan.seeds), 'seed')}), equal {BUDGET_WORDS[plan.budget]}, {jobs} side by side"
     )
+    return said if is_new else f"{said}\nevery cell is done: no image is read, and the tables are made again"
 
 
 def _command(path: Path, assignments: Sequence[str]) -> str:
@@ -159,6 +173,22 @@ def _saying_how_to_go_on(path: Path, folder: Path, say: Callable[[str], None]) -
     except KeyboardInterrupt:
         say(f"interrupted; go on with dermafed benchmark {path} --out {folder} --resume")
         raise
+
+
+def check_cells(
+    cells: Mapping[CellRunner, Sequence[Cell]],
+    is_new: bool,
+    prepare: Callable[[str, int, int], None],
+    say: Callable[[str], None],
+) -> None:
+    """Check that finished cells are whole and, where any is to be run, :func:`check_images`.
+
+    Where everything is done, as in a clone with all cells, nothing but the tables is made: without the images.
+    """
+    every = [(runner, cell) for runner, its in cells.items() for cell in its]
+    check_whole(runner.directory(cell) for runner, cell in every if runner.is_done(cell))
+    if is_new:
+        check_images([(cell, runner.directory(cell)) for runner, cell in every], prepare, say)
 
 
 def check_images(
@@ -229,38 +259,42 @@ def choose(plan: BenchmarkPlan, outcomes: Sequence[Outcome], say: Callable[[str]
     return chosen
 
 
+def _facts(folder: Path, command: str, jobs: int, *, is_new: bool) -> dict[str, Any]:
+    """Return command and machine, kept in the folder; where no cell is to run, those that are there."""
+    path = folder / ENVIRONMENT
+    if path.is_file() and not is_new:
+        return read_json(path)
+    facts = {
+        "command": command,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "jobs": jobs,
+        **describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+    }
+    write_text(path, to_json(facts, indent=2) + "\n")
+    return facts
+
+
 def finish(
     plan: BenchmarkPlan,
-    command: str,
     folder: Path,
     outcomes: Sequence[Outcome],
-    started: datetime,
-    jobs: int,
+    facts: Mapping[str, Any],
     chosen: Mapping[str, Mapping[str, Any]],
 ) -> Finished:
     """Write raw figures, tables and page."""
     rows = raw_rows(outcomes)
     board = Leaderboard.of(plan, Results(rows), outcomes, chosen)
-    environment = describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    facts = {
-        "command": command,
-        "date": f"{started:%Y-%m-%d}",
-        "jobs": jobs,
-        "processor": platform.processor() or platform.machine(),
-        "cores": count_cores(),
-        **environment,
-    }
-    write_text(folder / "environment.json", to_json(facts, indent=2) + "\n")
     write_text(folder / "raw.csv", raw_csv(rows))
     write_text(folder / "leaderboard.csv", csv_table(board))
     write_text(folder / "leaderboard.md", markdown(board))
     write_text(folder / "leaderboard.tex", tex(board))
+    date, machine, version = where_it_ran(outcomes, facts)
     shown = [
-        ("Date", facts["date"]),
+        date,
         ("Budget", f"equal {BUDGET_WORDS[plan.budget]}"),
         ("Cells", f"{len(outcomes) - len(board.failures())} of {len(outcomes)} done"),
-        ("Machine", f"{counted(facts['cores'], 'core')}, {counted(jobs, 'run')} side by side"),
-        ("dermafed", str(environment.get("dermafed", ""))),
+        machine,
+        version,
     ]
     write_text(folder / "leaderboard.html", render_page(board, shown))
     return Finished(board, folder, len(board.failures()))

@@ -1,27 +1,25 @@
-"""Means with bootstrap intervals, paired differences, ranks and win rates over the cells of a benchmark.
+"""Means with t intervals, paired differences, ranks and win rates over the cells of a benchmark.
 
 A cell is a (partition, model, seed); two strategies are compared on the cells that both have finished. Intervals are
-percentile bootstraps over cells (Efron 1979), which resample the seeds of each partition and model by themselves, as
-those were chosen and not drawn. With few cells they are too narrow: :data:`COVERAGE`. No p-value is given for fewer
-than six pairs that differ: Wilcoxon's least is .03 there, and .06 with five.
+Student's over the seeds of a partition and model, which were chosen and not drawn: over several of them Welch's, each
+with a variance of its own. (A percentile bootstrap of three seeds is their least and their greatest, and holds the mean
+of normal values three times in four.) Beside every p-value stands the least that could have come out: where that is not
+small, that nothing is significant says nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.seeding import numpy_stream
-from server.benchmark.figures import Metric, Row
+from server.benchmark.figures import UNBOUNDED, Metric, Row
 
-LEAST_PAIRS = 6
-"""Pairs that differ, below which no p-value is given."""
-COVERAGE = {2: 0.50, 3: 0.75, 4: 0.81, 5: 0.84, 6: 0.85, 10: 0.90}
-"""How often the interval of so many values from a normal distribution holds its mean; from 1,500 draws each."""
-_RESAMPLES = 10_000
+SIGNIFICANT = 0.05
+"""A p-value below this, adjusted for how many are looked at, tells two strategies apart."""
 
 Place = tuple[str, str, int]
 
@@ -32,8 +30,14 @@ class Estimate:
 
     mean: float
     interval: tuple[float, float] | None
-    """95 % bootstrap interval; None where no partition and model has two seeds."""
-    num_cells: int
+    """95 % t interval over seeds; None where a partition and model has but one of them."""
+    cells: Mapping[Place, float]
+    """What it is the mean of."""
+
+    @property
+    def num_cells(self) -> int:
+        """Return how many cells it is the mean of."""
+        return len(self.cells)
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ class Difference:
     estimate: Estimate
     wins: int | None
     """Cells in which the strategy was better; None for a metric of which neither more nor less is better."""
+    losses: int | None
+    """Cells in which it was worse."""
     p_value: float | None
-    """Of Wilcoxon's signed-rank test, two-sided; None for fewer than six pairs that differ."""
+    """Of Wilcoxon's signed-rank test, two-sided; None where nobody wins or loses."""
+    least_p: float | None
+    """The least that `p_value` could have been for so many pairs."""
 
 
 class Results:
@@ -63,10 +71,10 @@ class Results:
             place: value for place, value in cells.items() if partition in ("", place[0]) and model in ("", place[1])
         }
 
-    def estimate(self, metric: str, strategy: str, partition: str = "", model: str = "") -> Estimate | None:
+    def estimate(self, metric: Metric, strategy: str, partition: str = "", model: str = "") -> Estimate | None:
         """Return the mean over a strategy's cells; None if none has the figure."""
-        cells = self.of(metric, strategy, partition, model)
-        return estimate(cells) if cells else None
+        cells = self.of(metric.name, strategy, partition, model)
+        return estimate(cells, metric.bounds) if cells else None
 
     def difference(
         self, metric: Metric, strategy: str, baseline: str, partition: str = "", model: str = ""
@@ -83,7 +91,9 @@ class Results:
         return Difference(
             estimate(differences),
             int((values * metric.better > 0).sum()) if judged else None,
+            int((values * metric.better < 0).sum()) if judged else None,
             wilcoxon(values) if judged else None,
+            least_p(len(values)) if judged else None,
         )
 
     def ranks(
@@ -96,6 +106,7 @@ class Results:
         """
         from scipy.stats import rankdata
 
+        assert metric.better, f"{metric.name} has no direction to rank by"
         cells = {name: found for name in strategies if (found := self.of(metric.name, name, partition, model))}
         places = sorted({place for found in cells.values() for place in found})
         ranks: dict[str, dict[Place, float]] = {name: {} for name in cells}
@@ -110,6 +121,7 @@ class Results:
 
         Of the cells that either has finished: one that failed has lost to one that did not.
         """
+        assert metric.better, f"{metric.name} has no direction to win by"
         found = {}
         for first in strategies:
             for second in strategies:
@@ -127,26 +139,48 @@ class Results:
         return found
 
 
-def estimate(cells: Mapping[Place, float]) -> Estimate:
-    """Return the mean over at least one cell and its bootstrap interval, stratified by partition and model."""
+def estimate(cells: Mapping[Place, float], bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
+    """Return the mean over at least one cell and its 95 % t interval over the seeds of each partition and model.
+
+    The mean of all cells weighs a partition and model by its number of seeds n: its variance is the sum of
+    (n / N)^2 s^2 / n over them, with Welch's degrees of freedom. What differs between partitions widens no interval.
+
+    Parameters
+    ----------
+    cells
+        Figures by cell.
+    bounds
+        The least and the greatest value that the figure can have: the interval is cut there.
+
+    References
+    ----------
+    Student 1908, https://doi.org/10.1093/biomet/6.1.1; Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28
+    """
+    from scipy.special import stdtrit
+
     strata: dict[tuple[str, str], list[float]] = {}
     for partition, model, seed in sorted(cells):
         strata.setdefault((partition, model), []).append(cells[partition, model, seed])
     mean = float(np.mean(list(cells.values())))
-    if all(len(values) == 1 for values in strata.values()):
-        return Estimate(mean, None, len(cells))
-    # The same resamples for every figure, so that a table does not depend on the order of its columns.
-    stream = numpy_stream(0, "bootstrap")
-    sums = np.zeros(_RESAMPLES)
-    for values in strata.values():
-        picks = stream.integers(len(values), size=(_RESAMPLES, len(values)))
-        sums += np.asarray(values)[picks].sum(axis=1)
-    low, high = np.quantile(sums / len(cells), [0.025, 0.975])
-    return Estimate(mean, (float(low), float(high)), len(cells))
+    if any(len(values) == 1 for values in strata.values()):
+        return Estimate(mean, None, cells)
+    parts = [len(values) * float(np.var(values, ddof=1)) / len(cells) ** 2 for values in strata.values()]
+    error = sum(parts)
+    if error == 0:
+        return Estimate(mean, (mean, mean), cells)
+    # As parts of the whole: squares of tiny variances would be zero.
+    freedom = 1 / sum(
+        (part / error) ** 2 / (len(values) - 1) for part, values in zip(parts, strata.values(), strict=True)
+    )
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(error)
+    low, high = bounds
+    return Estimate(mean, (max(low, mean - half), min(high, mean + half)), cells)
 
 
-def wilcoxon(differences: NDArray[np.float64]) -> float | None:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test; None for fewer than six pairs that differ.
+def wilcoxon(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; pairs that do not differ say nothing.
+
+    Exact up to 13 pairs, and up to 50 without ties.
 
     References
     ----------
@@ -154,13 +188,28 @@ def wilcoxon(differences: NDArray[np.float64]) -> float | None:
     """
     from scipy import stats
 
-    if np.count_nonzero(differences) < LEAST_PAIRS:
-        return None
-    return float(stats.wilcoxon(differences).pvalue)
+    differing = differences[differences != 0]
+    return float(stats.wilcoxon(differing).pvalue) if len(differing) else 1.0
+
+
+def least_p(num_pairs: int) -> float:
+    """Return the least p-value that :func:`wilcoxon` can give for so many pairs: all differ in one direction.
+
+    Each of the 2^n ways to give them signs is as likely if nothing differs, and two of them are as extreme.
+    """
+    return min(1.0, 2.0 ** (1 - num_pairs))
+
+
+def pairs_needed(num_comparisons: int) -> int:
+    """Return the least number of pairs for which one of so many comparisons could be significant (Holm)."""
+    return next(number for number in range(1, 1000) if num_comparisons * least_p(number) < SIGNIFICANT)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return p-values that may be looked at together: that any is below .05 by chance has a chance of .05 at most.
+
+    No adjusted value falls where a given one rises. So of the least values that were possible it gives the least that
+    could have come out adjusted.
 
     References
     ----------

@@ -31,6 +31,7 @@ from server.evaluation.gain import GAIN_IS_OFF, Hospital, judge_gain
 from server.evaluation.membership import Attacked
 from server.evaluation.predictions import TestImages
 from server.evaluation.scores import LEAST_OF_A_GROUP, RealSet, Reference, SiteReference, score_supply
+from server.evaluation.site_yardsticks import thinned, with_real_images
 from server.evaluation.supply import ImageSupply
 from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
 from server.inputs import RunInputs
@@ -112,9 +113,27 @@ class Judge:
         most = len(rows)
         found = {}
         for name in partition.hospitals:
-            held = partition.rows_of(name)
-            found[name] = self.features(held[:: max(1, -(-len(held) // most))])
+            found[name] = self.features(thinned(partition.rows_of(name), most))
         return SiteReference(found, f"training images of each hospital, since partition.scheme = {settings.scheme}")
+
+    def _with_real_images(
+        self,
+        sites: SiteReference,
+        real: RealSet,
+        train_features: NDArray[np.floating],
+        part: str,
+        members_unknown: str,
+    ) -> SiteReference:
+        """Add the real images that are to score against each hospital."""
+        return with_real_images(
+            sites,
+            real,
+            train_features,
+            inputs=self.inputs,
+            features=self.features,
+            part=part,
+            are_sites=self.configuration.partition.scheme == "natural" or bool(members_unknown),
+        )
 
     def judge(
         self,
@@ -148,13 +167,15 @@ class Judge:
         rows = self.inputs.choose(part, settings.images)
         self.progress("features of real images", 0, 1)
         real = self.real_set(rows)
+        train_features = self.features(self.inputs.choose("train", len(rows)))
+        sites = self.site_reference(rows, real, part, members_unknown=members_unknown)
         scores = score_supply(
             supply,
             self.extractor,
             Reference(
                 real=real,
-                train_features=self.features(self.inputs.choose("train", len(rows))),
-                sites=self.site_reference(rows, real, part, members_unknown=members_unknown),
+                train_features=train_features,
+                sites=self._with_real_images(sites, real, train_features, part, members_unknown),
                 classes=self.inputs.index.classes,
                 part=part,
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,12 @@ class SiteReference:
     """By name of the hospital, (n, d) each."""
     say: str
     """Which images they are."""
+    own: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]] = field(default_factory=dict)
+    """Real images of each hospital, and others of its own, of other patients: what it is to itself, (n, d) each."""
+    everyone: NDArray[np.floating] | None = None
+    """Real images of all hospitals, of other patients than `features`, (m, d)."""
+    real_say: str = ""
+    """Which images `own` and `everyone` are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +210,6 @@ def score_supply(
         "draws": groups.whole.moved_apart(overlap),
         "fid_caveat": fid_caveat(len(real.features), groups.num_generated, real.features.shape[1]),
         "real": compare(real.features, stand_in, seed=seed) | {"vendi": vendi_score(stand_in)},
-        "per_site_say": reference.sites.say,
         "per_site": per_site,
         "per_class": groups.class_figures(overlap)
         if supply.knows_classes
@@ -263,13 +268,30 @@ class _Groups:
         return float(np.mean(known)) if known else None
 
     def site_figures(self, overlap: float) -> list[dict[str, Any]]:
-        """Return the figures of each hospital."""
+        """Return the figures of each hospital, and what real images score against it."""
         return [
-            {"name": name, "num_real": len(features), **_of_group(draws, len(features), FIGURES, overlap)}
+            {
+                "name": name,
+                "num_real": len(features),
+                **_of_group(draws, len(features), FIGURES, overlap),
+                **self._of_real_images(name),
+            }
             for (name, features), draws in zip(
                 self.reference.sites.features.items(), self.per_site.values(), strict=True
             )
         ]
+
+    def _of_real_images(self, name: str) -> dict[str, float]:
+        """Return the KID of a hospital's own other real images, and of those of all hospitals, where there are enough.
+
+        Even real images of all hospitals are far from one that differs from the others.
+        """
+        sites = self.reference.sites
+        pairs = {"real_kid": sites.own.get(name)}
+        if sites.everyone is not None:
+            pairs["all_real_kid"] = sites.features[name], sites.everyone
+        found = {key: kid_of_group(*pair, seed=self.seed) for key, pair in pairs.items() if pair is not None}
+        return {key: value for key, value in found.items() if value is not None}
 
     def class_figures(self, overlap: float) -> list[dict[str, Any]]:
         """Return the figures of each class."""
@@ -300,6 +322,8 @@ def _describe_comparison(
         "num_draws": num_draws,
         "subset_size": min(len(real), num_generated, LARGEST_SUBSET),
         "nearest_k": {"precision": K_PRECISION, "density": K_DENSITY},
+        "per_site_say": reference.sites.say,
+        "per_site_real_say": reference.sites.real_say,
         "intervals_say": (
             f"95 % t intervals of the mean over {num_draws} draws of generated images against the same real ones"
             + ("" if supply.num_images is None else f", from a pool of {supply.num_images:,} (corrected for overlap)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from server.report.numerals import with_interval
+from server.report.numerals import figure, with_interval
 from server.report.run_record import RunRecord, entries, interval, not_measured, number, section, text
 from server.report.scores import BETTER, SCORES
 from server.report.tables import (
@@ -33,8 +34,11 @@ def groups_table(record: RunRecord, key: str, heading: str) -> Table | str:
     names = [name for name in SCORES if any(name in entry for entry in found)]
     if not names:
         names = ["kid"]
-    with_real = any("real_kid" in entry for entry in found)
-    heats = {name: _distance_from_real(name, [number(entry, name) for entry in found]) for name in names}
+    real_columns = [column for column in _REAL_COLUMNS if any(_real_kid(entry, column) is not None for entry in found)]
+    heats = {
+        name: _distance_from_real(name, [number(entry, name) for entry in found], number(test, "real", name))
+        for name in names
+    }
     rows = []
     for place, entry in enumerate(found):
         head = [
@@ -43,7 +47,7 @@ def groups_table(record: RunRecord, key: str, heading: str) -> Table | str:
             *([value(number(entry, "num_generated"), "count")] if key == "per_class" else []),
         ]
         if not_measured(entry):
-            rows.append([*head, missing(not_measured(entry), span=len(names) + with_real)])
+            rows.append([*head, missing(not_measured(entry), span=len(names) + len(real_columns))])
             continue
         cells = []
         for name in names:
@@ -51,8 +55,8 @@ def groups_table(record: RunRecord, key: str, heading: str) -> Table | str:
             cells.append(
                 Cell(content=with_interval(amount, around), sort=amount, heat=heats[name][place], is_numeric=True)
             )
-            if name == "kid" and with_real:
-                cells.append(value(number(entry, "real_kid")))
+            if name == "kid":
+                cells += [_real_cell(entry, column) for column in real_columns]
         rows.append([*head, *cells])
     columns = [
         Column(heading, is_numeric=False),
@@ -61,9 +65,9 @@ def groups_table(record: RunRecord, key: str, heading: str) -> Table | str:
     ]
     for name in names:
         columns.append(Column(SCORES[name][0], BETTER[SCORES[name][1]]))
-        if name == "kid" and with_real:
-            columns.append(Column("KID of real images"))
-    say = text(test, f"{key}_say")
+        if name == "kid":
+            columns += [Column(*_REAL_COLUMNS[column]) for column in real_columns]
+    say, real_say = text(test, f"{key}_say"), text(test, f"{key}_real_say")
     return Table(
         name=key.replace("_", "-"),
         caption=f"Test figures of each {heading.lower()} ({text(test, 'extractor')})",
@@ -71,8 +75,34 @@ def groups_table(record: RunRecord, key: str, heading: str) -> Table | str:
         bodies=[Body(rows)],
         is_sortable=True,
         note=(f"Reference: {say}. " if say else "")
+        + (f"Real images in the generator's place: {real_say} {_READ_SITES} " if real_columns and real_say else "")
         + "Stronger colour: farther from real images, within the column; KID and FID on a logarithmic scale.",
     )
+
+
+_REAL_COLUMNS = {
+    "excess": ("KID above own real", "0 is as its own real images"),
+    "real_kid": ("KID of its own real images", ""),
+    "all_real_kid": ("KID of all hospitals' real images", ""),
+}
+"""What a hospital's KID is read against: heading and how it is read, by the key of the summary."""
+
+_READ_SITES = (
+    "A hospital is far from others' images where it differs from them, as the last of the three says: that is its own, "
+    "and no fault of the generator."
+)
+
+
+def _real_kid(entry: Any, column: str) -> float | None:
+    if column != "excess":
+        return number(entry, column)
+    kid, real = number(entry, "kid"), number(entry, "real_kid")
+    return None if kid is None or real is None else kid - real
+
+
+def _real_cell(entry: Any, column: str) -> Cell:
+    amount = _real_kid(entry, column)
+    return derived(amount, figure(amount)) if column == "excess" else value(amount)
 
 
 def _validation_table(record: RunRecord, key: str, heading: str, why: str) -> Table | None:
@@ -101,11 +131,14 @@ def _validation_table(record: RunRecord, key: str, heading: str, why: str) -> Ta
     )
 
 
-def _distance_from_real(name: str, amounts: Sequence[float | None]) -> list[float | None]:
+def _distance_from_real(name: str, amounts: Sequence[float | None], real: float | None) -> list[float | None]:
+    """Place figures between those of real images, 0, and 1; `real` is what real images have, where it is known."""
     if name in ("kid", "fid"):
         return log_heat(amounts)
-    if name == "spread":
-        return [None if amount is None else min(1.0, abs(1 - amount)) for amount in amounts]
+    if SCORES[name][1] in ("one", "real"):
+        # More than real images have is as far off as less.
+        like_real = real if real is not None and SCORES[name][1] == "real" else 1.0
+        return [None if amount is None else min(1.0, abs(like_real - amount)) for amount in amounts]
     return [None if amount is None else min(1.0, max(0.0, 1 - amount)) for amount in amounts]
 
 

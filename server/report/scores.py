@@ -9,13 +9,20 @@ from server.report.judgements import (
 )
 from server.report.run_record import RunRecord, number, text
 
-BETTER = {"low": "lower is better", "high": "higher is better", "one": "1 is like real images", "": ""}
-"""How a figure is read, by a short word."""
+BETTER = {
+    "low": "lower is better",
+    "high": "higher is better",
+    "one": "1 is like real images",
+    "real": "as real images is best",
+    "": "",
+}
+"""How a figure is read, by a short word. One image repeated has more precision and density than real images, and noise
+may have their Vendi score: more of those is not better."""
 SCORES = {
     "kid": ("KID", "low"),
     "fid": ("FID", "low"),
-    "precision": ("Precision", "high"),
-    "density": ("Density", "high"),
+    "precision": ("Precision", "real"),
+    "density": ("Density", "real"),
     "recall": ("Recall", "high"),
     "coverage": ("Coverage", "high"),
     "spread": ("Within-class spread", "one"),

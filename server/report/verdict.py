@@ -168,7 +168,7 @@ def _test_body(record: RunRecord, heading: str, names: Sequence[str]) -> Body:
         if name == "balance":
             rows.append(_balance_row(record))
             continue
-        label, better = ("Vendi score", "high") if name == "vendi" else SCORES[name]
+        label, better = ("Vendi score", "real") if name == "vendi" else SCORES[name]
         note = {
             "kid": "kernel distance; figures are ranked by it",
             "fid": text(test, "fid_caveat") or "Fréchet distance",
@@ -312,7 +312,7 @@ def _authenticity_body(record: RunRecord) -> Body:
             number(authenticity, "auth_pct"),
             None,
             number(authenticity, "auth_pct_control"),
-            "as high as real images is no copying",
+            "as real images is no copying; junk has more",
             note="per cent of images farther from their nearest training image than that is from its own",
         ),
     ]

@@ -74,7 +74,9 @@ def test_the_smoke_benchmark_ends_with_its_tables(smoke: tuple[Path, subprocess.
     assert found["fedgan", "iid", "model", "1", "gain_over_alone"] == pytest.approx(expected)
     page = (out / "leaderboard.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "No p-value is given for fewer than 6 pairs" in page
+    # Two seeds and one comparison: 2 of the 4 ways to give two differences signs.
+    assert "the least p that was possible is 0.500, for 1 comparison" in page
+    assert "the least p that was possible is 0.500, for 1 comparison" in " ".join(done.stdout.split())
 
 
 TINY = """
@@ -100,10 +102,23 @@ participation = { min-replies = 3, retries = 0 }
 """
 
 
-def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(
+def git(folder: Path, *arguments: str | Path) -> str:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def untimed(path: Path) -> list[str]:
+    """The lines of a csv file without those that a clock and a process say."""
+    clocks = (",seconds", ",server_megabytes")
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if not any(one in line for one in clocks)]
+
+
+def test_a_failed_cell_is_reported_and_a_clone_of_what_is_committed_goes_on_to_the_same_tables(
     benchmark: Benchmark, tmp_path: Path, cache_dir: str
 ) -> None:
-    path, out, cache = tmp_path / "tiny.toml", tmp_path / "out", f"data.cache-dir={cache_dir}"
+    """As after a machine was lost: one cell is done, one has failed, one was committed while it ran."""
+    path, out, cache = tmp_path / "tiny.toml", tmp_path / "first" / "out", f"data.cache-dir={cache_dir}"
     path.write_text(TINY)
     done = benchmark(path, "--out", out, "--set", cache)
     assert done.returncode == 1
@@ -115,23 +130,35 @@ def test_a_failed_cell_is_reported_and_a_resumed_benchmark_finds_the_same(
     assert {key[0] for key in before} == {"fedgan", "fedmedian"}
     assert "Failed: unlucky--iid--model--seed-0" in (out / "leaderboard.md").read_text()
 
-    # As if it had been killed: one cell is not done.
+    git(out.parent, "init", "--quiet")
     (out / "cells" / "fedgan--iid--model--seed-0" / "summary.json").unlink()
-    untouched = out / "cells" / "fedmedian--iid--model--seed-0" / "summary.json"
-    modified = untouched.stat().st_mtime_ns
-    refused = benchmark(path, "--out", out, "--set", cache)
+    git(out.parent, "add", "out")
+    git(out.parent, "commit", "--quiet", "--message", "cells")
+    committed = git(out.parent, "ls-files").splitlines()
+    cell = "out/cells/fedmedian--iid--model--seed-0"
+    names = ("config.toml", "environment.json", "hospitals.jsonl", "metrics.jsonl", "partition.json", "summary.json")
+    assert [name for name in committed if "fedmedian" in name] == [f"{cell}/{name}" for name in names]
+    assert (out.parent / cell / "final" / "generator.safetensors").is_file()
+    assert {Path(name).suffix for name in committed} == {"", ".toml", ".json", ".jsonl", ".csv", ".md", ".tex", ".html"}
+    git(tmp_path, "clone", "--quiet", out.parent, "second")
+
+    again = tmp_path / "second" / "out"
+    refused = benchmark(path, "--out", again, "--set", cache)
     assert refused.returncode == 2
-    assert str(out) in refused.stderr
-    other = benchmark(path, "--out", out, "--set", cache, "--set", "rounds=3", "--resume")
+    assert str(again) in refused.stderr
+    other = benchmark(path, "--out", again, "--set", cache, "--set", "rounds=3", "--resume")
     assert other.returncode == 2
     assert "rounds was 2 and is 3 now" in other.stderr
-
-    resumed = benchmark(path, "--out", out, "--set", cache, "--resume")
+    resumed = benchmark(path, "--out", again, "--set", cache, "--resume")
     assert resumed.returncode == 1
     ran = [line.split()[1] for line in resumed.stdout.splitlines() if line.split()[:1] in (["2/3"], ["3/3"])]
     assert sorted(ran) == ["fedgan--iid--model--seed-0", "unlucky--iid--model--seed-0"]
-    assert figures(out) == before
-    assert untouched.stat().st_mtime_ns == modified
+    assert "at least 3 are needed (participation.min-replies)" in resumed.stdout
+    assert figures(again) == before
+    for name in ("raw.csv", "leaderboard.csv"):
+        assert untimed(again / name) == untimed(out / name)
+        assert len(untimed(again / name)) > 20
+    assert git(again, "status", "--porcelain", cell.removeprefix("out/")) == ""
 
 
 def test_being_ended_ends_the_runs_and_nothing_is_lost(

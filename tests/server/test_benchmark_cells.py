@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import pytest
 import server.benchmark.run
 from federation.config import RENAMED_KEYS, load_toml
 from federation.errors import RunDirectoryError
-from server.benchmark.cells import CellRunner
-from server.benchmark.plan import load_plan, make_cells
-from server.benchmark.run import run_benchmark
+from server.benchmark.archive import TABLES
+from server.benchmark.cells import CellRunner, _Process
+from server.benchmark.plan import Cell, load_plan, make_cells
+from server.benchmark.run import Finished, run_benchmark
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMITTED = REPOSITORY / "docs" / "benchmarks" / "robustness"
@@ -32,12 +34,21 @@ def unpacked(tmp_path: Path) -> Path:
     folder.mkdir()
     with tarfile.open(COMMITTED / "cells.tar.xz") as archive:
         archive.extractall(folder, filter="data")
-    for config in folder.glob("cells/*/config.toml"):
-        text = config.read_text(encoding="utf-8")
-        assert 'root = "ham10000"' in text
-        config.write_text(text.replace('root = "ham10000"', 'root = "/images/ham10000"'), encoding="utf-8")
     shutil.copy(PLAN, folder / "benchmark.toml")
     return folder
+
+
+def go_on(folder: Path) -> Finished:
+    return run_benchmark(
+        PLAN,
+        folder,
+        assignments=[ROOT],
+        resume=True,
+        jobs=1,
+        say=lambda text: None,
+        show=lambda done, total, running: None,
+        prepare=lambda what, done, total: None,
+    )
 
 
 def rows(text: str) -> list[list[str]]:
@@ -64,20 +75,9 @@ def test_the_committed_tables_are_made_again(unpacked: Path, monkeypatch: pytest
     assert len(configs) == 18
     # What the test is about: the cells have the keys of their time.
     assert all(RENAMED_KEYS.keys() & config.keys() for config in configs)
-    # The images are not here, and nothing may be run anew.
-    monkeypatch.setattr(server.benchmark.run, "check_images", lambda cells, prepare, say: None)
+    # The images are not here: nothing is run, and nobody looks for them.
     monkeypatch.setattr(CellRunner, "_start", lambda runner, cell: pytest.fail(f"{cell.key} would run again"))
-    finished = run_benchmark(
-        PLAN,
-        unpacked,
-        assignments=[ROOT],
-        resume=True,
-        jobs=1,
-        say=lambda text: None,
-        show=lambda done, total, running: None,
-        prepare=lambda what, done, total: None,
-    )
-    assert finished.failed == 0
+    assert go_on(unpacked).failed == 0
     for name in ("leaderboard.csv", "raw.csv"):
         made, committed = (rows((folder / name).read_text(encoding="utf-8")) for folder in (unpacked, COMMITTED))
         assert made[0] == committed[0]
@@ -87,6 +87,86 @@ def test_the_committed_tables_are_made_again(unpacked: Path, monkeypatch: pytest
     # Nor is there a word of what they did not count.
     assert (unpacked / "leaderboard.md").read_text(encoding="utf-8") == (COMMITTED / "leaderboard.md").read_text(
         encoding="utf-8"
+    )
+
+
+def git(folder: Path, *arguments: str | Path) -> str:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_a_clone_of_the_cells_committed_so_far_ends_with_the_same_tables_byte_for_byte(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cells that are not done run; here what they would leave is laid where they would leave it."""
+    go_on(unpacked)
+    begun = tmp_path / "begun" / "out"
+    for path in unpacked.rglob("*"):
+        if path.is_file() and "seed-2" not in str(path) and path.name not in TABLES:
+            (begun / path.relative_to(unpacked)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, begun / path.relative_to(unpacked))
+    # What a run leaves that is large, or somebody's.
+    for name in (
+        "checkpoints/round-0012/global.safetensors",
+        "final/model.json",
+        "split.csv",
+        "samples/round-0012.png",
+    ):
+        left = begun / "cells" / "fedgan--iid--model--seed-0" / name
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text("")
+    (begun / "cells" / "fedgan--iid--model--seed-0.log").write_text("")
+    git(begun.parent, "init", "--quiet")
+    git(begun.parent, "add", "out")
+    git(begun.parent, "commit", "--quiet", "--message", "two seeds")
+    git(tmp_path, "clone", "--quiet", begun.parent, "clone")
+    cloned = tmp_path / "clone" / "out"
+    found = {path.name for path in cloned.rglob("*") if path.is_file()}
+    assert found == {".gitignore", "benchmark.toml", "environment.json", "config.toml", "hospitals.jsonl",
+                     "metrics.jsonl", "summary.json"}  # fmt: skip
+
+    ran = []
+
+    def run(runner: CellRunner, cell: Cell) -> _Process:
+        ran.append(cell.key)
+        shutil.copytree(unpacked / "cells" / cell.key, runner.directory(cell).path)
+        return _Process(cell, runner.directory(cell), subprocess.Popen(["true"]), 0.0, 0)
+
+    monkeypatch.setattr(CellRunner, "_start", run)
+    monkeypatch.setattr(server.benchmark.run, "check_images", lambda cells, prepare, say: None)
+    go_on(cloned)
+    assert len(ran) == 6
+    assert all(key.endswith("seed-2") for key in ran)
+    for name in TABLES:
+        assert (cloned / name).read_bytes() == (unpacked / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["config.toml", "hospitals.jsonl", "metrics.jsonl"])
+def test_a_finished_cell_without_one_of_its_files_is_named(unpacked: Path, name: str) -> None:
+    lost = unpacked / "cells" / "fedgan--iid--model--seed-0" / name
+    lost.unlink()
+    with pytest.raises(RunDirectoryError) as caught:
+        go_on(unpacked)
+    assert list(caught.value.problems) == [
+        f"{lost}: is missing, and its cell is finished; put it back (git checkout, a copy), or remove {lost.parent} to "
+        "run the cell anew"
+    ]
+
+
+def test_a_cell_of_another_extractor_is_told_of_when_it_ends(unpacked: Path, tmp_path: Path) -> None:
+    """And not when all are done: on another machine an extractor that is trained is another one."""
+    said: list[str] = []
+    runner = CellRunner(unpacked / "cells", 1, said.append, lambda done, total, running: None)
+    outcomes = runner.run(make_cells(load_plan(PLAN, [ROOT]), PLAN)[:2])
+    runner._compare_extractors(outcomes[0], outcomes)
+    assert said == []
+    assert outcomes[1].summary is not None
+    outcomes[1].summary["test"]["extractor"] = "lesion-cnn-32@beef"
+    runner._compare_extractors(outcomes[1], outcomes)
+    assert said[0].startswith(
+        f"{outcomes[1].cell.key} was judged by lesion-cnn-32@beef, and others by lesion-cnn-32@059d: they cannot be "
+        "compared."
     )
 
 

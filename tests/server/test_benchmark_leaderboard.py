@@ -68,12 +68,13 @@ def board(
     A cell whose key begins with one in `changes` has another summary; with None it failed.
     """
     path = tmp_path / "plan.toml"
+    tmp_path.mkdir(exist_ok=True)
     path.write_text(PLAN)
     plan = load_plan(path)
     outcomes = []
     for cell in make_cells(plan, path):
         directory = RunDirectory(tmp_path / cell.key)
-        directory.path.mkdir()
+        directory.path.mkdir(parents=True)
         directory.hospitals.write_text("")
         directory.metrics.write_text("")
         kid = (kids[cell.strategy] + cell.seed / 10) * (10 if cell.partition == "skewed" else 1)
@@ -110,11 +111,19 @@ def test_a_whole_benchmark_has_a_table_over_all_and_one_for_each_partition(tmp_p
     assert "| strategy | rank | KID |" in text
     assert "by KID: halves of real images 0.01, a Gaussian of pixels 0.5" in text
     assert "lesion-cnn-32@00ff, 1,000 generated against 900 real images, 2 draws" in text
+    # Four pairs and two comparisons: 2 x 2 / 2**4.
     assert (
-        "Intervals over 2 seeds are too narrow: of normal values in one partition and model they hold the mean" in text
-    )
-    assert "No p-value is given for fewer than 6 pairs" in text
+        "## All cells\n\nNo strategy could have been told apart from fedgan by KID, whatever the figures are: with so "
+        "few seeds the least p that was possible is 0.250, for 2 comparisons. That none is says nothing about the "
+        "strategies; 4 seeds would be the least that can."
+    ) in text
+    assert "better in 4/4, p = 0.250 (least possible 0.250)" in text
+    assert "## natural, model\n\nNo strategy could have been told apart" in text
+    assert "in parentheses the values of seeds 0, 1, in this order, in the tables of one partition and model" in text
     assert "versions of the code" not in text
+    for written in (render_page(found, []), tex(found)):
+        assert "the least p that was possible is 0.250" in written
+        assert "least possible 0.250" in written
 
 
 def test_a_strategy_that_failed_is_never_best_and_says_on_how_many_cells_it_stands(tmp_path: Path) -> None:
@@ -234,7 +243,7 @@ def test_what_is_recognised_of_each_class_has_a_table_of_its_own(tmp_path: Path)
     table = text.split("### Generated images recognised as the class that was asked for\n\n")[2].splitlines()
     # On natural hospitals, of the class that was asked for: 0.2 and 0.3 of a hundred.
     assert table[0] == "| strategy | mel |"
-    assert table[2].startswith("| centralised | 0.003 [0.002, 0.003] |")
+    assert table[2].startswith("| centralised | 0.003 (0.002, 0.003) [0.000, 0.009] |")
     assert "Generated images recognised as the class that was asked for: natural, model" in render_page(found, [])
     difference = next(
         line for line in csv_table(found).splitlines() if line.startswith("natural,model,fedadam,2.0,recognised[")
@@ -248,5 +257,82 @@ def test_csv_has_every_table(tmp_path: Path) -> None:
     assert lines[0].startswith("partition,model,strategy,mean_rank,metric,mean,low,high,cells,difference")
     assert {line.split(",")[0] for line in lines[1:]} == {"all", "natural", "skewed"}
     kid = next(line.split(",") for line in lines if line.startswith("natural,model,fedadam,2.0,kid,"))
-    assert [float(value) for value in kid[5:13]] == pytest.approx([0.55, 0.5, 0.6, 2, -0.5, -0.5, -0.5, 2])
-    assert kid[13:] == ["2", ""]
+    # Two seeds .1 apart: s / sqrt(2) is .05, and t of one degree of freedom 12.7062.
+    half = 0.05 * 12.7062
+    expected = [0.55, 0.55 - half, 0.55 + half, 2, -0.5, -0.5, -0.5, 2]
+    assert [float(value) for value in kid[5:13]] == pytest.approx(expected, abs=1e-5)
+    # Better in two of two; p and the least that was possible, of two comparisons; nothing is known of real images.
+    assert kid[13:] == ["2", "1.0", "1.0", ""]
+
+
+REAL = {
+    "test": {
+        "precision": 0.99, "recall": 0.1, "real": {"kid": 0.001, "precision": 0.83, "recall": 0.8},
+        "per_site": [
+            {"name": "a", "kid": 1.5, "real_kid": 0.25, "all_real_kid": 1.25},
+            {"name": "b", "kid": 2.0, "real_kid": 1.5, "all_real_kid": 1.5},
+        ],
+    },
+    "utility": {
+        "arms": {"real": {"balanced_accuracy": {"mean": 0.56}, "sensitivity": {"mel": {"mean": 0.7}}}},
+        "recognised": {"mean": {"mean": 0.9}, "share": {"mel": {"mean": 1.0}}},
+    },
+    "authenticity": {
+        "auth_pct": 98.9, "auth_pct_control": 73.9,
+        "membership": {"generator": {"auc": 0.6}, "null_control": {"auc": 0.51}},
+    },
+}  # fmt: skip
+
+
+def test_what_junk_has_most_of_is_read_against_real_images_and_never_best(tmp_path: Path) -> None:
+    """AuthPct, precision and recognised classes are highest for junk: no bold, no arrow, no wins."""
+    found = board(tmp_path, KIDS, {"": REAL})
+    text = tex(found)
+    head = next(line for line in text.splitlines() if line.startswith("strategy"))
+    assert r"recall $\uparrow$" in head
+    for label in ("precision", "recognised class", "authentic, \\%"):
+        assert f"{label} &" in head
+    assert r"\textbf{98.9}" not in text
+    assert r"\textbf{0.990}" not in text
+    assert r"\textbf{0.100}" in text  # recall
+    assert r"\textbf{1.000}" not in render_page(found, [])
+    for line in found.lines("", ""):
+        for name in ("authentic", "precision", "recognised", "recognised[mel]", "membership_auc"):
+            assert name in line.estimates
+            if name in line.differences:
+                assert (line.differences[name].wins, line.differences[name].p_value) == (None, None)
+    # The control stands in a line of its own.
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in markdown(found).splitlines() if "|" in row]
+    real = dict(zip(rows[0], next(row for row in rows if row[0] == "*real images*"), strict=True))
+    assert real["authentic, %"] == "73.9"
+    assert (real["KID"], real["precision"], real["recall"]) == ("0.001", "0.830", "0.800")
+    assert (real["recognised class"], real["KID − fedgan"], real["rank"]) == ("0.560", "–", "–")
+    assert next(row for row in rows if row[0] == "*real images*" and len(row) == 2) == ["*real images*", "0.700"]
+    page = render_page(found, [])
+    assert page.count('<tr class="real"><th scope="row">real images</th>') == 2 * len(found.places())
+    assert "real images & -- & 0.001 & -- &" in text
+    # Where no cell says it, as of earlier versions, there is no such line.
+    assert "*real images*" not in markdown(board(tmp_path / "old", KIDS))
+
+
+def test_a_hospital_is_judged_above_what_its_own_real_images_get(tmp_path: Path) -> None:
+    """Which hospital is worst by KID itself is largely a matter of the hospital: b, whose own images score 1.5."""
+    found = board(tmp_path, KIDS, {"": REAL})
+    lines = {line.strategy: line for line in found.lines("natural", "model")}
+    assert lines["fedgan"].estimates["kid_site_worst"].mean == 2.0
+    assert lines["fedgan"].estimates["kid_site_excess_worst"].mean == 1.25  # at a
+    assert lines["fedgan"].estimates["kid_site_excess_mean"].mean == (1.25 + 0.5) / 2
+    by_name = {metric.name: metric for metric in found.metrics}
+    # All hospitals' real images score 1 above a's own, and nothing above b's.
+    assert found.of_real_images(by_name["kid_site_excess_worst"], "natural", "model") == 1.0
+    assert found.of_real_images(by_name["kid_site_excess_mean"], "natural", "model") == 0.5
+    assert found.of_real_images(by_name["kid_site_worst"], "natural", "model") == 1.5
+    text = markdown(found)
+    assert "| KID above own real images, worst hospital |" in text
+    assert "| KID, worst hospital |" not in text
+    # Cells of earlier versions do not know it, and stand as they did.
+    older = markdown(board(tmp_path / "old", KIDS))
+    assert "| KID, worst hospital |" in older
+    assert "above own real images" not in older
+    rows = {(row.metric, row.value) for row in raw_rows(found.outcomes) if row.partition == "natural"}
+    assert {("kid_site_excess[a]", 1.25), ("kid_site_excess[b]", 0.5), ("real[kid_site[a]]", 0.25)} <= rows

@@ -28,6 +28,7 @@ from federation.errors import RunDirectoryError
 from federation.run_directory import RunDirectory
 from server.evaluation.sample_sheet import write_sample_sheet
 from server.report import write_report
+from server.report.groups import _distance_from_real
 from server.report.judgements import (
     authenticity_sentence,
     diversity_sentence,
@@ -138,13 +139,20 @@ def a_summary() -> dict[str, Any]:
             "fid_caveat": "FID of 211 images on 256 features compares singular covariances: rank by KID",
             "intervals_say": "95 % t intervals of the mean over 5 draws",
             "per_site_say": "the test images of each site",
+            "per_site_real_say": "Its own: training images of the site.",
             "per_class": [
                 {"name": "nv", "num_real": 120, "num_generated": 121, "fid": 55.5, **group},
                 {"name": "mel", "num_real": 84, "num_generated": 85, "fid": None, **group, "kid": -0.0021},
                 {"name": "df", "num_real": 7, "num_generated": 7, "not_measured": "n too small: 7 images"},
             ],
             "per_site": [
-                {"name": SITES[0], "num_real": 150, **with_intervals(kid=0.37, fid=41.5, precision=0.61)},
+                {
+                    "name": SITES[0],
+                    "num_real": 150,
+                    "real_kid": 0.031,
+                    "all_real_kid": 0.279,
+                    **with_intervals(kid=0.37, fid=41.5, precision=0.61),
+                },
                 {"name": SITES[1], "num_real": 61, "not_measured": "n too small: 20 images, 32 are needed"},
             ],
         },
@@ -475,6 +483,8 @@ def test_the_verdict_has_each_figure_its_interval_and_the_real_one(page: Page) -
     assert "no class is rare" in accuracies[2].text
     assert page.row("verdict", "Nearer to training").numbers() == [0.511, 0.478, 0.543, 0.504]
     assert page.row("verdict", "AuthPct").numbers() == [81.2, 58.9]
+    for label in ("Precision", "Density", "Vendi"):
+        assert "as real images is best" in page.row("verdict", label).text
     assert page.row("verdict", "Membership guessed from generated").numbers() == [0.508, 0.508 - 0.03, 0.538, 0.503]
     assert "no hospital's upload" in page.row("verdict", "Membership guessed from one hospital").text
     assert page.row("verdict", "Near-duplicates").numbers() == [0.012, 0.017]
@@ -485,10 +495,24 @@ def test_the_verdict_has_each_figure_its_interval_and_the_real_one(page: Page) -
     assert "Preprocessing: 32 px, scaled to [-1, 1]." in page.section("verdict")
 
 
+def test_one_image_repeated_is_not_nearest_to_real_images() -> None:
+    """It has a precision of 1 and twice the density of real images: as far off as too little of either."""
+    assert _distance_from_real("precision", [1.0, 0.8, None, 0.6], 0.8) == pytest.approx([0.2, 0.0, None, 0.2])
+    assert _distance_from_real("density", [2.12, 1.0, 0.5], 1.0) == pytest.approx([1.0, 0.0, 0.5])
+    assert _distance_from_real("spread", [1.25, 0.75], 0.9) == pytest.approx([0.25, 0.25])
+    assert _distance_from_real("recall", [1.0, 0.25], 0.8) == pytest.approx([0.0, 0.75])
+
+
 def test_the_other_tables(page: Page) -> None:
     assert page.row("per-class", "mel").numbers()[:3] == [84, 85, -0.0021]
     assert "n too small: 7 images" in page.row("per-class", "df").text
     assert page.row("per-site", "south & <b>west</b>").numbers() == [61]
+    north = page.row("per-site", SITES[0])
+    # The hospital's own real images and those of all stand beside what the generator gets.
+    assert north.numbers()[:6] == [150, 0.37, 0.37 - 0.0125, 0.37 + 0.0125, 0.031, 0.279]
+    assert "0.339 0.0310 0.279" in north.text
+    said = "Real images in the generator's place: Its own: training images of the site. A hospital is far from"
+    assert said in unescape(page.source)
     assert page.row("sites-summary", "Mean of the KIDs").numbers() == [0.6123, 2]
     assert page.row("arms", "real+synthetic").numbers()[:3] == [1800, 900, 0.87]
     assert page.row("sensitivity", "mel").numbers()[::3] == [0.86 - 0.013, 0.613 - 0.013, 0.87 - 0.013]

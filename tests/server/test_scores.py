@@ -41,6 +41,15 @@ def draw(count: int, seed: int, *, deviation: float = 20.0) -> tuple[np.ndarray,
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 
+def site_reference(features: np.ndarray, sites: np.ndarray) -> SiteReference:
+    """Sites a, of dark images alone, b and c; a's other images are dark too, and everyone's of all kinds."""
+    other, labels = draw(200, 4)
+    others = Colours().features(other)
+    of_sites = {name: features[sites == name] for name in "abc"}
+    own = {"a": (of_sites["a"], others[labels == 0]), "c": (of_sites["c"], others)}
+    return SiteReference(of_sites, "test images of each site", own, others, "others")
+
+
 def judge(generated: PoolSupply, num_draws: int = 3) -> dict:
     images, labels = draw(200, 1)
     train, _ = draw(200, 2)
@@ -53,7 +62,7 @@ def judge(generated: PoolSupply, num_draws: int = 3) -> dict:
         Reference(
             real=RealSet(features, labels, sites),
             train_features=extractor.features(train),
-            sites=SiteReference({name: features[sites == name] for name in "abc"}, "test images of each site"),
+            sites=site_reference(features, sites),
             classes=("dark", "light", "rare"),
             part="test",
         ),
@@ -150,6 +159,25 @@ def test_hospitals_and_their_mean() -> None:
         _, batches = PoolSupply(images, labels, seed=0).draw(draw(200, 1)[1], f"draw {number}")
         draws.append(fid(of_a, extractor.features(np.concatenate(list(batches)))))
     assert a["fid"] == pytest.approx(np.mean(draws))
+
+
+def test_beside_a_hospital_stands_what_its_own_and_everyones_real_images_get() -> None:
+    """A generator as good as everyone's real images is far from site a, and no fault of it."""
+    images, labels = draw(2000, 3)
+    found = judge(PoolSupply(images, labels, seed=0))
+    a, b, c = found["per_site"]
+    extractor = Colours()
+    real, other = (extractor.features(draw(200, seed)[0]) for seed in (1, 4))
+    dark = np.array(["a", "b"] * 101 + ["c"]) == "a"
+    other_dark = other[draw(200, 4)[1] == 0]
+    assert a["real_kid"] == pytest.approx(kid(real[dark], other_dark, seed=0)[0], abs=1e-12)
+    assert a["all_real_kid"] == pytest.approx(kid(real[dark], other, seed=0)[0], abs=1e-12)
+    assert abs(a["real_kid"]) < 0.01 < 0.1 < a["all_real_kid"]
+    assert a["kid"] == pytest.approx(a["all_real_kid"], rel=0.1)
+    # Where nothing is known of a site's own other images there is no figure, nor of one image.
+    assert "real_kid" not in b
+    assert not {"real_kid", "all_real_kid"} & c.keys()
+    assert found["per_site_real_say"] == "others"
 
 
 def test_without_classes_there_is_a_sentence_in_their_place() -> None:
