@@ -305,7 +305,12 @@ class Bench:
         rows["validation"] = rows["validation"][:num_validation]
         parts = {part: (inputs.images[chosen], inputs.index.labels[chosen]) for part, chosen in rows.items()}
         settings = inputs.configuration.evaluation.model_copy(
-            update={"utility_arms": "synthetic", "utility_seeds": num_resamples, "utility_steps": steps}
+            update={
+                "utility_arms": "synthetic",
+                "utility_yardsticks": "",
+                "utility_seeds": num_resamples,
+                "utility_steps": steps,
+            }
         )
         terms = UtilityTerms(settings=settings, classes=inputs.index.classes, seed=0, threads=threads)
         found = {}

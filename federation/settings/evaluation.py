@@ -9,8 +9,10 @@ from pydantic import Field
 
 from federation.settings.section import Section, split_names
 
-UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare", "gaussian", "real+gaussian", "real+permuted")
-"""What classifiers that test synthetic images are trained on; the last three are yardsticks."""
+UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
+"""What classifiers that test synthetic images are trained on."""
+UTILITY_YARDSTICKS = ("gaussian", "real+gaussian", "real+permuted")
+"""What classifiers are trained on whose images need no generator, or say nothing."""
 
 
 class EvaluationSettings(Section):
@@ -32,11 +34,13 @@ class EvaluationSettings(Section):
     """Independent sets of generated images in the final evaluation: intervals are over them."""
     utility: bool = True
     """Whether classifiers are trained on synthetic images and tested on real ones at the end."""
-    utility_arms: str = "real,synthetic,real+synthetic,gaussian,real+permuted"
+    utility_arms: str = "real,synthetic,real+synthetic,rare"
     """What classifiers are trained on, separated by commas: ``real`` images, ``synthetic`` ones,
-    ``real+synthetic`` together, or real ones with synthetic ones of the ``rare`` classes alone. Yardsticks:
-    ``gaussian`` and ``real+gaussian`` with a Gaussian of each class's pixels in the generator's place,
-    ``real+permuted`` with synthetic images whose labels are dealt out anew."""
+    ``real+synthetic`` together, or real ones with synthetic ones of the ``rare`` classes alone."""
+    utility_yardsticks: str = "gaussian,real+permuted"
+    """What they are read against, separated by commas: ``gaussian`` and ``real+gaussian`` have a Gaussian of each
+    class's pixels in the generator's place, ``real+permuted`` synthetic images whose labels are dealt out anew. Each
+    costs as much as an arm; empty: none."""
     utility_ratio: float = Field(default=1.0, gt=0, le=100)
     """``real+…``: different synthetic images for each real one. A batch has at most as many synthetic ones of a class
     as real ones."""
@@ -65,15 +69,16 @@ class EvaluationSettings(Section):
 
     @property
     def utility_arm_names(self) -> tuple[str, ...]:
-        """The names in ``evaluation.utility-arms``."""
-        return split_names(self.utility_arms)
+        """The names in ``evaluation.utility-arms`` and ``evaluation.utility-yardsticks``."""
+        return split_names(self.utility_arms) + split_names(self.utility_yardsticks)
 
     def problems(self, configuration: Any) -> Iterator[str]:
         """See :class:`Section`."""
         # Where evaluation.utility is false, the judgement itself says that nothing of this was measured.
         if self.utility and not any(name.startswith("real+") for name in self.utility_arm_names):
             why = f"evaluation.utility-arms = {self.utility_arms!r} has no real+synthetic; add it, or leave this out"
-            yield from self.in_vain("evaluation", ("utility_ratio",), why, "evaluation.utility-arms")
+            switches = ("evaluation.utility-arms", "evaluation.utility-yardsticks")
+            yield from self.in_vain("evaluation", ("utility_ratio",), why, *switches)
         trains_efficientnet = self.utility and self.utility_classifier == "efficientnet-b2"
         if self.extractor == "lesion-cnn":
             why = "evaluation.extractor = lesion-cnn is trained here and reads none; leave one of the two out"
@@ -85,13 +90,14 @@ class EvaluationSettings(Section):
         if configuration.early_stopping.patience > 0 and self.overlap == "always":
             why = "early-stopping.patience waits for each score before hospitals train on; leave one of the two out"
             yield from self.in_vain("evaluation", ("overlap",), why, "early-stopping.patience")
-        for name in self.utility_arm_names:
-            if name not in UTILITY_ARMS:
-                yield (
-                    f"evaluation.utility-arms = {self.utility_arms!r}: {name!r} is not known; allowed are "
-                    f"{', '.join(UTILITY_ARMS)}"
-                )
-        if self.utility and not self.utility_arm_names:
+        for key, given, known in (
+            ("utility-arms", self.utility_arms, UTILITY_ARMS),
+            ("utility-yardsticks", self.utility_yardsticks, UTILITY_YARDSTICKS),
+        ):
+            for name in split_names(given):
+                if name not in known:
+                    yield f"evaluation.{key} = {given!r}: {name!r} is not known; allowed are {', '.join(known)}"
+        if self.utility and not split_names(self.utility_arms):
             yield "evaluation.utility-arms is empty: name what to train on, or set evaluation.utility=false"
         if self.utility and self.utility_classifier != "efficientnet-b2":
             why = (

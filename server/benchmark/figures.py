@@ -48,6 +48,8 @@ METRICS = (
     Metric("recognised", "recognised class", 0, "utility", bounds=_SHARE),
     Metric("utility_synthetic", "balanced accuracy, synthetic", 1, "utility", bounds=_SHARE),
     Metric("utility_gain", "balanced accuracy gained by adding synthetic", 1, "utility", bounds=(-1.0, 1.0)),
+    Metric("gain_mean", "a hospital's gain, mean", 1, "utility", bounds=(-1.0, 1.0)),
+    Metric("gain_worst", "a hospital's gain, least", 1, "utility", bounds=(-1.0, 1.0)),
     Metric("authentic", "authentic, %", 0, "authenticity", 1, (0.0, 100.0)),
     Metric("membership_auc", "membership AUC", 0, "authenticity", bounds=_SHARE),
     Metric("kid_site_mean", "KID, mean of hospitals", -1, "hospitals"),
@@ -82,6 +84,7 @@ def cell_figures(outcome: Outcome) -> dict[str, float]:
     if partition.scheme == "natural" or partition.hospitals > 1:
         found |= dict(_of_hospitals(test))
     found |= dict(_of_utility(summary.get("utility", {})))
+    found |= dict(_of_gain(summary.get("gain", {})))
     found |= dict(_of_authenticity(summary.get("authenticity", {})))
     found |= {f"{OF_REAL}[{name}]": value for name, value in _of_real(summary)}
     found |= dict(_of_cost(summary, outcome.directory, moves_bytes=partition.hospitals > 1))
@@ -158,6 +161,20 @@ def _of_utility(utility: Mapping[str, Any]) -> Iterator[tuple[str, float | None]
     yield "recognised", _mean(recognised.get("mean"))
     for label, share in (recognised.get("share") or {}).items():
         yield f"recognised[{label}]", _mean(share)
+
+
+def _of_gain(gain: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """Yield what each hospital that is judged gains in balanced accuracy on all hospitals' test images."""
+    gains = {
+        entry["name"]: entry["gain"]["common"]["balanced_accuracy"]["mean"]
+        for entry in gain.get("hospitals", [])
+        if entry["judged"] is True
+    }
+    for name, value in gains.items():
+        yield f"gain[{name}]", value
+    if gains:
+        yield "gain_mean", float(np.mean(list(gains.values())))
+        yield "gain_worst", min(gains.values())
 
 
 def _of_authenticity(authenticity: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

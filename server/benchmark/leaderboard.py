@@ -35,6 +35,8 @@ SHOWN = (
     "coverage",
     "recognised",
     "utility_synthetic",
+    "gain_mean",
+    "gain_worst",
     "authentic",
     "kid_site_worst",
     "kid_site_excess_worst",
@@ -271,10 +273,18 @@ class Leaderboard:
                 "they are never the best; ranks and win rates count a cell that failed as lost."
             )
 
+    def _images_judged_on(self) -> str:
+        parts = {outcome.cell.configuration.evaluation.part for outcome in self.outcomes}
+        return (
+            "Validation images: a choice, and no result"
+            if "validation" in parts
+            else ("Test images, which nothing was chosen on")
+        )
+
     def _notes_on_statistics(self) -> Iterator[str]:
         plan = self.plan
         several = len(plan.partitions) * len(plan.models) > 1
-        said = "Test images, which nothing was chosen on. Mean over cells"
+        said = f"{self._images_judged_on()}. Mean over cells"
         if 1 < len(plan.seeds) <= MOST_VALUES:
             said += f"; in parentheses the values of seeds {', '.join(map(str, plan.seeds))}, in this order"
             said += ", in the tables of one partition and model" if several else ""

@@ -181,6 +181,24 @@ def test_what_nothing_reads_beside_the_defaults_is_refused_by_name(assignment: s
     assert problem in (f"{key} = {value}: {IN_VAIN[assignment]}", f"{key} = {value!r}: {IN_VAIN[assignment]}")
 
 
+def test_a_ratio_is_refused_where_nothing_comes_beside_real_images() -> None:
+    resolve(
+        [parse_assignments(["evaluation.utility-arms=real", "evaluation.utility-ratio=2.0"])]
+    )  # real+permuted has it
+    (problem,) = problems_of(
+        "evaluation.utility-arms=real", "evaluation.utility-yardsticks=gaussian", "evaluation.utility-ratio=2.0"
+    )
+    assert problem.startswith("evaluation.utility-ratio = 2: evaluation.utility-arms = 'real' has no real+synthetic")
+
+
+def test_yardsticks_that_are_not_known_are_named() -> None:
+    (problem,) = problems_of("evaluation.utility-yardsticks=gaussian,rare")
+    assert problem == (
+        "evaluation.utility-yardsticks = 'gaussian,rare': 'rare' is not known; allowed are gaussian, real+gaussian, "
+        "real+permuted"
+    )
+
+
 @pytest.mark.parametrize(
     ("switch", "option"),
     [
@@ -189,7 +207,6 @@ def test_what_nothing_reads_beside_the_defaults_is_refused_by_name(assignment: s
         ("simulation.engine=in-process", "simulation.workers=2"),
         ("simulation.engine=in-process", "simulation.address=auto"),
         ("simulation.engine=in-process", "participation.train-seconds=5.0"),
-        ("evaluation.utility-arms=real", "evaluation.utility-ratio=2.0"),
         ("evaluation.extractor=lesion-cnn", "evaluation.extractor-weights=a.pt"),
         ("evaluation.extractor=lesion-cnn", "evaluation.allow-downloads=true"),
         ("early-stopping.patience=2", "evaluation.overlap=always"),

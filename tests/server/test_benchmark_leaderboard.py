@@ -336,3 +336,18 @@ def test_a_hospital_is_judged_above_what_its_own_real_images_get(tmp_path: Path)
     assert "above own real images" not in older
     rows = {(row.metric, row.value) for row in raw_rows(found.outcomes) if row.partition == "natural"}
     assert {("kid_site_excess[a]", 1.25), ("kid_site_excess[b]", 0.5), ("real[kid_site[a]]", 0.25)} <= rows
+
+
+def test_what_hospitals_gain_is_a_column(tmp_path: Path) -> None:
+    def hospital(name: str, gain: float, judged: object = True) -> dict[str, Any]:
+        return {"name": name, "judged": judged, "gain": {"common": {"balanced_accuracy": {"mean": gain}}}}
+
+    gain = {"hospitals": [hospital("a", 0.05), hospital("b", -0.02), hospital("c", 0.5, "its images are of one class")]}
+    found = board(tmp_path, KIDS, {"": {"gain": gain}})
+    lines = {line.strategy: line for line in found.lines("natural", "model")}
+    assert lines["fedgan"].estimates["gain_mean"].mean == pytest.approx(0.015)
+    assert lines["fedgan"].estimates["gain_worst"].mean == -0.02
+    assert "a hospital's gain, least" in markdown(found)
+    rows = {(row.metric, row.value) for row in raw_rows(found.outcomes) if row.partition == "natural"}
+    assert {("gain[a]", 0.05), ("gain[b]", -0.02)} <= rows
+    assert not any(row.metric == "gain[c]" for row in raw_rows(found.outcomes))

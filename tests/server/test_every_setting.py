@@ -373,6 +373,7 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     "evaluation.draws": InARun("2"),
     "evaluation.utility": InARun("false"),
     "evaluation.utility-arms": InARun("synthetic"),
+    "evaluation.utility-yardsticks": InARun("gaussian"),
     "evaluation.utility-ratio": InARun("0.5"),
     "evaluation.utility-classifier": Elsewhere(
         "a GPU, or patience",
@@ -661,6 +662,7 @@ JUDGED = (
     "evaluation.utility-seeds=1",
     "evaluation.utility-steps=10",
     "evaluation.utility-arms=real,real+synthetic",
+    "evaluation.utility-yardsticks=",
     "evaluation.threads=1",
     "checkpoint.every=2",
 )

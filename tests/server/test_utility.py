@@ -18,7 +18,7 @@ from federation.config import parse_assignments
 from federation.errors import InputError, NotFiniteError
 from federation.models.classifier import SmallCNN, fit_classifier
 from federation.seeding import numpy_stream
-from federation.settings.evaluation import EvaluationSettings
+from federation.settings.evaluation import UTILITY_YARDSTICKS, EvaluationSettings
 from server.evaluation.predictions import (
     TestImages,
     find_melanoma_class,
@@ -96,7 +96,10 @@ def judge(generate: Generator | None, arms: tuple[str, ...], **changes: Any) -> 
         images, given = changes.pop(f"{name}_images", None), changes.pop(f"{name}_labels", values)
         parts[name] = (draw_stripes(values, number) if images is None else images, given)
     progress = changes.pop("progress", None)
-    settings = settings.model_copy(update={"utility_arms": ",".join(arms)})
+    yardsticks = [arm for arm in arms if arm in UTILITY_YARDSTICKS]
+    of_generator = [arm for arm in arms if arm not in yardsticks]
+    given = {"utility_arms": ",".join(of_generator), "utility_yardsticks": ",".join(yardsticks)}
+    settings = settings.model_copy(update=given)
     terms = UtilityTerms(settings=settings, **{"classes": CLASSES, "seed": 0, **changes})
     (train, train_labels), (test, test_labels) = parts["train"], parts["test"]
     sites = {part: np.array(["a", "b"])[np.arange(len(parts[part][1])) % 2] for part in ("train", "test")}
