@@ -183,6 +183,62 @@ def membership_auc(
     }
 
 
+FALSE_ALARMS = 0.01
+"""Held-out images that :func:`true_positive_rate` lets an attack take for training images, as a share."""
+
+
+def true_positive_rate(
+    members: ScoredImages, non_members: ScoredImages, *, num_resamples: int = 200, seed: int
+) -> dict[str, Any]:
+    """Measure whom an attack that may hardly err is sure of: its true positive rate at 1 % false positives.
+
+    The area under the curve is a mean over all images. A generator that copies one image of a hundred, and nothing of
+    the rest, has an area of .505, and gives one patient of a hundred away.
+
+    Parameters
+    ----------
+    members, non_members, num_resamples, seed
+        As in :func:`membership_auc`.
+
+    Returns
+    -------
+    dict
+        ``tpr``: the share of members that score above so many non-members that no more than
+        :data:`FALSE_ALARMS` of them score as high; .01 if nothing leaks. ``tpr_interval``: 95 %, from percentiles over
+        resampled groups.
+
+    Raises
+    ------
+    ValueError
+        As :func:`membership_auc`.
+
+    Notes
+    -----
+    Strata are as frequent among non-members as among members: a non-member of stratum s counts n_s / m_s. With fewer
+    than a hundred non-members none of them may score as high.
+
+    References
+    ----------
+    Carlini et al. 2022, https://arxiv.org/abs/2112.03570, Section III
+    """
+    scores, other_scores = _checked_scores(members, non_members)
+    stream = numpy_stream(seed, "membership, resampled groups")
+    weights = _resampled_weights(members.groups, num_resamples, stream)
+    other_weights = _resampled_weights(non_members.groups, num_resamples, stream)
+    found, counted = np.zeros((2, len(scores), num_resamples + 1))
+    for repetition, (of_one, of_other) in enumerate(zip(scores, other_scores, strict=True)):
+        rows, other_rows, frequency = _standardised(of_one, of_other, members.strata, non_members.strata)
+        if len(rows):
+            found[repetition] = _weight_above(
+                of_one[rows], of_other[other_rows], weights[:, rows], other_weights[:, other_rows] * frequency
+            )
+            counted[repetition] = weights[:, rows].sum(axis=1)
+    if not counted.any():
+        raise ValueError("no stratum has both members and non-members")
+    rate, interval = _area_and_interval(found, counted)
+    return {"tpr": rate, "tpr_interval": interval}
+
+
 def canonical_orientation(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Turn and mirror each image so that all eight orientations of it become the same.
 
@@ -383,8 +439,40 @@ def _comparable(
                 yield repetition, rows, other_rows
 
 
+def _standardised(
+    scores: NDArray[np.float64], other_scores: NDArray[np.float64], strata: ArrayLike, other_strata: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows of either kind in strata that have both, and how much each non-member counts."""
+    strata, other_strata = np.asarray(strata), np.asarray(other_strata)
+    rows, other_rows = np.flatnonzero(~np.isnan(scores)), np.flatnonzero(~np.isnan(other_scores))
+    names, codes = np.unique(np.concatenate([strata[rows], other_strata[other_rows]]), return_inverse=True)
+    here, there = codes[: len(rows)], codes[len(rows) :]
+    counts, other_counts = (np.bincount(found, minlength=len(names)) for found in (here, there))
+    both = (counts > 0) & (other_counts > 0)
+    kept, other_kept = both[here], both[there]
+    frequency = counts[there[other_kept]] / other_counts[there[other_kept]]
+    return rows[kept], other_rows[other_kept], frequency
+
+
+def _weight_above(
+    scores: NDArray[np.float64],
+    other_scores: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    other_weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the weight of members that no more than :data:`FALSE_ALARMS` of non-members equal, (resamples,)."""
+    order = np.argsort(-other_scores, kind="stable")
+    as_high = np.zeros((len(other_weights), len(order) + 1))
+    np.cumsum(other_weights[:, order], axis=1, out=as_high[:, 1:])
+    # How many non-members score as high as each member, or higher.
+    ranks = np.searchsorted(-other_scores[order], -scores, side="right")
+    # A resample may hold no non-member, and rounding must not move one that is just allowed.
+    allowed = as_high[:, ranks] <= FALSE_ALARMS * as_high[:, -1:] * (1 + 1e-9)
+    return np.asarray((weights * (allowed & (as_high[:, -1:] > 0))).sum(axis=1))
+
+
 def _area_and_interval(won: NDArray[np.float64], pairs: NDArray[np.float64]) -> tuple[float, list[float]]:
-    """Return the area, and its 95 % interval, from pairs won and pairs in all, (repetitions, 1 + resamples) each."""
+    """Return the share of pairs won, and its 95 % interval, from won ones and all, (repetitions, 1 + resamples)."""
     # A repetition, or a resample of one, without a single pair says nothing.
     has_pairs = pairs > 0
     areas = np.divide(won, pairs, out=np.zeros_like(won), where=has_pairs).sum(axis=0) / np.maximum(

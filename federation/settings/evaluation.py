@@ -12,6 +12,9 @@ from federation.settings.section import Section, split_names
 UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
 """What classifiers that test synthetic images are trained on."""
 
+FEWEST_SEARCHED = 16
+"""Generated images, below which a search for copies says nothing."""
+
 
 class EvaluationSettings(Section):
     """How the global generator is judged."""
@@ -48,6 +51,10 @@ class EvaluationSettings(Section):
     """Training steps of each of those classifiers; the state that is best on validation images is kept."""
     authenticity: bool = True
     """Whether it is tested at the end if the generator copies its training images."""
+    searched_images: int = Field(default=0, ge=0, le=1_000_000)
+    """Generated images that are searched for copies of training images; at least 16. 0: four times as many as there are
+    training images, at most 20,000, and above 32 px as many fewer as an image has more pixels, down to 2,000. Of 1,000
+    that copy, a search hears little: there are more training images than that."""
     threads: int = Field(default=2, ge=1, le=256)
     """CPU threads of the evaluation."""
     overlap: Literal["auto", "always", "never"] = "auto"
@@ -73,6 +80,14 @@ class EvaluationSettings(Section):
                 why = "evaluation.extractor = lesion-cnn and the classifiers are trained here; leave it out"
                 switches = ("evaluation.extractor", "evaluation.utility", "evaluation.utility-classifier")
                 yield from self.in_vain("evaluation", ("allow_downloads",), why, *switches)
+        if not self.authenticity:
+            why = "evaluation.authenticity = false searches none; leave one of the two out"
+            yield from self.in_vain("evaluation", ("searched_images",), why, "evaluation.authenticity")
+        if 0 < self.searched_images < FEWEST_SEARCHED:
+            yield (
+                f"evaluation.searched-images = {self.searched_images}: fewer than {FEWEST_SEARCHED}, and a nearest "
+                "image is a matter of chance; give more, or 0, which leaves the number to a rule"
+            )
         if configuration.early_stopping.patience > 0 and self.overlap == "always":
             why = "early-stopping.patience waits for each score before hospitals train on; leave one of the two out"
             yield from self.in_vain("evaluation", ("overlap",), why, "early-stopping.patience")

@@ -385,6 +385,7 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     "evaluation.utility-seeds": InARun("2"),
     "evaluation.utility-steps": InARun("12"),
     "evaluation.authenticity": InARun("false"),
+    "evaluation.searched-images": InARun("64"),
     "evaluation.threads": Elsewhere(
         "more cores than one",
         "tests/server/test_utility.py::test_one_worker_or_two_same_figures_and_each_seed_has_images_of_its_own",
