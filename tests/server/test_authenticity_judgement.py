@@ -446,3 +446,65 @@ def test_real_lesions(ham10000: Path, cache_dir: str) -> None:
     assert mixed["auth_pct"] < fresh["auth_pct"] - 5
     assert all(pair["distance"] == 0.0 for pair in mixed["closest_pairs"])
     assert np.array_equal(pairs.rows[:, 0], pairs.rows[:, 1])
+
+
+# ------------------------------------------------------------------ many images, batch by batch
+
+
+def test_copies_among_many_are_flagged_and_the_flag_says_by_what(
+    honest: dict[str, Any], copied: dict[str, Any]
+) -> None:
+    assert honest["copies"]["flagged"] is False
+    assert "not flagged: of the 40 patients or lesions" in list(_authenticity_lines(honest))[-1]
+    assert copied["copies"]["flagged"] is True
+    assert copied["copies"]["features"]["num_trained_on"] == 40
+    assert copied["copies"]["level"] == 0.01
+    assert "FLAGGED: of the 40 patients or lesions that 240 generated images" in list(_authenticity_lines(copied))[-1]
+
+
+def test_images_that_were_drawn_from_held_out_ones_are_told() -> None:
+    section, _ = judge(TEST.images)
+    assert section["copies"]["nearer_to_held_out"] is True
+    assert section["copies"]["flagged"] is False
+    assert "cannot be told" in list(_authenticity_lines(section))[-1]
+
+
+def test_an_extractor_that_cannot_be_trusted_leaves_thumbnails() -> None:
+    copies = judge(noisy_copies(240), extractor_saw_train=True)[0]["copies"]
+    assert "learnt from training images" in copies["features"]["not_measured"]
+    assert copies["flagged"] is True  # by one test, at the whole level
+    known = judge(FRESH, extractor=Memory(TRAIN))[0]["copies"]
+    assert "features or the split itself tell the two apart" in known["features"]["not_measured"]
+    assert known["flagged"] is False
+
+
+def test_too_few_lesions_are_not_tested_for_copies() -> None:
+    few = {"train": real_images(16, 0, "train"), "test": real_images(16, 1, "test", per_group=4)}
+    copies = judge(FRESH[:16], **few)[0]["copies"]
+    assert copies["flagged"] is None
+    assert "too few patients or lesions" in copies["thumbnails"]["not_measured"]
+
+
+def test_each_class_is_attacked_or_said_to_be_too_small() -> None:
+    train, test = real_images(60, 3, "train"), real_images(60, 4, "test")
+    train.labels[:3], train.labels[3:], test.labels[:3], test.labels[3:] = 1, 0, 1, 0
+    attack = judge(train.images, train=train, test=test, classes=("nv", "df"))[0]["membership"]["thumbnails"]
+    assert attack["by_class"]["nv"]["auc"] == 1
+    assert attack["by_class"]["nv"]["copier"]["auc"] > 0.7
+    assert attack["by_class"]["df"]["not_measured"].startswith(
+        "too few to compare within classes and sites: 3 training"
+    )
+    assert (attack["auc"], attack["tpr"]) == (1, 1)
+    # As many as there are training images, drawn with replacement, miss e^-1 of them.
+    assert attack["copier"]["tpr"] == pytest.approx(1 - np.exp(-1), abs=0.15)
+
+
+def test_batches_of_any_size_give_the_same_section_and_the_closest_images() -> None:
+    generated = np.concatenate([real_images(700, 9, "more").images, TRAIN.images[5:6]])
+    whole, pairs = judge(generated)
+    cut, same = judge(generated, batches=[generated[:1], generated[1:640], generated[640:]])
+    assert whole == cut
+    assert whole["num_generated"] == 701
+    assert np.array_equal(pairs.images, same.images)
+    assert np.array_equal(pairs.images, generated[pairs.rows[:, 0]])
+    assert pairs.rows[0].tolist() == [700, 5]
