@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 NEAR_DUPLICATE_BITS = 4
 """Two images are near-duplicates if their perceptual hashes differ in no more of 64 bits.
 
-Chosen on HAM10000's validation images, not on the test images that are judged by it, at 32 px (at 128 px): the most bits
-at which no more than 5 % of them count as near-duplicates of training images of other lesions, each compared in eight
-orientations with 5,921. Within 4 bits lie 3.5 % (3.8 %) of 1,041 validation images, 91 % (99.8 %) of copies compressed to JPEG at quality
-50 and 97 % (100 %) of copies with noise of 4 grey levels: a lesion in the middle of plain skin has few low frequencies
-to tell it apart. At 2 bits that is 0.9 % (0.7 %), but only 67 % (96 %) of the compressed copies are found; at 6 bits it
-is 11 %. The share among real test images has to stand beside every share. Distances are even: half of the bits of a
-hash are always set."""
+Chosen on HAM10000's validation images, not on the test images that are judged by it, at 32 px (at 128 px): the most
+bits at which no more than 5 % of them count as near-duplicates of training images of other lesions, each compared in
+eight orientations with 5,921. Within 4 bits lie 3.5 % (3.8 %) of 1,041 validation images, 91 % (99.8 %) of copies
+compressed to JPEG at quality 50 and 97 % (100 %) of copies with noise of 4 grey levels: a lesion in the middle of plain
+skin has few low frequencies to tell it apart. At 2 bits that is 0.9 % (0.7 %), but only 67 % (96 %) of the compressed
+copies are found; at 6 bits it is 11 %. The share among real test images has to stand beside every share. Distances are
+even: half of the bits of a hash are always set."""
 
 _HASHES_AT_ONCE = 64  # memory: 64 queries x 8 orientations x 10,000 references x 9 bytes = 46 MB
 
@@ -205,7 +205,8 @@ def true_positive_rate(
     dict
         ``tpr``: the share of members that score above so many non-members that no more than
         :data:`FALSE_ALARMS` of them score as high; .01 if nothing leaks. ``tpr_interval``: 95 %, from percentiles over
-        resampled groups.
+        resampled groups. Both None where fewer than a hundred non-members are compared: none of so few may score as
+        high, and that is another rate, more than 1 % by chance.
 
     Raises
     ------
@@ -214,8 +215,7 @@ def true_positive_rate(
 
     Notes
     -----
-    Strata are as frequent among non-members as among members: a non-member of stratum s counts n_s / m_s. With fewer
-    than a hundred non-members none of them may score as high.
+    Strata are as frequent among non-members as among members: a non-member of stratum s counts n_s / m_s.
 
     References
     ----------
@@ -226,6 +226,7 @@ def true_positive_rate(
     weights = _resampled_weights(members.groups, num_resamples, stream)
     other_weights = _resampled_weights(non_members.groups, num_resamples, stream)
     found, counted = np.zeros((2, len(scores), num_resamples + 1))
+    fewest = len(np.asarray(non_members.groups))
     for repetition, (of_one, of_other) in enumerate(zip(scores, other_scores, strict=True)):
         rows, other_rows, frequency = _standardised(of_one, of_other, members.strata, non_members.strata)
         if len(rows):
@@ -233,8 +234,11 @@ def true_positive_rate(
                 of_one[rows], of_other[other_rows], weights[:, rows], other_weights[:, other_rows] * frequency
             )
             counted[repetition] = weights[:, rows].sum(axis=1)
+            fewest = min(fewest, len(other_rows))
     if not counted.any():
         raise ValueError("no stratum has both members and non-members")
+    if fewest * FALSE_ALARMS < 1:
+        return {"tpr": None, "tpr_interval": None}
     rate, interval = _area_and_interval(found, counted)
     return {"tpr": rate, "tpr_interval": interval}
 

@@ -106,7 +106,7 @@ def _scale(attack: Mapping[str, Any]) -> str:
     parts = []
     if "copier" in attack:
         parts.append(f"a pure copier {attack['copier']['auc']:.3f}")
-    if "tpr" in attack:
+    if attack.get("tpr") is not None:
         parts.append(f"finds {100 * attack['tpr']:.1f} % at 1 % false alarms")
     return f", {', '.join(parts)}" if parts else ""
 

@@ -114,8 +114,9 @@ def test_the_true_positive_rate_counts_whom_one_false_alarm_in_a_hundred_finds()
     # Two of 200 may score as high: 198 and 199. A member that equals 198 has two, one that equals 197 three.
     found = true_positive_rate(scored([197, 198, 300, -5]), scored(others), seed=0)
     assert found["tpr"] == 0.5
-    # With fewer than a hundred, none may.
-    assert true_positive_rate(scored([98, 98.5]), scored(others[:99]), seed=0)["tpr"] == 0.5
+    # With a hundred one may; with fewer none, which would be another rate.
+    assert true_positive_rate(scored([98, 98.5]), scored(others[:100]), seed=0)["tpr"] == 0.5
+    assert true_positive_rate(scored([98, 98.5]), scored(others[:99]), seed=0) == {"tpr": None, "tpr_interval": None}
     # A rare class that scores high among held-out ones counts as it does among members: one of 200 there, 3 of 4 here.
     strata = np.where(others == 199, "rare", "common")
     weighted = true_positive_rate(

@@ -486,7 +486,7 @@ def test_too_few_lesions_are_not_tested_for_copies() -> None:
 
 
 def test_each_class_is_attacked_or_said_to_be_too_small() -> None:
-    train, test = real_images(60, 3, "train"), real_images(60, 4, "test")
+    train, test = real_images(120, 3, "train"), real_images(120, 4, "test")
     train.labels[:3], train.labels[3:], test.labels[:3], test.labels[3:] = 1, 0, 1, 0
     attack = judge(train.images, train=train, test=test, classes=("nv", "df"))[0]["membership"]["thumbnails"]
     assert attack["by_class"]["nv"]["auc"] == 1
