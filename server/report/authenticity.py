@@ -116,16 +116,17 @@ def by_class_table(authenticity: Mapping[str, Any]) -> Table | None:
     )
 
 
-def flag_of_copies(authenticity: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what the flag says in a sentence, and how it is to be shown; both empty where there is none."""
+def flag_of_copies(authenticity: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the flag in a few words, what it rests on, and how it is to be shown; all empty where there is none."""
     copies, searched = section(authenticity, "copies"), number(authenticity, "num_generated")
     if not copies or searched is None:
-        return "", ""
-    said = copies_sentence(copies, int(searched))
+        return "", "", ""
+    subject, verdict, evidence = copies_sentence(copies, int(searched)).split(": ", 2)
+    chosen = text(authenticity, "num_generated_chosen_by")
     # Anything but a search that found nothing is to be seen.
     style = "valid" if copies.get("flagged") is False and not copies.get("nearer_to_held_out") else "not-valid"
-    chosen = text(authenticity, "num_generated_chosen_by")
-    return f"{said[:1].upper()}{said[1:]}" + (f" Searched: {int(searched):,} ({chosen})." if chosen else ""), style
+    searched_by = f" Searched: {int(searched):,} ({chosen})." if chosen else ""
+    return f"{subject[:1].upper()}{subject[1:]}: {verdict}:", f"{evidence}{searched_by}", style
 
 
 def membership_picture(authenticity: Mapping[str, Any]) -> Picture | None:

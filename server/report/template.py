@@ -239,7 +239,8 @@ Some sheets are reduced to keep this file small; the run directory has them in f
 <p class="{{ 'valid' if valid else 'not-valid' }}">
 <strong>{{ "The figures can be read:" if valid else "The figures cannot be read as evidence:" }}</strong>
 {{ authenticity.get("reason") or "it is not said why" }}.</p>
-{% if flag_of_copies[0] %}<p class="{{ flag_of_copies[1] }}">{{ flag_of_copies[0] }}</p>{% endif %}
+{% if flag_of_copies[0] %}<p class="{{ flag_of_copies[2] }}">
+<strong>{{ flag_of_copies[0] }}</strong> {{ flag_of_copies[1] }}</p>{% endif %}
 <p>What the data know of patients: {{ authenticity.get("known_groups") or "not recorded" }}.</p>
 {{ table(nearest) }}
 <div class="lead">
