@@ -8,7 +8,7 @@ and with noise of 2 grey levels; or one in ten by copies of a few training image
 
     python -m benchmarks.copies --root HAM10000 --json copies.json
 
-prints how often copying was flagged, and by what; 4 minutes on one core.
+prints how often copying was flagged, and by what; 5 minutes on one core.
 """
 
 from __future__ import annotations
