@@ -343,7 +343,7 @@ def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> 
 
     from data_partitions.image_folder import load_image_folder
     from federation.models.final import load_final
-    from server.evaluation.membership import load_attacked, nothing_attacked
+    from server.evaluation.membership import load_attacked, nothing_attacked, without_uploads
     from server.evaluation.supply import GeneratorSupply, PoolSupply
 
     configuration = inputs.configuration
@@ -362,7 +362,7 @@ def _supply(path: Path, inputs: RunInputs, device: Any, progress: _Activity) -> 
             partition = read_json(RunDirectory(path).partition)
             if partition["digest"] != inputs.partition.digest:
                 reason = "its hospitals held other images than those of the partition that is in force here"
-                attacked = replace(attacked, upload=None, upload_reason=reason)
+                attacked = replace(attacked, uploads=without_uploads(reason))
             return supply, attacked
         return supply, nothing_attacked(
             "an exported generator comes without the networks trained beside it; give the run directory"

@@ -52,7 +52,7 @@ from server.callbacks import EarlyStopping, RoundCallback, RoundReport
 from server.engine_use import EngineUse, count_left_out
 from server.environment import describe_environment
 from server.evaluation.evaluator import Evaluator
-from server.evaluation.membership import save_upload
+from server.evaluation.membership import save_uploads
 from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
@@ -359,7 +359,7 @@ class FederatedRun:
             fail_fast=configuration.simulation.fail_fast,
             say=self.progress.say,
             show=partial(self.progress.show_round, server_round) if self.progress.console.is_terminal else None,
-            keep_largest=self._is_simulation() and (server_round == configuration.rounds or self._may_stop()),
+            keep_uploads=self._is_simulation() and (server_round == configuration.rounds or self._may_stop()),
             least=least,
             sends_own=self._needs_own_generators(server_round),
             losses=self.anatomy.losses,
@@ -529,12 +529,12 @@ class FederatedRun:
         return state.completed_rounds == self.configuration.rounds or bool(self.stop_reason)
 
     def _keep(self, state: RunState, training: TrainingRound, *, is_last: bool, best: int | None) -> None:
-        """Save a round where it is its turn, or where it is the best so far; of the last round an upload too."""
-        if is_last and training.largest is not None:
+        """Save a round where it is its turn, or where it is the best so far; of the last round uploads too."""
+        if is_last and training.uploads:
             # The judge asks what an upload gives away.
-            site, record = training.largest
-            save_upload(self.directory, self.anatomy, site.name, state.completed_rounds, unpack_arrays(record))
-        training.largest = None
+            uploads = {which: (site.name, unpack_arrays(record)) for which, (site, record) in training.uploads.items()}
+            save_uploads(self.directory, self.anatomy, state.completed_rounds, uploads)
+        training.uploads.clear()
         if (
             is_last
             or state.completed_rounds % self.configuration.checkpoint.every == 0

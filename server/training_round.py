@@ -91,8 +91,8 @@ class TrainingRound:
         Tells a person what happened.
     show
         Called whenever somebody's state may have changed, where anybody looks.
-    keep_largest
-        Whether to keep what the hospital with the most images sent.
+    keep_uploads
+        Whether to keep what the hospitals with the fewest and with the most images sent.
     least
         Replies without which the round is none, and why.
     sends_own
@@ -114,7 +114,7 @@ class TrainingRound:
     fail_fast: bool = False
     say: Callable[[str], None] = lambda text: None
     show: Callable[[RoundState], None] | None = None
-    keep_largest: bool = False
+    keep_uploads: bool = False
     least: tuple[int, str] = (1, "")
     sends_own: bool = False
     losses: Mapping[str, Loss] = field(default_factory=dict)
@@ -127,7 +127,8 @@ class TrainingRound:
     """What each of them said."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """For hospitals.jsonl, in the order of site names."""
-    largest: tuple[Site, ArrayRecord] | None = None
+    uploads: dict[str, tuple[Site, ArrayRecord]] = field(default_factory=dict)
+    """What the ``smallest`` and the ``largest`` hospital sent, where it is kept; one hospital is both."""
     waiting_seconds: float = 0.0
     """Time in which hospitals were waited for; the rest of a round is the strategy's."""
 
@@ -257,10 +258,21 @@ class TrainingRound:
         if fate.reply is not None:
             self.accepted.append(site)
             self.metrics.append({name: float(str(value)) for name, value in metrics_of(fate.reply).items()})
-            if self.keep_largest and (self.largest is None or site.num_images > self.largest[0].num_images):
-                self.largest = (site, arrays_of(fate.reply))
+            if self.keep_uploads:
+                self._keep_upload(site, arrays_of(fate.reply))
         self.lines.append(self._line(site, fate))
         return fate.reply
+
+    def _keep_upload(self, site: Site, record: ArrayRecord) -> None:
+        """Keep what a hospital sent if it has fewer images than all before it, or more: the smallest is most at risk.
+
+        Of several with as many images, the first by name.
+        """
+        smallest, largest = self.uploads.get("smallest"), self.uploads.get("largest")
+        if smallest is None or site.num_images < smallest[0].num_images:
+            self.uploads["smallest"] = (site, record)
+        if largest is None or site.num_images > largest[0].num_images:
+            self.uploads["largest"] = (site, record)
 
     def _line(self, site: Site, fate: _Fate) -> dict[str, Any]:
         """Return a line for hospitals.jsonl."""

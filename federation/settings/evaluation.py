@@ -14,6 +14,9 @@ UTILITY_ARMS = ("real", "synthetic", "real+synthetic", "rare")
 UTILITY_YARDSTICKS = ("gaussian", "real+gaussian", "real+permuted")
 """What classifiers are trained on whose images need no generator, or say nothing."""
 
+FEWEST_SEARCHED = 16
+"""Generated images, below which a search for copies says nothing."""
+
 
 class EvaluationSettings(Section):
     """How the global generator is judged."""
@@ -61,6 +64,10 @@ class EvaluationSettings(Section):
     are being chosen; states of classifiers are then chosen on the extractor part."""
     authenticity: bool = True
     """Whether it is tested at the end if the generator copies its training images."""
+    searched_images: int = Field(default=0, ge=0, le=1_000_000)
+    """Generated images that are searched for copies of training images; at least 16. 0: four times as many as there are
+    training images, at most 20,000, and above 32 px as many fewer as an image has more pixels, down to 2,000. Of 1,000
+    that copy, a search hears little: there are more training images than that."""
     threads: int = Field(default=2, ge=1, le=256)
     """CPU threads of the evaluation."""
     overlap: Literal["auto", "always", "never"] = "auto"
@@ -77,8 +84,8 @@ class EvaluationSettings(Section):
         # Where evaluation.utility is false, the judgement itself says that nothing of this was measured.
         if self.utility and not any(name.startswith("real+") for name in self.utility_arm_names):
             why = f"evaluation.utility-arms = {self.utility_arms!r} has no real+synthetic; add it, or leave this out"
-            switches = ("evaluation.utility-arms", "evaluation.utility-yardsticks")
-            yield from self.in_vain("evaluation", ("utility_ratio",), why, *switches)
+            arms = ("evaluation.utility-arms", "evaluation.utility-yardsticks")
+            yield from self.in_vain("evaluation", ("utility_ratio",), why, *arms)
         trains_efficientnet = self.utility and self.utility_classifier == "efficientnet-b2"
         if self.extractor == "lesion-cnn":
             why = "evaluation.extractor = lesion-cnn is trained here and reads none; leave one of the two out"
@@ -87,6 +94,14 @@ class EvaluationSettings(Section):
                 why = "evaluation.extractor = lesion-cnn and the classifiers are trained here; leave it out"
                 switches = ("evaluation.extractor", "evaluation.utility", "evaluation.utility-classifier")
                 yield from self.in_vain("evaluation", ("allow_downloads",), why, *switches)
+        if not self.authenticity:
+            why = "evaluation.authenticity = false searches none; leave one of the two out"
+            yield from self.in_vain("evaluation", ("searched_images",), why, "evaluation.authenticity")
+        if 0 < self.searched_images < FEWEST_SEARCHED:
+            yield (
+                f"evaluation.searched-images = {self.searched_images}: fewer than {FEWEST_SEARCHED}, and a nearest "
+                "image is a matter of chance; give more, or 0, which leaves the number to a rule"
+            )
         if configuration.early_stopping.patience > 0 and self.overlap == "always":
             why = "early-stopping.patience waits for each score before hospitals train on; leave one of the two out"
             yield from self.in_vain("evaluation", ("overlap",), why, "early-stopping.patience")

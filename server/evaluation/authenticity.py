@@ -1,19 +1,20 @@
 """Does the generator copy its training images, and does what a hospital sends give them away?
 
 Every figure stands beside its control: real images that were held out from training take the generated
-images' place. Where real images of people the generator never saw would look like copies too, the
-figures say nothing, and the section says that.
+images' place, or beside a copier, which has training images there. Where real images of people the generator never saw
+would look like copies too, the figures say nothing, and the section says that.
 
-Features and hashes see different copies. Of copies of HAM10000 training images at 32 px, turned and
-then compressed to JPEG at quality 50, 88 % lie nearest to their original in the features of the lesion
-classifier, and slightly enlarged ones 90 %; noise of 8 grey levels leaves 45 %, because it looks like
-texture. Hashes find 81 % of the noisy copies, and 9 % of the enlarged ones.
+Features, thumbnails and hashes see different copies. With every tenth of 20,000 generated images a copy of a HAM10000
+training image at 32 px, so that 29 % of these were copied, one false alarm in a hundred finds 29 % of them by
+thumbnails where copies have noise of 8 grey levels, and 4 % by the features of the lesion classifier, to which that
+looks like texture; of copies a tenth brighter 4 % and 19 %; compressed to JPEG at quality 50, 29 % and 20 %; slightly
+enlarged, 24 % and 25 %. One flag is made of both, at a stated level: :meth:`_Judgement.copies`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +24,28 @@ from federation.metrics.authenticity import (
     NEAR_DUPLICATE_BITS,
     ScoredImages,
     authentic_percentage,
-    canonical_orientation,
     choose_groups,
     compare_nearest,
     membership_auc,
     orientation_hashes,
     perceptual_hashes,
     smallest_bit_distances,
+    true_positive_rate,
 )
+from federation.metrics.copies import FLAG_LEVEL, CopySearch, is_flagged
 from federation.metrics.features import FeatureExtractor
 from federation.metrics.neighbours import nearest_neighbours
 from federation.models.classifier import Progress
 from federation.seeding import numpy_stream
+from server.evaluation.attacks import UPLOADS
+from server.evaluation.generated_images import (
+    AT_ONCE,
+    NO_PAIRS,
+    ClosestPairs,
+    GeneratedImages,
+    features_and_thumbnails,
+    pass_through,
+)
 from server.evaluation.sample_sheet import write_sample_sheet
 
 if TYPE_CHECKING:
@@ -52,9 +63,8 @@ TOLERATED_AUC_ERROR = 0.02
 difference significant; at .52 an attacker who sees one image of either kind picks the right one in 52 of 100 cases."""
 
 _NUM_HALVINGS = 5  # of the test part: no figure should depend on one of them
-_NUM_CLOSEST_PAIRS = 8
 _UNUSUALLY_CLOSE = 0.01  # quantile of the distances of test images to training images
-_AT_ONCE = 500  # images: memory only
+_NO_RESAMPLES = 2  # of what has no interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +109,23 @@ class Upload:
 class ComparedImages:
     """What is compared with what."""
 
-    generated: NDArray[np.uint8]
-    """uint8 (n, r, r, 3)."""
+    generated: Iterable[NDArray[np.uint8]]
+    """Batches, uint8 (any number, r, r, 3) each; they are looked at once."""
+    num_generated: int
+    """How many images come in them."""
+    most_features: int = 1_000_000
+    """Of how many of them features are taken, where these cost much: the first ones."""
     train: RealImages
     """What the generator was trained on, with ids."""
     test: RealImages
     """What nothing was trained on; no group of it is in `train`."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty: nothing is told by class."""
     known_groups: str
     """A sentence: what a group is in these data. Patients that are not known may stand on both sides."""
+
+
+NO_UPLOAD = "no hospital's upload is at hand"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +137,8 @@ class TrainedNetworks:
     depends on the rest of the batch tells nothing."""
     without_final: str = "the model has no networks that score images"
     """Why there are none."""
-    upload: Upload | None = None
-    """One hospital's."""
-    without_upload: str = "no hospital's upload is at hand"
-    """Why there is none."""
+    uploads: Mapping[str, Upload | str] = field(default_factory=dict)
+    """By name in :data:`server.evaluation.attacks.UPLOADS`: what that hospital sent, or why there is nothing."""
     score: str = ""
     """What the scores are, in a word, e.g. ``discriminator``; empty where it is not known."""
 
@@ -138,7 +155,7 @@ def judge_authenticity(
     networks: TrainedNetworks = NO_NETWORKS,
     num_resamples: int = 200,
     progress: Progress | None = None,
-) -> tuple[dict[str, Any], NDArray[np.int64]]:
+) -> tuple[dict[str, Any], ClosestPairs]:
     """Compare generated images with those that the generator was trained on, and with held-out ones.
 
     Parameters
@@ -146,10 +163,11 @@ def judge_authenticity(
     images
         Generated, training and test images.
     extractor
-        What distances are measured with, on images in :func:`canonical_orientation`, so that a mirrored copy is one.
+        What distances are measured with, on images in :func:`federation.metrics.authenticity.canonical_orientation`, so
+        that a mirrored copy is one.
     extractor_saw_train
         Whether training images are among those that the extractor learnt from. It may then place them by heart,
-        and no figure can be relied on.
+        and no figure of its features can be relied on.
     seed
         ``data.split-seed``: halves and resamples do not move with the run's seed.
     networks
@@ -162,24 +180,22 @@ def judge_authenticity(
     Returns
     -------
     section
-        Of plain types: ``valid`` and ``reason``, see :func:`_validity`; ``nearest``, see :meth:`_Judgement.nearest`;
-        ``auth_pct``, ``auth_pct_control``: of generated, and of test images; ``membership``, see
-        :meth:`_Judgement.membership`; ``near_duplicates``, see :func:`_near_duplicates`; ``closest_pairs``, see
-        :meth:`_Judgement.closest_pairs`. Where there are too few images, it is ``not_measured`` alone.
+        Of plain types: ``valid`` and ``reason``, see :func:`_validity`; ``copies``, see :meth:`_Judgement.copies`;
+        ``nearest``, see :meth:`_Judgement.nearest`; ``auth_pct``, ``auth_pct_control``: of generated, and of test
+        images; ``membership``, see :meth:`_Judgement.membership`; ``near_duplicates``, see :func:`_near_duplicates`;
+        ``closest_pairs``, see :meth:`_Judgement.closest_pairs`. Where there are too few images, it is ``not_measured``
+        alone.
     pairs
-        int64 (p, 2): rows of the generated and of the training images in the closest pairs, for
-        :func:`draw_closest_pairs`.
+        The closest pairs, for :func:`draw_closest_pairs`.
     """
     lacking = _what_lacks(images)
     if lacking:
-        return {"not_measured": lacking}, np.zeros((0, 2), dtype=np.int64)
+        return {"not_measured": lacking}, NO_PAIRS
     judgement = _Judgement(images, extractor, seed, num_resamples, _Steps(progress, 5))
-    return judgement.section(networks, extractor_saw_train=extractor_saw_train), judgement.closest_rows()
+    return judgement.section(networks, extractor_saw_train=extractor_saw_train), judgement.generated.closest
 
 
-def draw_closest_pairs(
-    path: Path, generated: NDArray[np.uint8], train: NDArray[np.uint8], pairs: NDArray[np.int64], *, scale: int
-) -> None:
+def draw_closest_pairs(path: Path, pairs: ClosestPairs, train: NDArray[np.uint8], *, scale: int) -> None:
     """Write a png with each generated image above the training image that it is closest to.
 
     It shows real images: whether it may be drawn is a matter of ``report.show-real-images``.
@@ -188,14 +204,14 @@ def draw_closest_pairs(
     ----------
     path
         Where to; written atomically.
-    generated, train
-        uint8 (n, r, r, 3) and (m, r, r, 3), as they were judged.
     pairs
-        int64 (p, 2), p at least 1, from :func:`judge_authenticity`.
+        At least one, from :func:`judge_authenticity`.
+    train
+        The training images, uint8 (m, r, r, 3), as they were judged.
     scale
         Pixels of the picture per pixel of an image.
     """
-    rows = [("generated", generated[pairs[:, 0]]), ("training", train[pairs[:, 1]])]
+    rows = [("generated", pairs.images), ("training", train[pairs.rows[:, 1]])]
     write_sample_sheet(path, rows, scale=scale)
 
 
@@ -213,7 +229,7 @@ class _Steps:
 
 def _what_lacks(images: ComparedImages) -> str:
     """Say in a sentence why there is too little to judge; empty where there is enough."""
-    counts = {"training": len(images.train), "test": len(images.test), "generated": len(images.generated)}
+    counts = {"training": len(images.train), "test": len(images.test), "generated": images.num_generated}
     few = [f"{count} {kind} images" for kind, count in counts.items() if count < FEWEST_IMAGES]
     if few:
         return f"too few images: {', '.join(few)}, and {FEWEST_IMAGES} of each kind are needed"
@@ -224,7 +240,7 @@ def _what_lacks(images: ComparedImages) -> str:
 
 
 class _Judgement:
-    """The comparisons of one judgement, on features of all images.
+    """The comparisons of one judgement, on features and thumbnails of all images.
 
     Parameters
     ----------
@@ -247,34 +263,38 @@ class _Judgement:
         self.num_resamples = num_resamples
         self.steps = steps
         steps.next("features")
-        self.generated_features = _features(extractor, images.generated)
-        self.train_features = _features(extractor, images.train.images)
-        self.test_features = _features(extractor, images.test.images)
-        steps.next("nearest images")
-        distances, rows = nearest_neighbours(self.generated_features, self.train_features)
-        self.to_train, self.nearest_rows = distances[:, 0], rows[:, 0]
-        self.test_to_train = nearest_neighbours(self.test_features, self.train_features)[0][:, 0]
-        self.train_radii = nearest_neighbours(self.train_features, self.train_features, exclude_self=True)[0][:, 0]
+        train_features, train_thumbnails = features_and_thumbnails(extractor, images.train.images)
+        test_features, test_thumbnails = features_and_thumbnails(extractor, images.test.images)
+        steps.next(f"{images.num_generated:,} generated images")
+        self.generated: GeneratedImages = pass_through(
+            images.generated, extractor, train_features, most_features=images.most_features
+        )
+        groups = self.train.groups, self.test.groups
+        self.by_features = CopySearch(train_features, test_features, *groups)
+        self.by_thumbnails = CopySearch(train_thumbnails, test_thumbnails, *groups)
+        self.train_features, self.test_features = train_features, test_features
+        self.test_to_train = nearest_neighbours(test_features, train_features)[0][:, 0]
+        self.train_radii = nearest_neighbours(train_features, train_features, exclude_self=True)[0][:, 0]
         self.halves = _halve_groups(self.test.groups, seed)
-        self.closest = np.argsort(self.to_train, kind="stable")[:_NUM_CLOSEST_PAIRS]
 
     def section(self, networks: TrainedNetworks, *, extractor_saw_train: bool) -> dict[str, Any]:
         """Return all that is found; see :func:`judge_authenticity`."""
-        images = self.images
         nearest = self.nearest()
         membership = self.membership(networks)
         self.steps.next("near-duplicates")
-        near_duplicates = _near_duplicates(images.generated, self.train.images, self.test.images)
+        near_duplicates = _near_duplicates(self.generated.hashes, self.train.images, self.test.images)
         self.steps.next("done")
         valid, reason = _validity(membership["null_control"], self.extractor_name, extractor_saw_train)
         return {
             "valid": valid,
             "reason": reason,
+            "copies": self.copies(extractor_saw_train=extractor_saw_train),
             "extractor": self.extractor_name,
             "num_train": len(self.train),
             "num_test": len(self.test),
-            "num_generated": len(images.generated),
-            "known_groups": images.known_groups,
+            "num_generated": len(self.generated),
+            "num_with_features": len(self.generated.features),
+            "known_groups": self.images.known_groups,
             "nearest": nearest,
             **self.authentic_percentages(),
             "membership": membership,
@@ -285,22 +305,65 @@ class _Judgement:
             },
         }
 
+    def copies(self, *, extractor_saw_train: bool) -> dict[str, Any]:
+        """Say by one flag if some of the generated images are copies; see :func:`federation.metrics.copies.copy_test`.
+
+        The test is made twice, by features and by thumbnails. ``flagged`` is what
+        :func:`federation.metrics.copies.is_flagged` says of the two at ``level``, None where there is none. Of each of
+        ``features`` and ``thumbnails`` there is what the test found, or in ``not_measured`` why none was made;
+        ``control_p`` is what it says of one half of the test images, and where that is significant itself, to either
+        side, there is none. ``nearer_to_held_out`` is true where generated images come nearest to held-out ones:
+        whoever drew them saw these, and no flag can be relied on.
+        """
+        found: dict[str, Any] = {}
+        made = []
+        generated = self.generated
+        for name, by, references in (
+            ("features", self.by_features, generated.features),
+            ("thumbnails", self.by_thumbnails, generated.thumbnails),
+        ):
+            if name == "features" and extractor_saw_train:
+                found[name] = {"not_measured": _learnt_from_train(self.extractor_name)}
+                continue
+            control, test = by.control(self.halves), by.test(*by.nearness(references))
+            if min(control.p, control.p_opposite) <= FLAG_LEVEL / 2:
+                found[name] = {
+                    "not_measured": "with real test images in the generator's place "
+                    f"{control.num_trained_on} of {control.num_looked_at} that they come nearest to are training ones, "
+                    f"{control.expected:.0f} by chance: {name} or the split itself tell the two apart"
+                }
+            elif test.smallest_p > FLAG_LEVEL / 2:
+                found[name] = {
+                    "not_measured": f"too few patients or lesions: of {test.num_looked_at} looked at, all could be "
+                    f"training ones by chance (p = {test.smallest_p:.2g})"
+                }
+            else:
+                made.append(test)
+                found[name] = asdict(test) | {"control_p": control.p}
+        return {
+            "flagged": is_flagged([test.p for test in made]) if made else None,
+            "nearer_to_held_out": is_flagged([test.p_opposite for test in made]) if made else None,
+            "level": FLAG_LEVEL,
+            **found,
+        }
+
     def nearest(self) -> dict[str, Any]:
         """Tell whether generated images lie nearer to training images than to test images.
 
         What :func:`compare_nearest` returns, on as many training as test images; ``control_share`` is what one
         half of the test images gets against the other half and as many training images. With k times as many training
         as test images, a copy's original is among the chosen with a chance of 1 / k: a generator that only copies gets
-        .5 + .5 / k. Hence ``share_unusually_close``, by all training images: the share of generated images closer to
-        one than 99 % of test images are; .01 if nothing was copied.
+        .5 + .5 / k, ``copier_share``. Hence ``share_unusually_close``, by all training images: the share of generated
+        images closer to one than 99 % of test images are; .01 if nothing was copied.
         """
         stream = numpy_stream(self.seed, "authenticity, sets of equal size")
         train, test = self.train, self.test
         count = min(len(train), len(test))
         train_rows, test_rows = choose_groups(train.groups, count, stream), choose_groups(test.groups, count, stream)
-        result = compare_nearest(
-            self.generated_features, self.train_features[train_rows], self.test_features[test_rows]
-        )
+        train_chosen, test_chosen = self.train_features[train_rows], self.test_features[test_rows]
+        result = compare_nearest(self.generated.features, train_chosen, test_chosen)
+        copied = self.train_features[self._copied_rows(len(self.generated.features))]
+        copier = compare_nearest(copied, train_chosen, test_chosen)
         control_shares = []
         for first in self.halves:
             others = np.flatnonzero(~first)
@@ -315,9 +378,10 @@ class _Judgement:
         return {
             **result,
             "control_share": float(np.mean(control_shares)),
+            "copier_share": copier["share_nearer_to_train"],
             "num_train": count,
             "num_test": count,
-            "share_unusually_close": float(np.mean(self.to_train < unusually_close)),
+            "share_unusually_close": float(np.mean(self.generated.to_train < unusually_close)),
         }
 
     def authentic_percentages(self) -> dict[str, float]:
@@ -325,66 +389,77 @@ class _Judgement:
         return {
             name: authentic_percentage(self.train_features, features, train_radii=self.train_radii)
             for name, features in (
-                ("auth_pct", self.generated_features),
+                ("auth_pct", self.generated.features),
                 ("auth_pct_control", self.test_features),
             )
         }
 
     def membership(self, networks: TrainedNetworks) -> dict[str, Any]:
-        """Attack membership by each thing that may give it away: see :func:`membership_auc`, within classes and sites.
+        """Attack membership by each thing that may give it away, within classes and sites.
 
-        ``generator``: the score is the nearness of a generated image. ``null_control``: the same with one half of the
-        test images in the generated ones' place and the other half as non-members, over five halvings;
-        ``num_references`` says how many images were in that place. ``networks`` and ``upload``: the score is that of
-        the trained networks, named in ``score``.
+        Each attack has what :func:`membership_auc` and :func:`true_positive_rate` return, and ``by_class`` the same of
+        each class, or why that was not measured.
+
+        ``generator`` and ``thumbnails``: the score is the nearness of a generated image, by features and by thumbnails;
+        ``num_references`` says how many images are generated, and ``copier`` what training images in their place get,
+        as many drawn with replacement: the scale. ``null_control``: the same by features, with one half of the test
+        images in the generated ones' place and the other half as non-members, over five halvings. ``networks`` and the
+        uploads: the score is that of the trained networks, named in ``score``.
         """
         self.steps.next("membership by generated images")
-        null_control, generator = self._null_control(), self._attack_by_generated_images()
-        self.steps.next("membership by networks")
-        final: dict[str, Any] = {"not_measured": networks.without_final}
-        if networks.final is not None:
-            final = self._attack_by_scores(networks.final, self.train, by_site=True)
-        uploaded: dict[str, Any] = {"not_measured": networks.without_upload}
-        if networks.upload is not None:
-            upload = networks.upload
-            uploaded = self._attack_by_scores(upload.scores, _some_of(self.train, upload.rows), by_site=upload.by_site)
-            uploaded["site"] = upload.site
-        return {
+        found: dict[str, Any] = {
             "score": networks.score,
-            "null_control": null_control,
-            "generator": generator,
-            "networks": final,
-            "upload": uploaded,
+            "null_control": self._null_control(),
+            "generator": self._attack_by_generated_images(self.by_features, self.generated.features),
+            "thumbnails": self._attack_by_generated_images(self.by_thumbnails, self.generated.thumbnails),
         }
-
-    def closest_rows(self) -> NDArray[np.int64]:
-        """Return the rows of the generated and of the training images in the closest pairs, (p, 2)."""
-        return np.stack([self.closest, self.nearest_rows[self.closest]], axis=1)
+        self.steps.next("membership by networks")
+        found["networks"] = {"not_measured": networks.without_final}
+        if networks.final is not None:
+            found["networks"] = self._attack_by_scores(networks.final, self.train, by_site=True)
+        for name in UPLOADS:
+            upload = networks.uploads.get(name, NO_UPLOAD)
+            if isinstance(upload, str):
+                found[name] = {"not_measured": upload}
+                continue
+            members = _some_of(self.train, upload.rows)
+            found[name] = self._attack_by_scores(upload.scores, members, by_site=upload.by_site)
+            found[name] |= {"site": upload.site}
+        return found
 
     def closest_pairs(self) -> list[dict[str, Any]]:
         """Return the generated images closest to training images.
 
         ``percentile`` is the percentage of test images that lie closer to their nearest training image.
         """
+        closest = self.generated.closest
         return [
             {
-                "generated": int(row),
-                "train_image_id": str(self.train_ids[self.nearest_rows[row]]),
-                "distance": float(self.to_train[row]),
-                "percentile": 100.0 * float(np.mean(self.test_to_train < self.to_train[row])),
+                "generated": int(generated),
+                "train_image_id": str(self.train_ids[trained]),
+                "distance": float(distance),
+                "percentile": 100.0 * float(np.mean(self.test_to_train < distance)),
             }
-            for row in self.closest
+            for (generated, trained), distance in zip(closest.rows, closest.distances, strict=True)
         ]
 
-    def _attack_by_generated_images(self) -> dict[str, Any]:
-        attack = self._attack(
-            -nearest_neighbours(self.train_features, self.generated_features)[0][:, 0],
-            -nearest_neighbours(self.test_features, self.generated_features)[0][:, 0],
-            self.train,
-            by_site=True,
-        )
-        if "not_measured" not in attack:
-            attack["num_references"] = len(self.generated_features)
+    def _copied_rows(self, count: int) -> NDArray[np.int64]:
+        """Return which training images a copier draws when it draws so many: at random, with replacement."""
+        return numpy_stream(self.seed, "authenticity, a copier").integers(len(self.train), size=count)
+
+    def _attack_by_generated_images(self, by: CopySearch, generated: NDArray[np.floating]) -> dict[str, Any]:
+        attack = self._attack(*by.nearness(generated), self.train, by_site=True)
+        if "not_measured" in attack:
+            return attack
+        attack["num_references"] = len(generated)
+        copied = by.train[np.unique(self._copied_rows(len(generated)))]
+        copier = self._attack(*by.nearness(copied), self.train, by_site=True, num_resamples=_NO_RESAMPLES)
+        for of_these, of_copier in (
+            (attack, copier),
+            *((attack["by_class"][name], copier["by_class"][name]) for name in attack["by_class"]),
+        ):
+            if "not_measured" not in of_these:
+                of_these["copier"] = {name: of_copier[name] for name in ("auc", "tpr")}
         return attack
 
     def _null_control(self) -> dict[str, Any]:
@@ -394,9 +469,8 @@ class _Judgement:
         # An image that stands for a generated one takes no part as a non-member.
         non_member_scores = np.full((len(halves), len(self.test)), np.nan)
         for number, first in enumerate(halves):
-            references = self.test_features[first]
-            member_scores[number] = -nearest_neighbours(self.train_features, references)[0][:, 0]
-            non_member_scores[number, ~first] = -nearest_neighbours(self.test_features[~first], references)[0][:, 0]
+            member_scores[number], of_test = self.by_features.nearness(self.test_features[first])
+            non_member_scores[number, ~first] = of_test[~first]
         attack = self._attack(member_scores, non_member_scores, self.train, by_site=True)
         if "not_measured" not in attack:
             attack |= {
@@ -410,8 +484,8 @@ class _Judgement:
         num_members, test = len(members), self.test
         order = numpy_stream(self.seed, "authenticity, mixed batches").permutation(num_members + len(test))
         values = np.empty(len(order))
-        for start in range(0, len(order), _AT_ONCE):
-            rows = order[start : start + _AT_ONCE]
+        for start in range(0, len(order), AT_ONCE):
+            rows = order[start : start + AT_ONCE]
             is_member = rows < num_members
             images = np.empty((len(rows), *test.images.shape[1:]), dtype=np.uint8)
             labels = np.empty(len(rows), dtype=np.int64)
@@ -430,30 +504,51 @@ class _Judgement:
         members: RealImages,
         *,
         by_site: bool,
+        num_resamples: int | None = None,
     ) -> dict[str, Any]:
-        """Measure an attack, or say why there are too few images to do so."""
+        """Measure an attack, or say why there are too few images to do so; and the same within each class."""
+        scores, other_scores = np.atleast_2d(member_scores, non_member_scores)
         strata, other_strata = members.strata(by_site=by_site), self.test.strata(by_site=by_site)
-        shared = np.intersect1d(strata, other_strata)
         within = "classes and sites" if by_site else "classes"
-        for kind, real, own in (("training", members, strata), ("test", self.test, other_strata)):
-            comparable = np.isin(own, shared)
-            count, num_groups = int(comparable.sum()), len(np.unique(real.groups[comparable]))
-            if count < FEWEST_IMAGES or num_groups < FEWEST_GROUPS:
-                return {
-                    "not_measured": f"too few to compare within {within}: {count} {kind} images of {num_groups} "
-                    f"patients or lesions, and {FEWEST_IMAGES} of {FEWEST_GROUPS} are needed"
-                }
-        return membership_auc(
-            ScoredImages(member_scores, members.groups, strata),
-            ScoredImages(non_member_scores, self.test.groups, other_strata),
-            num_resamples=self.num_resamples,
-            seed=self.seed,
-        )
+
+        def measure(rows: NDArray[np.bool_], other_rows: NDArray[np.bool_]) -> dict[str, Any]:
+            groups, other_groups = members.groups[rows], self.test.groups[other_rows]
+            lacking = _what_is_too_little(
+                {"training": (strata[rows], groups), "test": (other_strata[other_rows], other_groups)}, within
+            )
+            if lacking:
+                return {"not_measured": lacking}
+            pair = (
+                ScoredImages(scores[:, rows], groups, strata[rows]),
+                ScoredImages(other_scores[:, other_rows], other_groups, other_strata[other_rows]),
+            )
+            resamples = self.num_resamples if num_resamples is None else num_resamples
+            return membership_auc(*pair, num_resamples=resamples, seed=self.seed) | true_positive_rate(
+                *pair, num_resamples=resamples, seed=self.seed
+            )
+
+        found = measure(np.ones(len(members), dtype=bool), np.ones(len(self.test), dtype=bool))
+        if "not_measured" not in found:
+            found["by_class"] = {
+                name: measure(members.labels == label, self.test.labels == label)
+                for label, name in enumerate(self.images.classes)
+            }
+        return found
 
 
-def _features(extractor: FeatureExtractor, images: NDArray[np.uint8]) -> NDArray[np.floating]:
-    chunks = (images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE))
-    return np.concatenate([extractor.features(canonical_orientation(chunk)) for chunk in chunks])
+def _what_is_too_little(kinds: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], within: str) -> str:
+    """Say in a sentence why two kinds, each with strata and groups, cannot be compared; empty where they can."""
+    (strata, _), (other_strata, _) = kinds.values()
+    shared = np.intersect1d(strata, other_strata)
+    for kind, (strata, groups) in kinds.items():
+        comparable = np.isin(strata, shared)
+        count, num_groups = int(comparable.sum()), len(np.unique(groups[comparable]))
+        if count < FEWEST_IMAGES or num_groups < FEWEST_GROUPS:
+            return (
+                f"too few to compare within {within}: {count} {kind} images of {num_groups} "
+                f"patients or lesions, and {FEWEST_IMAGES} of {FEWEST_GROUPS} are needed"
+            )
+    return ""
 
 
 def _some_of(real: RealImages, rows: NDArray[np.int64]) -> RealImages:
@@ -469,14 +564,15 @@ def _halve_groups(groups: NDArray[Any], seed: int) -> list[NDArray[np.bool_]]:
     return [(stream.permutation(len(names)) < len(names) // 2)[codes] for _ in range(_NUM_HALVINGS)]
 
 
-def _near_duplicates(generated: NDArray[np.uint8], train: NDArray[np.uint8], test: NDArray[np.uint8]) -> dict[str, Any]:
+def _near_duplicates(
+    generated_hashes: NDArray[np.uint64], train: NDArray[np.uint8], test: NDArray[np.uint8]
+) -> dict[str, Any]:
     """Return shares of images whose hash, in any orientation, is within ``threshold_bits`` of another image's.
 
     ``to_train``, ``to_test``: of generated images, to a training image's or to a test image's. The more are compared,
     the more are near by chance: ``to_train`` is to be read against ``of_real_test_to_train``, not against ``to_test``.
     """
-    generated_hashes, test_hashes = orientation_hashes(generated), orientation_hashes(test)
-    train_hashes = perceptual_hashes(train)
+    test_hashes, train_hashes = orientation_hashes(test), perceptual_hashes(train)
 
     def share(hashes: NDArray[np.uint64], references: NDArray[np.uint64]) -> float:
         return float(np.mean(smallest_bit_distances(hashes, references) <= NEAR_DUPLICATE_BITS))
@@ -485,10 +581,17 @@ def _near_duplicates(generated: NDArray[np.uint8], train: NDArray[np.uint8], tes
         "threshold_bits": NEAR_DUPLICATE_BITS,
         "to_train": share(generated_hashes, train_hashes),
         "to_test": share(generated_hashes, test_hashes[:, 0]),
+        "num_generated_compared": len(generated_hashes),
         "num_train_compared": len(train),
         "num_test_compared": len(test),
         "of_real_test_to_train": share(test_hashes, train_hashes),
     }
+
+
+def _learnt_from_train(extractor: str) -> str:
+    return (
+        f"{extractor} learnt from training images and may know them by heart, so nearness to them is no sign of copying"
+    )
 
 
 def _validity(null_control: dict[str, Any], extractor: str, extractor_saw_train: bool) -> tuple[bool, str]:
@@ -498,10 +601,7 @@ def _validity(null_control: dict[str, Any], extractor: str, extractor_saw_train:
     interval or :data:`TOLERATED_AUC_ERROR`.
     """
     if extractor_saw_train:
-        return False, (
-            f"{extractor} learnt from training images and may know them by heart, so nearness to them is no sign of "
-            "copying"
-        )
+        return False, _learnt_from_train(extractor)
     if "not_measured" in null_control:
         return False, f"there is no null control: {null_control['not_measured']}"
     area, (low, high) = null_control["auc"], null_control["interval"]

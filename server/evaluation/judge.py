@@ -20,6 +20,7 @@ from federation.models.classifier import Progress
 from federation.models.efficientnet import find_imagenet_weights
 from federation.seeding import numpy_stream
 from server.evaluation.authenticity import (
+    FEWEST_IMAGES,
     ComparedImages,
     RealImages,
     TrainedNetworks,
@@ -28,9 +29,9 @@ from server.evaluation.authenticity import (
     judge_authenticity,
 )
 from server.evaluation.gain import GAIN_IS_OFF, Hospital, judge_gain
-from server.evaluation.membership import Attacked
+from server.evaluation.membership import Attacked, AttackedUpload
 from server.evaluation.predictions import TestImages
-from server.evaluation.scores import LEAST_OF_A_GROUP, RealSet, Reference, SiteReference, score_supply
+from server.evaluation.scores import RealSet, Reference, SiteReference, score_supply
 from server.evaluation.site_yardsticks import thinned, with_real_images
 from server.evaluation.supply import ImageSupply
 from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
@@ -41,12 +42,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Training images that are searched for copies by a large extractor.
-_MOST_SEARCHED_DEAR = 4000
-# Training images that are searched for copies: all of them where features cost little.
+# Training images of which copies are searched for by a large extractor.
+_MOST_COMPARED_DEAR = 4000
+# Training images of which copies are searched for: all of them where features cost little.
+_MOST_COMPARED = 20_000
+# Generated images that are searched, unless it is said how many. So many times as there are training images: a copier
+# then draws nearly each of them, e^-4 of them are left out.
+_SEARCHED_FOR_EACH = 4
 _MOST_SEARCHED = 20_000
-# Generated images that are compared with them: their pixels are kept for the hashes and the closest pairs.
-_MOST_COMPARED = 2000
+# What a search costs that much is generating: a pixel costs about the same at any resolution.
+_CHEAP_RESOLUTION = 32
+# At least so many are searched, and where features cost much, no more have any.
+_FEW_SEARCHED = 2000
 
 
 class Judge:
@@ -289,28 +296,23 @@ class Judge:
         if not settings.authenticity:
             return {"not_measured": "evaluation.authenticity is false"}
         index = inputs.index
+        # A pass of Inception takes longer than drawing the image.
         cheap = isinstance(self.extractor, LesionCNNExtractor)
-        train = inputs.choose("train", _MOST_SEARCHED if cheap else _MOST_SEARCHED_DEAR)
-        test = inputs.rows(part)
-        count = min(max(settings.images, LEAST_OF_A_GROUP), _MOST_COMPARED)
+        train = inputs.choose("train", _MOST_COMPARED if cheap else _MOST_COMPARED_DEAR)
+        count, chosen_by = images_to_search(len(train), settings.searched_images, int(inputs.images.shape[1]))
+        if supply.num_images is not None and supply.num_images < count:
+            count, chosen_by = supply.num_images, "there are no more"
         stream = numpy_stream(self.configuration.data.split_seed, "classes of images that are searched for copies")
         _, batches = supply.draw(stream.choice(index.labels[train], count), "authenticity", whole=True)
-        generated = np.concatenate(list(batches))
         self.progress("looking for copies of training images", 0, 1)
-        upload = None
-        if attacked.upload is not None:
-            held = inputs.partition.rows_of(attacked.upload_site)
-            upload = Upload(
-                site=attacked.upload_site,
-                scores=attacked.upload,
-                rows=np.flatnonzero(np.isin(train, held)),
-                by_site=self.configuration.partition.scheme == "natural",
-            )
         section, pairs = judge_authenticity(
             ComparedImages(
-                generated=generated,
+                generated=batches,
+                num_generated=count,
+                most_features=count if cheap else _FEW_SEARCHED,
                 train=self._real_images(train),
-                test=self._real_images(test),
+                test=self._real_images(inputs.rows(part)),
+                classes=index.classes,
                 known_groups=known_groups(inputs),
             ),
             self.extractor,
@@ -320,15 +322,28 @@ class Judge:
             networks=TrainedNetworks(
                 final=attacked.final,
                 without_final=attacked.final_reason,
-                upload=upload,
-                without_upload=attacked.upload_reason,
+                uploads={name: self._upload(upload, train) for name, upload in attacked.uploads.items()},
                 score=attacked.score,
             ),
             progress=self.progress,
         )
-        if pairs_path is not None and len(pairs):
-            draw_closest_pairs(pairs_path, generated, inputs.images[train], pairs, scale=4)
+        if "not_measured" not in section:
+            section["num_generated_chosen_by"] = chosen_by
+        if pairs_path is not None and len(pairs.rows):
+            draw_closest_pairs(pairs_path, pairs, inputs.images[train], scale=4)
         return section
+
+    def _upload(self, upload: AttackedUpload, train: NDArray[np.int64]) -> Upload | str:
+        """Return what is known of a hospital's upload, or why there is none."""
+        if upload.scores is None:
+            return f"{upload.site}: {upload.reason}" if upload.site else upload.reason
+        held = self.inputs.partition.rows_of(upload.site)
+        return Upload(
+            site=upload.site,
+            scores=upload.scores,
+            rows=np.flatnonzero(np.isin(train, held)),
+            by_site=self.configuration.partition.scheme == "natural",
+        )
 
     def _real_images(self, rows: NDArray[np.int64]) -> RealImages:
         index = self.inputs.index
@@ -344,6 +359,27 @@ class Judge:
 def _generate(supply: ImageSupply, asked: NDArray[np.int64], purpose: str) -> NDArray[np.uint8]:
     """Return an image of each label."""
     return np.concatenate(list(supply.batches(asked, purpose)))
+
+
+def images_to_search(num_train: int, asked: int, resolution: int) -> tuple[int, str]:
+    """Return how many generated images are searched for copies, and what decides it, in words.
+
+    Parameters
+    ----------
+    num_train
+        Training images.
+    asked
+        ``evaluation.searched-images``; 0: the rule decides.
+    resolution
+        Side of the images in pixels.
+    """
+    if asked:
+        return asked, f"evaluation.searched-images = {asked}"
+    most = max(_FEW_SEARCHED, round(_MOST_SEARCHED * min(1.0, (_CHEAP_RESOLUTION / resolution) ** 2)))
+    enough = max(_SEARCHED_FOR_EACH * num_train, FEWEST_IMAGES)
+    if enough <= most:
+        return enough, f"evaluation.searched-images = 0: {_SEARCHED_FOR_EACH} for each of {num_train:,} training images"
+    return most, f"evaluation.searched-images = 0: the most at {resolution} px"
 
 
 def known_groups(inputs: RunInputs) -> str:

@@ -6,7 +6,7 @@ bound of an autoencoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from federation.run_directory import (
     written_atomically,
 )
 from federation.sharing import SharingPolicy, load_tensors, named_tensors
+from server.evaluation.attacks import UPLOADS
 from strategies.sharing import private_prefixes, sharing_policy
 
 if TYPE_CHECKING:
@@ -38,12 +39,23 @@ if TYPE_CHECKING:
 Scores = Callable[["NDArray[np.uint8]", "NDArray[np.int64]"], "NDArray[np.float64]"]
 """Maps uint8 (n, r, r, 3) and labels (n,) to a score for each image: high for what was learned from."""
 
-_WEIGHTS = "networks.safetensors"
-# As it was called when the only networks that scored were discriminators.
-_OLD_WEIGHTS = "discriminator.safetensors"
+# Of earlier versions, which kept the largest hospital's upload alone; the second is of the time when the only networks
+# that scored were discriminators.
+_OLD_WEIGHTS = ("networks.safetensors", "discriminator.safetensors")
 _DESCRIPTION = "upload.json"
 # Divisible by every group of the minibatch standard deviation that a batch of training may have.
 _BATCH = 256
+
+
+@dataclass(frozen=True)
+class AttackedUpload:
+    """What one hospital sent in the last round, or why there is nothing."""
+
+    scores: Scores | None
+    reason: str
+    """Why there is none; empty where there is."""
+    site: str = ""
+    """The hospital; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -53,34 +65,68 @@ class Attacked:
     final: Scores | None
     final_reason: str
     """Why there is none; empty where there is."""
-    upload: Scores | None
-    upload_reason: str
-    upload_site: str
-    """The hospital that sent it."""
+    uploads: Mapping[str, AttackedUpload]
+    """By name in :data:`server.evaluation.attacks.UPLOADS`."""
     score: str = ""
     """What the scores are, in a word; empty where it is not known."""
 
 
 def nothing_attacked(reason: str, score: str = "") -> Attacked:
     """Return none, for one reason."""
-    return Attacked(None, reason, None, reason, "", score)
+    return Attacked(None, reason, without_uploads(reason), score)
 
 
-def save_upload(
-    directory: RunDirectory, anatomy: Anatomy, site: str, server_round: int, arrays: dict[str, NDArray[Any]]
+def without_uploads(reason: str) -> dict[str, AttackedUpload]:
+    """Return no upload, for one reason."""
+    return {name: AttackedUpload(None, reason) for name in UPLOADS}
+
+
+def save_uploads(
+    directory: RunDirectory,
+    anatomy: Anatomy,
+    server_round: int,
+    uploads: Mapping[str, tuple[str, Mapping[str, NDArray[Any]]]],
 ) -> None:
-    """Keep the scoring networks that one hospital sent; nothing where it does not send all of them."""
-    chosen = {
-        name: np.ascontiguousarray(value) for name, value in arrays.items() if name.partition(".")[0] in anatomy.scoring
-    }
-    if {name.partition(".")[0] for name in chosen} != set(anatomy.scoring):
-        return
-    # Gone before its weights change: it names the hospital that they are of.
-    with writing(directory.upload):
-        (directory.upload / _DESCRIPTION).unlink(missing_ok=True)
-    with written_atomically(directory.upload / _WEIGHTS) as temporary:
-        safetensors.numpy.save_file(chosen, temporary)
-    write_text(directory.upload / _DESCRIPTION, to_json({"site": site, "round": server_round}, indent=2) + "\n")
+    """Keep the scoring networks that hospitals sent; nothing where they do not send all of them.
+
+    Parameters
+    ----------
+    directory
+        Where to: ``upload/``, a file for each and ``upload.json``.
+    anatomy
+        Says which networks score.
+    server_round
+        The round.
+    uploads
+        Of the ``smallest`` and the ``largest`` hospital: its name, and all that it sent. Where the two are one, it is
+        kept once, as the largest.
+    """
+    sites: dict[str, str] = {}
+    for which in ("largest", "smallest"):
+        if which not in uploads:
+            continue
+        site, arrays = uploads[which]
+        chosen = {
+            name: np.ascontiguousarray(value)
+            for name, value in arrays.items()
+            if name.partition(".")[0] in anatomy.scoring
+        }
+        if site in sites.values() or {name.partition(".")[0] for name in chosen} != set(anatomy.scoring):
+            continue
+        if not sites:
+            # Gone before weights change: it names the hospitals that they are of.
+            with writing(directory.upload):
+                (directory.upload / _DESCRIPTION).unlink(missing_ok=True)
+        with written_atomically(directory.upload / _weights_of(which)) as temporary:
+            safetensors.numpy.save_file(chosen, temporary)
+        sites[which] = site
+    if sites:
+        description = {"round": server_round, "sites": sites}
+        write_text(directory.upload / _DESCRIPTION, to_json(description, indent=2) + "\n")
+
+
+def _weights_of(which: str) -> str:
+    return f"{which}.safetensors"
 
 
 def load_attacked(directory: RunDirectory, configuration: Configuration, device: torch.device | str) -> Attacked:
@@ -108,17 +154,29 @@ def load_attacked(directory: RunDirectory, configuration: Configuration, device:
     elif rounds and rounds[-1] == last_round:
         path = directory.checkpoint(rounds[-1]) / "global.safetensors"
         final, final_reason = _load(path, configuration, device)
-    upload, upload_reason, site = None, "the run directory keeps no hospital's upload", ""
-    if (directory.upload / _DESCRIPTION).is_file():
-        description = read_json(directory.upload / _DESCRIPTION)
-        site = description["site"]
-        if description["round"] == last_round:
-            weights = directory.upload / _WEIGHTS
-            weights = weights if weights.is_file() else directory.upload / _OLD_WEIGHTS
-            upload, upload_reason = _load(weights, configuration, device)
-        else:
-            upload_reason = f"the upload that is kept is of round {description['round']}, not of the last"
-    return Attacked(final, final_reason, upload, upload_reason, site, anatomy.membership)
+    uploads = _load_uploads(directory, configuration, last_round, device)
+    return Attacked(final, final_reason, uploads, anatomy.membership)
+
+
+def _load_uploads(
+    directory: RunDirectory, configuration: Configuration, last_round: int, device: torch.device | str
+) -> dict[str, AttackedUpload]:
+    """Read what hospitals sent in the last round, of earlier versions the largest hospital's."""
+    if not (directory.upload / _DESCRIPTION).is_file():
+        return without_uploads("the run directory keeps no hospital's upload")
+    description = read_json(directory.upload / _DESCRIPTION)
+    if description["round"] != last_round:
+        return without_uploads(f"the upload that is kept is of round {description['round']}, not of the last")
+    sites, only_largest = description.get("sites"), "there is one hospital: its upload is the largest's"
+    if sites is None:
+        sites, only_largest = {"largest": description["site"]}, "the run's version kept the largest hospital's alone"
+    found = without_uploads(only_largest)
+    for which, site in sites.items():
+        names = (_weights_of(which), *_OLD_WEIGHTS)
+        path = next((directory.upload / name for name in names if (directory.upload / name).is_file()), None)
+        scores, reason = _load(path or directory.upload / names[0], configuration, device)
+        found[f"upload_{which}"] = AttackedUpload(scores, reason, site)
+    return found
 
 
 def _load(path: Path, configuration: Configuration, device: torch.device | str) -> tuple[Scores | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from server.evaluation.attacks import ATTACKS, read_membership, words_of
+from server.evaluation.attacks import ATTACKS, copies_sentence, read_membership, words_of
 from server.evaluation.gain import GAIN_IS_OFF
 
 
@@ -122,14 +122,29 @@ def _authenticity_lines(authenticity: Mapping[str, Any]) -> Iterator[str]:
     )
     membership = read_membership(authenticity)
     labels = {name: name.replace("_", " ") for name in ATTACKS} | {"networks": words_of(membership.get("score")).name}
+    # Earlier versions made fewer attacks.
+    labels = {name: label for name, label in labels.items() if name in membership}
     width = max(len(label) for label in labels.values())
     for name, label in labels.items():
         attack = membership[name]
+        site = f" ({attack['site']})" if "site" in attack else ""
         if "not_measured" in attack:
-            yield f"  {label:<{width}} not measured: {attack['not_measured']}"
+            yield f"  {label:<{width}} not measured: {attack['not_measured']}{site}"
         else:
             low, high = attack["interval"]
-            yield f"  {label:<{width}} {attack['auc']:.3f} [{low:.3f}, {high:.3f}]"
+            yield f"  {label:<{width}} {attack['auc']:.3f} [{low:.3f}, {high:.3f}]{_scale(attack)}{site}"
+    if "copies" in authenticity:
+        yield f"  {copies_sentence(authenticity['copies'], authenticity['num_generated'])}"
+
+
+def _scale(attack: Mapping[str, Any]) -> str:
+    """Say what else is to be read beside an area, where it is known."""
+    parts = []
+    if "copier" in attack:
+        parts.append(f"a pure copier {attack['copier']['auc']:.3f}")
+    if attack.get("tpr") is not None:
+        parts.append(f"finds {100 * attack['tpr']:.1f} % at 1 % false alarms")
+    return f", {', '.join(parts)}" if parts else ""
 
 
 def _figure(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.evaluation.attacks import read_membership, words_of
+from server.evaluation.attacks import copies_sentence, read_membership, words_of
 from server.report.curves import Estimate, Picture, draw_estimates
 from server.report.numerals import MISSING, between, exact, with_interval
 from server.report.run_record import RunRecord, entries, interval, not_measured, number, section, text
@@ -20,6 +20,16 @@ from server.report.tables import (
     words,
 )
 
+LATER_ATTACKS = ("thumbnails", "upload_smallest")
+"""What earlier versions did not try, and say nothing of."""
+_SHORT = {
+    "null_control": "control (real images)",
+    "generator": "generated images",
+    "thumbnails": "the same, by thumbnails",
+    "upload_smallest": "smallest hospital's upload",
+    "upload_largest": "largest hospital's upload",
+}
+
 
 def _attacks(score: object) -> dict[str, tuple[str, str]]:
     """Return what an attacker has, and what it looks at, by attack."""
@@ -29,9 +39,11 @@ def _attacks(score: object) -> dict[str, tuple[str, str]]:
             "Real test images in the generated ones' place",
             "the control: what is found here is no copying",
         ),
-        "generator": ("Generated images", "nearness to a generated image"),
+        "generator": ("Generated images", "nearness to a generated image, by features"),
+        "thumbnails": ("Generated images, small", "nearness to a generated image, by thumbnails of 8 x 8"),
         "networks": (spoken.holder.capitalize(), spoken.looks_at),
-        "upload": ("One hospital's upload", spoken.sent),
+        "upload_smallest": ("The smallest hospital's upload", spoken.sent),
+        "upload_largest": ("The largest hospital's upload", spoken.sent),
     }
 
 
@@ -40,33 +52,81 @@ def membership_table(authenticity: Mapping[str, Any]) -> Table:
     membership = read_membership(authenticity)
     rows = []
     for key, (label, note) in _attacks(membership.get("score")).items():
+        if key not in membership and key in LATER_ATTACKS:
+            continue
         attack = section(membership, key)
         site = text(attack, "site")
         head = named(label, f"{note}, {site}" if site else note)
         if number(attack, "auc") is None:
-            rows.append([head, missing(not_measured(attack) or "Not recorded.", span=4)])
+            rows.append([head, missing(not_measured(attack) or "Not recorded.", span=6)])
             continue
-        rows.append(
-            [
-                head,
-                value(number(attack, "auc")),
-                Cell(content=between(interval(attack, "interval")), is_numeric=True),
-                value(number(attack, "num_members"), "count"),
-                value(number(attack, "num_non_members"), "count"),
-            ]
-        )
+        rows.append([head, *_figures_of_attack(attack)])
     return Table(
         name="membership",
         caption="Membership inference: can training images be told from held-out ones?",
-        columns=(
-            Column("An attacker has", is_numeric=False),
-            Column("Area", "0.5 gives nothing away"),
-            Column("95 % interval"),
-            Column("Training images"),
-            Column("Held-out images"),
-        ),
+        columns=(Column("An attacker has", is_numeric=False), *_ATTACK_COLUMNS),
         bodies=[Body(rows)],
+        note="A pure copier: training images in the generated ones' place, as many of them. Found: training images "
+        "that the attack is sure of when it may take one held-out image of a hundred for one; 1 % is chance.",
     )
+
+
+_ATTACK_COLUMNS = (
+    Column("Area", "0.5 gives nothing away"),
+    Column("95 % interval"),
+    Column("A pure copier", "its area"),
+    Column("Found", "at 1 % false alarms"),
+    Column("Training images"),
+    Column("Held-out images"),
+)
+
+
+def _figures_of_attack(attack: Mapping[str, Any]) -> list[Cell]:
+    return [
+        value(number(attack, "auc")),
+        Cell(content=between(interval(attack, "interval")), is_numeric=True),
+        value(number(attack, "copier", "auc")),
+        value(number(attack, "tpr"), "percent"),
+        value(number(attack, "num_members"), "count"),
+        value(number(attack, "num_non_members"), "count"),
+    ]
+
+
+def by_class_table(authenticity: Mapping[str, Any]) -> Table | None:
+    """Lay out what generated images give away of each class; None where that was not asked."""
+    membership = read_membership(authenticity)
+    bodies = []
+    for key, heading in (("generator", "By features"), ("thumbnails", "By thumbnails")):
+        found = section(membership, key, "by_class")
+        rows = [
+            [named(str(name)), missing(not_measured(entry), span=6)]
+            if not_measured(entry)
+            else [named(str(name)), *_figures_of_attack(entry)]
+            for name, entry in ((name, section(found, name)) for name in found)
+        ]
+        if rows:
+            bodies.append(Body(rows, heading))
+    if not bodies:
+        return None
+    return Table(
+        name="membership-by-class",
+        caption="Membership inference from generated images, within each class",
+        columns=(Column("Class", is_numeric=False), *_ATTACK_COLUMNS),
+        bodies=bodies,
+    )
+
+
+def flag_of_copies(authenticity: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the flag in a few words, what it rests on, and how it is to be shown; all empty where there is none."""
+    copies, searched = section(authenticity, "copies"), number(authenticity, "num_generated")
+    if not copies or searched is None:
+        return "", "", ""
+    subject, verdict, evidence = copies_sentence(copies, int(searched)).split(": ", 2)
+    chosen = text(authenticity, "num_generated_chosen_by")
+    # Anything but a search that found nothing is to be seen.
+    style = "valid" if copies.get("flagged") is False and not copies.get("nearer_to_held_out") else "not-valid"
+    searched_by = f" Searched: {int(searched):,} ({chosen})." if chosen else ""
+    return f"{subject[:1].upper()}{subject[1:]}: {verdict}:", f"{evidence}{searched_by}", style
 
 
 def membership_picture(authenticity: Mapping[str, Any]) -> Picture | None:
@@ -76,7 +136,7 @@ def membership_picture(authenticity: Mapping[str, Any]) -> Picture | None:
     for key, (label, _) in _attacks(membership.get("score")).items():
         area = number(membership, key, "auc")
         if area is not None:
-            short = {"null_control": "control (real images)", "generator": "generated images"}.get(key, label.lower())
+            short = _SHORT.get(key, label.lower())
             around = interval(membership, key, "interval")
             rows.append(Estimate(short, area, around, is_main=key != "null_control"))
     return draw_estimates(
@@ -98,6 +158,7 @@ def nearest_table(authenticity: Mapping[str, Any]) -> Table:
             Column("Generated images"),
             Column("Control"),
             Column("The control is", is_numeric=False),
+            Column("A pure copier"),
         ),
         bodies=[
             Body(
@@ -112,9 +173,16 @@ def nearest_table(authenticity: Mapping[str, Any]) -> Table:
 
 
 def _row_beside_control(
-    label: str, note: str, amount: float | None, control: float | None, of: str, style: str
+    label: str,
+    note: str,
+    amount: float | None,
+    control: float | None,
+    of: str,
+    style: str,
+    *,
+    copier: float | None = None,
 ) -> list[Cell]:
-    return [named(label, note), value(amount, style), value(control, style), words(of)]
+    return [named(label, note), value(amount, style), value(control, style), words(of), value(copier, style)]
 
 
 def _distance_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
@@ -141,6 +209,7 @@ def _distance_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
         ),
         value(number(nearest, "control_share")),
         words("half of the held-out images against the other half"),
+        value(number(nearest, "copier_share")),
     ]
     return [*medians, share_nearer]
 
@@ -158,6 +227,7 @@ def _closeness_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
                 None,
                 "0.01 if nothing was copied",
                 "share",
+                copier=1.0,
             )
         )
     rows.append(
@@ -168,6 +238,7 @@ def _closeness_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
             number(authenticity, "auth_pct_control"),
             "held-out images",
             "figure",
+            copier=0.0,
         )
     )
     return rows
@@ -185,6 +256,7 @@ def _near_duplicate_rows(near: Mapping[str, Any]) -> list[list[Cell]]:
             number(near, "of_real_test_to_train"),
             "held-out images beside the same training images",
             "percent",
+            copier=1.0,
         ),
         _row_beside_control(
             "Near-duplicates of held-out images",

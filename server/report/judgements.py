@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from federation.metrics.intervals import wilson_interval
-from server.evaluation.attacks import read_membership, words_of
+from server.evaluation.attacks import copies_sentence, read_membership, words_of
 from server.report.numerals import duration, figure, percent
 from server.report.run_record import RunRecord, entries, interval, number, section, text
 
@@ -223,6 +223,12 @@ def predictive_sentence(utility: Mapping[str, Any]) -> str:
     return " ".join(sentences) or "No arm was measured, so nothing can be said."
 
 
+_UPLOADS = (
+    ("upload_smallest", "What the smallest hospital sends"),
+    ("upload_largest", "What the largest hospital sends"),
+)
+
+
 def _beside_real(arms: Mapping[str, Any]) -> Iterator[str]:
     """Say whether synthetic images beside real ones help."""
     real = number(arms, "real", "balanced_accuracy", "mean")
@@ -252,17 +258,25 @@ def authenticity_sentence(authenticity: Mapping[str, Any]) -> str:
     if authenticity.get("valid") is not True:
         reason = text(authenticity, "reason").rstrip(".") or "it is not said whether the figures can be read"
         return f"Nothing can be said about copying: {reason}.{known}"
+    copies, searched = section(authenticity, "copies"), number(authenticity, "num_generated")
     signs = list(_signs_of_copying(authenticity))
-    if signs:
+    if copies and searched is not None:
+        said = copies_sentence(copies, int(searched))
+        sentences = [said[:1].upper() + said[1:]]
+        if copies.get("flagged") is False:
+            sentences.append("That does not prove that there are none.")
+    elif signs:
         sentences = [f"Signs of copying: {_listed(signs)}."]
     else:
         sentences = ["These tests found no sign of copying, which does not prove that there is none."]
     membership = read_membership(authenticity)
     subject = words_of(membership.get("score")).subject
-    for key, words in (("networks", f"{subject[:1].upper()}{subject[1:]}"), ("upload", "What one hospital sends")):
+    for key, words in (("networks", f"{subject[:1].upper()}{subject[1:]}"), *_UPLOADS):
         area, around = number(membership, key, "auc"), interval(membership, key, "interval")
         if area is None or around is None:
             continue
+        if site := text(membership, key, "site"):
+            words = f"{words} ({site})"
         if around[0] > 0.5:
             sentences.append(f"{words} tells training images from held-out ones (area {_area(area, around)}).")
         else:

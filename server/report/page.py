@@ -9,7 +9,14 @@ from markupsafe import Markup
 
 from federation.run_directory import RunDirectory, write_text
 from server.evaluation.attacks import read_membership, words_of
-from server.report.authenticity import membership_picture, membership_table, nearest_table, pairs_table
+from server.report.authenticity import (
+    by_class_table,
+    flag_of_copies,
+    membership_picture,
+    membership_table,
+    nearest_table,
+    pairs_table,
+)
 from server.report.gain import gain_picture, gain_sentence, gain_table
 from server.report.groups import groups_table, sites_summary
 from server.report.hospitals import failures_table, hospitals_table, partition_table
@@ -161,6 +168,8 @@ def _content_of_authenticity(record: RunRecord) -> dict[str, Any]:
         "authenticity": authenticity,
         "nearest": nearest_table(authenticity),
         "membership": membership_table(authenticity),
+        "membership_by_class": by_class_table(authenticity),
+        "flag_of_copies": flag_of_copies(authenticity),
         "membership_picture": membership_picture(authenticity),
         "pairs": pairs_table(record),
         "pairs_picture": _pairs_picture(record),

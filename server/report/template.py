@@ -258,12 +258,15 @@ Some sheets are reduced to keep this file small; the run directory has them in f
 <p class="{{ 'valid' if valid else 'not-valid' }}">
 <strong>{{ "The figures can be read:" if valid else "The figures cannot be read as evidence:" }}</strong>
 {{ authenticity.get("reason") or "it is not said why" }}.</p>
+{% if flag_of_copies[0] %}<p class="{{ flag_of_copies[2] }}">
+<strong>{{ flag_of_copies[0] }}</strong> {{ flag_of_copies[1] }}</p>{% endif %}
 <p>What the data know of patients: {{ authenticity.get("known_groups") or "not recorded" }}.</p>
 {{ table(nearest) }}
 <div class="lead">
 <div>{{ table(membership) }}</div>
 {% if membership_picture %}{{ picture(membership_picture) }}{% endif %}
 </div>
+{% if membership_by_class %}{{ table(membership_by_class) }}{% endif %}
 <h3>Closest pairs</h3>
 {% if pairs_picture %}
 <figure class="pairs"><div class="table-box" role="region" tabindex="0" aria-label="Closest pairs">

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.evaluation.attacks import read_membership, words_of
+from server.report.authenticity import LATER_ATTACKS
 from server.report.curves import Estimate, Picture, draw_estimates
 from server.report.gain import gain_sentence
 from server.report.judgements import (
@@ -342,11 +343,15 @@ def _membership_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
     for key, label in (
         ("generator", "Membership guessed from generated images"),
         ("networks", f"Membership guessed from the {words_of(membership.get('score')).name}"),
-        ("upload", "Membership guessed from one hospital's upload"),
+        ("upload_smallest", "Membership guessed from the smallest hospital's upload"),
+        ("upload_largest", "Membership guessed from the largest hospital's upload"),
     ):
+        if key not in membership and key in LATER_ATTACKS:
+            continue
         attack = section(membership, key)
+        site = text(attack, "site")
         if number(attack, "auc") is None:
-            rows.append([named(label), missing(not_measured(attack) or "Not recorded.", span=4)])
+            rows.append([named(label, site), missing(not_measured(attack) or "Not recorded.", span=4)])
             continue
         rows.append(
             _verdict_row(
@@ -354,11 +359,16 @@ def _membership_rows(authenticity: Mapping[str, Any]) -> list[list[Cell]]:
                 number(attack, "auc"),
                 interval(attack, "interval"),
                 control if key == "generator" else None,
-                "0.5 gives nothing away",
-                note="area under the ROC curve",
+                _reading_of_area(attack),
+                note=f"area under the ROC curve, {site}" if site else "area under the ROC curve",
             )
         )
     return rows
+
+
+def _reading_of_area(attack: Mapping[str, Any]) -> str:
+    copier = number(attack, "copier", "auc")
+    return "0.5 gives nothing away" + ("" if copier is None else f", a pure copier {figure(copier)}")
 
 
 def ruler(record: RunRecord) -> Picture | None:

@@ -343,5 +343,11 @@ def test_another_family_runs_resumes_draws_and_is_judged(
     assert {name: found[name] for name in summary["test"]} == summary["test"]
     membership = found["authenticity"]["membership"]
     assert 0 < membership["networks"]["auc"] < 1
-    assert 0 < membership["upload"]["auc"] < 1
+    # The hospital with the fewest images is audited as the one with the most is.
+    held = json.loads((run_dir / "partition.json").read_text())["hospitals"]
+    sizes = {name: entry["images"] for name, entry in held.items()}
+    for name, size in (("upload_smallest", min(sizes.values())), ("upload_largest", max(sizes.values()))):
+        assert 0 < membership[name]["auc"] < 1, membership[name]
+        assert sizes[membership[name]["site"]] == size
+    assert membership["upload_smallest"]["site"] != membership["upload_largest"]["site"]
     assert membership["score"] == "evidence lower bound"

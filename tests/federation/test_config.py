@@ -182,13 +182,11 @@ def test_what_nothing_reads_beside_the_defaults_is_refused_by_name(assignment: s
 
 
 def test_a_ratio_is_refused_where_nothing_comes_beside_real_images() -> None:
-    resolve(
-        [parse_assignments(["evaluation.utility-arms=real", "evaluation.utility-ratio=2.0"])]
-    )  # real+permuted has it
+    resolve([parse_assignments(["evaluation.utility-arms=real", "evaluation.utility-ratio=2.0"])])  # of real+permuted
     (problem,) = problems_of(
         "evaluation.utility-arms=real", "evaluation.utility-yardsticks=gaussian", "evaluation.utility-ratio=2.0"
     )
-    assert problem.startswith("evaluation.utility-ratio = 2: evaluation.utility-arms = 'real' has no real+synthetic")
+    assert problem.startswith("evaluation.utility-ratio = 2.0: evaluation.utility-arms = 'real' has no real+synthetic")
 
 
 def test_yardsticks_that_are_not_known_are_named() -> None:

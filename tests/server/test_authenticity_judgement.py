@@ -16,7 +16,7 @@ from data_partitions.split import split_parts
 from federation.run_directory import to_json
 from federation.seeding import numpy_stream
 from federation.settings.data import DataSettings
-from server.evaluation.attacks import ATTACKS, read_membership, words_of
+from server.evaluation.attacks import ATTACKS, UPLOADS, read_membership, words_of
 from server.evaluation.authenticity import (
     ComparedImages,
     RealImages,
@@ -25,6 +25,7 @@ from server.evaluation.authenticity import (
     draw_closest_pairs,
     judge_authenticity,
 )
+from server.evaluation.generated_images import ClosestPairs
 from server.evaluation.summary_text import _authenticity_lines
 
 SIDE = 32
@@ -91,15 +92,20 @@ TEST = real_images(240, 1, "test")
 FRESH = real_images(200, 2, "fresh").images
 
 
-def judge(generated: np.ndarray, **given: Any) -> tuple[dict[str, Any], np.ndarray]:
+def judge(generated: np.ndarray, **given: Any) -> tuple[dict[str, Any], ClosestPairs]:
     images = ComparedImages(
-        generated=generated,
+        generated=given.pop("batches", [generated]),
+        num_generated=len(generated),
+        classes=given.pop("classes", ()),
         train=given.pop("train", TRAIN),
         test=given.pop("test", TEST),
         known_groups="lesions, not patients",
     )
+    upload = given.pop("upload", None)
     networks = TrainedNetworks(
-        final=given.pop("network_scores", None), upload=given.pop("upload", None), score=given.pop("score", "")
+        final=given.pop("network_scores", None),
+        uploads={} if upload is None else {"upload_smallest": upload},
+        score=given.pop("score", ""),
     )
     arguments: dict[str, Any] = {"extractor_saw_train": False, "seed": 0, "num_resamples": 100}
     return judge_authenticity(images, given.pop("extractor", Colours()), networks=networks, **(arguments | given))
@@ -167,8 +173,8 @@ def test_a_few_exact_copies_are_the_closest_pairs() -> None:
     assert (first["generated"], first["train_image_id"], first["distance"]) == (7, "train-0033", 0.0)
     assert (second["generated"], second["train_image_id"], second["percentile"]) == (90, "train-0012", 0.0)
     assert third["distance"] > 0
-    assert pairs[:2].tolist() == [[7, 33], [90, 12]]
-    assert [pair["generated"] for pair in section["closest_pairs"]] == pairs[:, 0].tolist()
+    assert pairs.rows[:2].tolist() == [[7, 33], [90, 12]]
+    assert [pair["generated"] for pair in section["closest_pairs"]] == pairs.rows[:, 0].tolist()
 
 
 def test_percentile_is_that_of_test_images() -> None:
@@ -181,7 +187,8 @@ def test_percentile_is_that_of_test_images() -> None:
 def test_section_holds_what_the_report_reads(honest: dict[str, Any]) -> None:
     assert json.loads(to_json(honest)) == honest  # plain types only
     assert set(honest) == {
-        *("valid", "reason", "extractor", "num_train", "num_test", "num_generated", "known_groups", "nearest"),
+        *("valid", "reason", "copies", "extractor", "num_train", "num_test", "num_generated", "num_with_features"),
+        *("known_groups", "nearest"),
         *("auth_pct", "auth_pct_control", "membership", "near_duplicates", "closest_pairs", "projection"),
     }
     assert (honest["extractor"], honest["num_train"], honest["num_generated"]) == ("colours", 240, 200)
@@ -189,7 +196,8 @@ def test_section_holds_what_the_report_reads(honest: dict[str, Any]) -> None:
     assert honest["membership"]["null_control"]["num_references"] == 120
     assert honest["membership"]["generator"]["num_references"] == 200
     assert honest["membership"]["networks"] == {"not_measured": "the model has no networks that score images"}
-    assert honest["membership"]["upload"] == {"not_measured": "no hospital's upload is at hand"}
+    for name in UPLOADS:
+        assert honest["membership"][name] == {"not_measured": "no hospital's upload is at hand"}
     assert tuple(name for name in honest["membership"] if name != "score") == ATTACKS
     assert list(honest["projection"]) == ["not_measured"]
 
@@ -274,15 +282,15 @@ def test_the_section_says_what_the_networks_score_by() -> None:
 def test_an_attack_is_called_by_what_its_networks_score_by(
     honest: dict[str, Any], stated: dict[str, Any], line: str, subject: str
 ) -> None:
-    others = {name: honest["membership"][name] for name in ("null_control", "generator", "upload")}
+    others = {name: honest["membership"][name] for name in ("null_control", "generator", "upload_largest")}
     section = honest | {"membership": others | stated}
     membership = read_membership(section)
-    assert set(membership) == {"score", *ATTACKS}
+    assert set(membership) == {"score", *ATTACKS} - {"thumbnails", "upload_smallest"}
     assert words_of(membership["score"]).subject.startswith(subject)
-    lines = list(_authenticity_lines(section))
+    *lines, _ = _authenticity_lines(section)
     # One below the other, in one order.
     assert [text.split()[0] for text in lines[1:]] == ["null", "generator", line.split()[0], "upload"]
-    assert lines[3].strip().startswith(line)
+    assert " ".join(lines[3].split()).startswith(" ".join(line.split()))
     assert len({text.index(" 0.") for text in lines[1:] if "not measured" not in text}) == 1
 
 
@@ -321,7 +329,7 @@ def test_diverged_logits_are_not_measured() -> None:
 def test_an_upload_is_attacked_by_its_own_images(by_site: bool) -> None:
     rows = np.flatnonzero(TRAIN.sites == "north")
     upload = Upload(site="north", scores=memorising(TRAIN.images[rows]), rows=rows, by_site=by_site)
-    attack = judge(FRESH, upload=upload)[0]["membership"]["upload"]
+    attack = judge(FRESH, upload=upload)[0]["membership"]["upload_smallest"]
     assert attack["site"] == "north"
     assert attack["auc"] > 0.9
     assert attack["num_members"] == 120
@@ -341,14 +349,14 @@ def test_a_site_is_not_taken_for_membership() -> None:
 
     within, _ = judge(FRESH, upload=Upload(site="north", scores=by_site_only, rows=rows, by_site=True))
     across, _ = judge(FRESH, upload=Upload(site="north", scores=by_site_only, rows=rows, by_site=False))
-    low, high = within["membership"]["upload"]["interval"]
+    low, high = within["membership"]["upload_smallest"]["interval"]
     assert low < 0.5 < high
-    assert across["membership"]["upload"]["auc"] > 0.7
+    assert across["membership"]["upload_smallest"]["auc"] > 0.7
 
 
 def test_an_upload_of_few_images_is_not_measured() -> None:
     upload = Upload(site="small", scores=honest_logits, rows=np.arange(9), by_site=False)
-    assert judge(FRESH, upload=upload)[0]["membership"]["upload"] == {
+    assert judge(FRESH, upload=upload)[0]["membership"]["upload_smallest"] == {
         "not_measured": "too few to compare within classes: 9 training images of 9 patients or lesions, and 16 of 4 "
         "are needed",
         "site": "small",
@@ -363,7 +371,7 @@ def test_too_few_images_are_not_judged() -> None:
     assert section == {
         "not_measured": "too few images: 12 training images, 15 generated images, and 16 of each kind are needed"
     }
-    assert pairs.shape == (0, 2)
+    assert pairs.rows.shape == (0, 2)
     section, _ = judge(FRESH, test=real_images(30, 1, "test", per_group=10))
     assert section == {"not_measured": "too few patients or lesions in the test part: 3, and 4 are needed"}
 
@@ -379,7 +387,7 @@ def test_smallest_data_are_judged_and_the_judgement_repeats() -> None:
     few = {"train": real_images(16, 0, "train"), "test": real_images(16, 1, "test", per_group=4)}
     section, pairs = judge(FRESH[:16], **few)
     assert "not_measured" not in section
-    assert pairs.shape == (8, 2)
+    assert pairs.rows.shape == (8, 2)
     assert judge(FRESH[:16], **few)[0] == section
 
 
@@ -394,7 +402,9 @@ def test_closest_pairs_are_drawn_one_above_the_other(tmp_path: Path) -> None:
     generated, train = (np.zeros((3, 8, 8, 3), dtype=np.uint8) for _ in range(2))
     generated[2], train[0], train[1] = [200, 0, 0], [0, 150, 0], [0, 0, 100]
     path = tmp_path / "report" / "pairs.png"
-    draw_closest_pairs(path, generated, train, np.array([[2, 1], [0, 0]]), scale=2)
+    rows = np.array([[2, 1], [0, 0]])
+    pairs = ClosestPairs(rows=rows, distances=np.zeros(2), images=generated[rows[:, 0]])
+    draw_closest_pairs(path, pairs, train, scale=2)
     sheet = np.asarray(Image.open(path))
     assert list(tmp_path.rglob("*.*")) == [path]
     columns = [64, 64 + 18]
@@ -435,4 +445,66 @@ def test_real_lesions(ham10000: Path, cache_dir: str) -> None:
     assert mixed["nearest"]["share_unusually_close"] >= 0.1
     assert mixed["auth_pct"] < fresh["auth_pct"] - 5
     assert all(pair["distance"] == 0.0 for pair in mixed["closest_pairs"])
-    assert np.array_equal(pairs[:, 0], pairs[:, 1])
+    assert np.array_equal(pairs.rows[:, 0], pairs.rows[:, 1])
+
+
+# ------------------------------------------------------------------ many images, batch by batch
+
+
+def test_copies_among_many_are_flagged_and_the_flag_says_by_what(
+    honest: dict[str, Any], copied: dict[str, Any]
+) -> None:
+    assert honest["copies"]["flagged"] is False
+    assert "not flagged: of the 40 patients or lesions" in list(_authenticity_lines(honest))[-1]
+    assert copied["copies"]["flagged"] is True
+    assert copied["copies"]["features"]["num_trained_on"] == 40
+    assert copied["copies"]["level"] == 0.01
+    assert "FLAGGED: of the 40 patients or lesions that 240 generated images" in list(_authenticity_lines(copied))[-1]
+
+
+def test_images_that_were_drawn_from_held_out_ones_are_told() -> None:
+    section, _ = judge(TEST.images)
+    assert section["copies"]["nearer_to_held_out"] is True
+    assert section["copies"]["flagged"] is False
+    assert "cannot be told" in list(_authenticity_lines(section))[-1]
+
+
+def test_an_extractor_that_cannot_be_trusted_leaves_thumbnails() -> None:
+    copies = judge(noisy_copies(240), extractor_saw_train=True)[0]["copies"]
+    assert "learnt from training images" in copies["features"]["not_measured"]
+    assert copies["flagged"] is True  # by one test, at the whole level
+    known = judge(FRESH, extractor=Memory(TRAIN))[0]["copies"]
+    assert "features or the split itself tell the two apart" in known["features"]["not_measured"]
+    assert known["flagged"] is False
+
+
+def test_too_few_lesions_are_not_tested_for_copies() -> None:
+    few = {"train": real_images(16, 0, "train"), "test": real_images(16, 1, "test", per_group=4)}
+    copies = judge(FRESH[:16], **few)[0]["copies"]
+    assert copies["flagged"] is None
+    assert "too few patients or lesions" in copies["thumbnails"]["not_measured"]
+
+
+def test_each_class_is_attacked_or_said_to_be_too_small() -> None:
+    train, test = real_images(120, 3, "train"), real_images(120, 4, "test")
+    train.labels[:3], train.labels[3:], test.labels[:3], test.labels[3:] = 1, 0, 1, 0
+    attack = judge(train.images, train=train, test=test, classes=("nv", "df"))[0]["membership"]["thumbnails"]
+    assert attack["by_class"]["nv"]["auc"] == 1
+    assert attack["by_class"]["nv"]["copier"]["auc"] > 0.7
+    assert attack["by_class"]["df"]["not_measured"].startswith(
+        "too few to compare within classes and sites: 3 training"
+    )
+    assert (attack["auc"], attack["tpr"]) == (1, 1)
+    # As many as there are training images, drawn with replacement, miss e^-1 of them.
+    assert attack["copier"]["tpr"] == pytest.approx(1 - np.exp(-1), abs=0.15)
+
+
+def test_batches_of_any_size_give_the_same_section_and_the_closest_images() -> None:
+    generated = np.concatenate([real_images(700, 9, "more").images, TRAIN.images[5:6]])
+    whole, pairs = judge(generated)
+    cut, same = judge(generated, batches=[generated[:1], generated[1:640], generated[640:]])
+    assert whole == cut
+    assert whole["num_generated"] == 701
+    assert np.array_equal(pairs.images, same.images)
+    assert np.array_equal(pairs.images, generated[pairs.rows[:, 0]])
+    assert pairs.rows[0].tolist() == [700, 5]

@@ -388,6 +388,7 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     "evaluation.gain": InARun("true"),
     "evaluation.part": InARun("validation"),
     "evaluation.authenticity": InARun("false"),
+    "evaluation.searched-images": InARun("64"),
     "evaluation.threads": Elsewhere(
         "more cores than one",
         "tests/server/test_utility.py::test_one_worker_or_two_same_figures_and_each_seed_has_images_of_its_own",

@@ -515,9 +515,9 @@ def test_a_callback_sees_each_round_and_may_end_the_run(tmp_path: Path, cache_di
     assert "ended early: enough" in printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["rounds"], summary["stopped_early"]) == ("done", 3, "enough")
-    # What it ended with is judged, although it was not the turn of round 3, and an upload is there for the judge.
+    # What it ended with is judged, although it was not the turn of round 3, and uploads are there for the judge.
     assert [line["round"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [0, 2, 3]
-    assert 0 < summary["authenticity"]["membership"]["upload"]["auc"] < 1
+    assert 0 < summary["authenticity"]["membership"]["upload_largest"]["auc"] < 1
     assert RunDirectory(tmp_path / "run").checkpoint_rounds()[-1] == 3
 
 

@@ -486,7 +486,7 @@ def test_the_verdict_has_each_figure_its_interval_and_the_real_one(page: Page) -
     for label in ("Precision", "Density", "Vendi"):
         assert "as real images is best" in page.row("verdict", label).text
     assert page.row("verdict", "Membership guessed from generated").numbers() == [0.508, 0.508 - 0.03, 0.538, 0.503]
-    assert "no hospital's upload" in page.row("verdict", "Membership guessed from one hospital").text
+    assert "no hospital's upload" in page.row("verdict", "Membership guessed from the largest hospital").text
     assert page.row("verdict", "Near-duplicates").numbers() == [0.012, 0.017]
     # Extractor, features, resolution and counts stand in the table; what else was done to images below it.
     assert "lesion-cnn-32@4ed5; 256 features; 32 px; 212 generated and 211 real test images, 5 draws" in page.section(
@@ -519,7 +519,10 @@ def test_the_other_tables(page: Page) -> None:
     assert page.row("sensitivity", "df").text.endswith("– – –")
     assert page.row("confusion", "mel").numbers()[:3] == [0.3, 0.6, 0.1]
     assert page.row("membership", "Final discriminator").numbers() == [0.561, 0.531, 0.561 + 0.03, 900, 211]
-    assert page.row("nearest", "Share unusually close").numbers() == [0.004]
+    # What an earlier version did not ask is not laid out as missing.
+    assert "smallest hospital" not in page.section("authenticity")
+    assert "by thumbnails" not in page.section("authenticity")
+    assert page.row("nearest", "Share unusually close").numbers() == [0.004, 1.0]  # a copier's
     assert "HAM10000 knows lesions, not patients" in page.section("authenticity")
     assert page.row("time-to-kid", "mean image").numbers() == [3.4019, 2, 640, 1920, 33.25]
     assert page.row("bytes", "north").numbers() == [123_456_789, 4_578_468]
@@ -1287,6 +1290,9 @@ def test_a_run_of_a_vae_is_spoken_of_as_one(tmp_path: Path) -> None:
         ]
     assert page.row("hospitals", "north").numbers()[-3:] == [-1.25, -1.5, 0.25]
     assert page.row("membership", "Final networks").numbers() == [0.561, 0.531, 0.561 + 0.03, 900, 211]
+    # What an earlier version did not ask is not laid out as missing.
+    assert "smallest hospital" not in page.section("authenticity")
+    assert "by thumbnails" not in page.section("authenticity")
     assert "their evidence lower bound" in page.row("membership", "Final networks").text
     assert page.row("verdict", "Membership guessed from the evidence lower bound").numbers()[0] == 0.561
     assert "The evidence lower bound of the final networks tells training images from held-out ones" in page.section(
@@ -1408,3 +1414,43 @@ def test_it_imports_nothing_that_trains(finished: Path) -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (process.returncode, process.stdout, process.stderr) == (0, "[]\n", "")
+
+
+def test_copies_are_flagged_first_and_a_copier_stands_beside_each_area_of(tmp_path: Path) -> None:
+    def area_of(value: float) -> dict[str, Any]:
+        return {"auc": value, "interval": [value - 0.03, value + 0.03], "num_members": 900, "num_non_members": 211}
+
+    summary = a_summary()
+    authenticity = summary["authenticity"]
+    test = {"num_looked_at": 112, "num_trained_on": 112, "expected": 89.03, "p": 5.1e-12, "p_opposite": 1.0}
+    authenticity["copies"] = {
+        "flagged": True,
+        "nearer_to_held_out": False,
+        "level": 0.01,
+        "features": {"not_measured": "features or the split itself tell the two apart"},
+        "thumbnails": test | {"smallest_p": 5.1e-12, "control_p": 0.8},
+    }
+    authenticity |= {"num_generated": 20_000, "num_generated_chosen_by": "evaluation.searched-images = 20000"}
+    attack = area_of(0.641) | {"tpr": 0.238, "tpr_interval": [0.22, 0.25], "copier": {"auc": 0.985, "tpr": 0.969}}
+    by_class = {"nv": attack | {"tpr": None}, "df": {"not_measured": "too few to compare"}}
+    membership = authenticity["membership"]
+    membership["generator"] = attack | {"by_class": by_class}
+    membership["thumbnails"] = area_of(0.6)
+    del membership["upload"]
+    membership["upload_smallest"] = {"not_measured": "too few images", "site": "village"}
+    membership["upload_largest"] = area_of(0.55) | {"site": "city"}
+    page = report_of(fabricate(tmp_path / "run", summary=summary))
+    said = (
+        "Copies of training images: FLAGGED: of the 112 patients or lesions that 20,000 generated images come nearest "
+        "to (by thumbnails), 112 were trained on, 89 by chance (p = 5.1e-12)."
+    )
+    assert said in page.section("authenticity")
+    assert said in page.section("verdict")
+    assert "Searched: 20,000 (evaluation.searched-images = 20000)." in page.section("authenticity")
+    assert page.row("membership", "Generated images").numbers()[:5] == [0.641, 0.641 - 0.03, 0.641 + 0.03, 0.985, 0.238]
+    assert "village" in page.row("membership", "The smallest hospital's upload").text
+    assert "too few images" in page.row("membership", "The smallest hospital's upload").text
+    assert "city" in page.row("membership", "The largest hospital's upload").text
+    assert "too few to compare" in page.row("membership-by-class", "df").text
+    assert page.row("membership-by-class", "nv").numbers()[:4] == [0.641, 0.641 - 0.03, 0.641 + 0.03, 0.985]
+    assert "What the largest hospital sends (city) tells training images" in page.section("verdict")
