@@ -297,7 +297,8 @@ def _judge(
     members_unknown = [_why_members_are_unknown(path, inputs, part) for path in targets]
     supplies = [_supply(path, inputs, device, progress) for path in targets]
     extractor = _extractor(targets, inputs, asked, device, progress)
-    judge = Judge(inputs, extractor, device=device, progress=progress)
+    second = _second_extractor(targets, inputs, device)
+    judge = Judge(inputs, extractor, device=device, progress=progress, second=second)
     return [
         judge.judge(supply, attacked=attacked, part=part, members_unknown=reason)
         for (supply, attacked), reason in zip(supplies, members_unknown, strict=True)
@@ -410,6 +411,17 @@ def _extractor(
             )
     typer.echo(f"extractor: {sentence}", err=True)
     return extractor
+
+
+def _second_extractor(targets: list[Path], inputs: RunInputs, device: Any) -> FeatureExtractor:
+    """Return the second extractor that the first target that is a run has kept, else a new one."""
+    from federation.metrics.random_filters import RandomFiltersExtractor, has_random_filters
+    from server.evaluation.run_extractor import second_extractor_of
+
+    for folder in (RunDirectory(path).extractor for path in targets if _is_run(path)):
+        if has_random_filters(folder):
+            return RandomFiltersExtractor.load(folder, device=device)
+    return second_extractor_of(inputs, device=device)
 
 
 def _document(target: Path, data: str, judged: dict[str, Any]) -> dict[str, Any]:
