@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
 from federation.errors import InputError, RunDirectoryError, RunError
+from federation.heartbeat import Heartbeat
 from federation.run_directory import RunDirectory, read_json, read_lines, to_json, write_text
 from federation.settings.section import join_names
 from strategies.configuration import resolve
@@ -138,7 +140,7 @@ def evaluate(
 
 
 class _Activity:
-    """Shows on the error stream what is done, where that is a terminal."""
+    """Shows on the error stream what is done: as a bar on a terminal, else in a line every half minute."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -150,16 +152,24 @@ class _Activity:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
+        self._heartbeat = None if console.is_terminal else Heartbeat(partial(typer.echo, err=True))
 
     def __enter__(self) -> _Activity:
         self._bar.start()
+        if self._heartbeat is not None:
+            self._heartbeat.doing("starting")
+            self._heartbeat.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
 
     def __call__(self, description: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=description, completed=done, total=total)
+        if self._heartbeat is not None:
+            self._heartbeat.doing(description, done, total)
 
 
 def _check_out(out: Path | None) -> None:
