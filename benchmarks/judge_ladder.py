@@ -80,7 +80,7 @@ def image_ladders(generators: Sequence[str]) -> list[Ladder]:
         Ladder("fidelity", "kid", True, ("real", "spectrum", "spectrum and colours")),
         Ladder("fidelity", "kid", True, ("real", "half colours", "spectrum and colours")),
         Ladder("fidelity", "fid", True, ("real", "blur 16", "blur 8", "blur 4")),
-        Ladder("fidelity", "precision", False, ("real", "blur 16", "blur 8", "blur 4")),
+        Ladder("fidelity", "precision", False, ("real", "blur 12", "blur 8", "blur 4")),
         Ladder("diversity", "coverage", False, ("real", "classes dropped", "one image")),
         Ladder("diversity", "recall", False, ("real", "classes dropped", "one image")),
         Ladder("diversity", "vendi", False, ("real", "half repeated", "tenth repeated", "one image")),

@@ -405,10 +405,11 @@ def _extractor(
         If the run's own cannot be had here, and no other was asked for.
     """
     from federation.metrics.features import LesionCNNExtractor
+    from federation.metrics.lesion_cnn import has_lesion_cnn
     from server.evaluation.run_extractor import extractor_of
 
     run = None if "evaluation.extractor" in asked else next((path for path in targets if _is_run(path)), None)
-    if run is not None and RunDirectory(run).extractor.is_dir():
+    if run is not None and has_lesion_cnn(RunDirectory(run).extractor):
         return LesionCNNExtractor.load(RunDirectory(run).extractor, device=device)
     extractor, sentence = extractor_of(inputs, device=device, progress=progress)
     if run is not None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FORMAT = 2
+_STEM = "lesion-cnn"
 _READABLE = (1, 2)  # a run that is resumed keeps its network, whichever version trained it
 MIN_IMAGES = 16
 """Fewer than this many teach a classifier nothing."""
@@ -117,7 +118,7 @@ class LesionCNNExtractor:
             raise ValueError(f"{self.name} takes images of shape ({side}, {side}, 3), not {images.shape[1:]}")
         return ((_activation_statistics(self.network, images) - self.mean) @ self.projection).numpy()
 
-    def save(self, folder: Path, stem: str = "lesion-cnn") -> None:
+    def save(self, folder: Path, stem: str = _STEM) -> None:
         """Write ``<stem>.safetensors`` and ``<stem>.json``, the json last."""
         with written_atomically(folder / f"{stem}.safetensors") as temporary:
             safetensors.torch.save_file(self._tensors(), temporary)
@@ -134,7 +135,7 @@ class LesionCNNExtractor:
         write_text(folder / f"{stem}.json", to_json(description, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, stem: str = "lesion-cnn", *, device: torch.device | str = "cpu") -> LesionCNNExtractor:
+    def load(cls, folder: Path, stem: str = _STEM, *, device: torch.device | str = "cpu") -> LesionCNNExtractor:
         """Read back what :meth:`save` wrote.
 
         Raises
@@ -170,6 +171,11 @@ class LesionCNNExtractor:
     def _tensors(self) -> dict[str, Tensor]:
         weights = {f"network.{name}": value.cpu().contiguous() for name, value in self.network.state_dict().items()}
         return {**weights, "mean": self.mean, "projection": self.projection}
+
+
+def has_lesion_cnn(folder: Path) -> bool:
+    """Return whether :meth:`LesionCNNExtractor.save` has written to a folder, be it whole or not."""
+    return any(folder.glob(f"{_STEM}.*"))
 
 
 def load_or_train_lesion_cnn(

@@ -12,6 +12,7 @@ from torch import Tensor
 from federation.metrics.feature_cache import cached_features, features_of_batches
 from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
 from federation.metrics.fidelity import fid_caveat, kid
+from federation.metrics.lesion_cnn import has_lesion_cnn
 from federation.metrics.random_filters import RandomFiltersExtractor, has_random_filters
 from federation.models.drawing import Drawer
 from federation.models.final import FinalGenerator, load_final
@@ -72,7 +73,7 @@ class Evaluator:
         self.progress = progress
         settings = self.configuration.evaluation
 
-        if self.configuration.resume and directory.extractor.is_dir():
+        if self.configuration.resume and has_lesion_cnn(directory.extractor):
             # The very network that gave the scores so far: another version or processor would train another.
             self.extractor: FeatureExtractor = LesionCNNExtractor.load(directory.extractor, device=device)
             sentence = f"{self.extractor.name}, which the run has kept"

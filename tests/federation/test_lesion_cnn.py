@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from federation.metrics.lesion_cnn import (
     train_lesion_cnn,
 )
 from federation.seeding import numpy_stream
-from server.evaluation.run_extractor import extractor_of
+from server.evaluation.run_extractor import extractor_halves, extractor_of
 from server.evaluation.yardsticks import measure_yardsticks
 from server.inputs import prepare_inputs
 from strategies.configuration import resolve
@@ -194,6 +195,21 @@ def test_trained_once_for_the_same_images(tmp_path: Path) -> None:
         path.write_bytes(b"")
     assert obtain().digest == first.digest
     assert steps == [1, 2, 3, 4]
+
+
+def test_two_extractors_learn_from_two_halves_that_no_lesion_crosses(ham10000: Path, cache_dir: str) -> None:
+    settings = ["data.source=ham10000", f"data.root={ham10000}", f"data.cache-dir={cache_dir}"]
+    inputs = prepare_inputs(resolve([parse_assignments(settings)]))
+    first, second = extractor_halves(inputs)
+    assert sorted([*first, *second]) == inputs.rows("extractor").tolist()
+    assert not set(inputs.index.groups[first]) & set(inputs.index.groups[second])
+    assert 0.4 < len(first) / (len(first) + len(second)) < 0.6
+    # The extractor part of few images is not divided: halves would teach too little.
+    few = inputs.rows("extractor")[:100]
+    parts = np.full(len(inputs.parts), "train", dtype=inputs.parts.dtype)
+    parts[few] = "extractor"
+    for half in extractor_halves(dataclasses.replace(inputs, parts=parts)):
+        assert np.array_equal(half, few)
 
 
 def test_orders_real_dermoscopy_rightly(ham10000: Path, cache_dir: str) -> None:
