@@ -22,7 +22,11 @@ _AFTER_LOSSES = f"{'KID':>8}  {'FID':>7}  {'images':>9}  {'seconds':>7}  {'repli
 
 
 def _number(value: float | None, width: int, digits: int) -> str:
-    return f"{'–':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+    if value is None:
+        return f"{'–':>{width}}"
+    written = f"{value:>{width}.{digits}f}"
+    # An untrained generator's distance may be large: its last digits give way to the column.
+    return written if len(written) <= width else f"{value:>{width}.{max(0, digits - len(written) + width)}f}"
 
 
 # Hospitals named in each group of the live view.
