@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
 from federation.errors import InputError, RunDirectoryError, RunError
+from federation.heartbeat import Heartbeat
 from federation.run_directory import RunDirectory, read_json, read_lines, to_json, write_text
 from federation.settings.section import join_names
 from strategies.configuration import resolve
@@ -140,7 +142,7 @@ def evaluate(
 
 
 class _Activity:
-    """Shows on the error stream what is done, where that is a terminal."""
+    """Shows on the error stream what is done: as a bar on a terminal, else in a line every half minute."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
@@ -152,16 +154,24 @@ class _Activity:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=None)
+        self._heartbeat = None if console.is_terminal else Heartbeat(partial(typer.echo, err=True))
 
     def __enter__(self) -> _Activity:
         self._bar.start()
+        if self._heartbeat is not None:
+            self._heartbeat.doing("starting")
+            self._heartbeat.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
 
     def __call__(self, description: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=description, completed=done, total=total)
+        if self._heartbeat is not None:
+            self._heartbeat.doing(description, done, total)
 
 
 def _check_out(out: Path | None) -> None:
@@ -299,7 +309,8 @@ def _judge(
     members_unknown = [_why_members_are_unknown(path, inputs, part) for path in targets]
     supplies = [_supply(path, inputs, device, progress) for path in targets]
     extractor = _extractor(targets, inputs, asked, device, progress)
-    judge = Judge(inputs, extractor, device=device, progress=progress)
+    second = _second_extractor(targets, inputs, device)
+    judge = Judge(inputs, extractor, device=device, progress=progress, second=second)
     return [
         judge.judge(supply, attacked=attacked, part=part, members_unknown=reason)
         for (supply, attacked), reason in zip(supplies, members_unknown, strict=True)
@@ -396,10 +407,11 @@ def _extractor(
         If the run's own cannot be had here, and no other was asked for.
     """
     from federation.metrics.features import LesionCNNExtractor
+    from federation.metrics.lesion_cnn import has_lesion_cnn
     from server.evaluation.run_extractor import extractor_of
 
     run = None if "evaluation.extractor" in asked else next((path for path in targets if _is_run(path)), None)
-    if run is not None and RunDirectory(run).extractor.is_dir():
+    if run is not None and has_lesion_cnn(RunDirectory(run).extractor):
         return LesionCNNExtractor.load(RunDirectory(run).extractor, device=device)
     extractor, sentence = extractor_of(inputs, device=device, progress=progress)
     if run is not None:
@@ -412,6 +424,17 @@ def _extractor(
             )
     typer.echo(f"extractor: {sentence}", err=True)
     return extractor
+
+
+def _second_extractor(targets: list[Path], inputs: RunInputs, device: Any) -> FeatureExtractor:
+    """Return the second extractor that the first target that is a run has kept, else a new one."""
+    from federation.metrics.random_filters import RandomFiltersExtractor, has_random_filters
+    from server.evaluation.run_extractor import second_extractor_of
+
+    for folder in (RunDirectory(path).extractor for path in targets if _is_run(path)):
+        if has_random_filters(folder):
+            return RandomFiltersExtractor.load(folder, device=device)
+    return second_extractor_of(inputs, device=device)
 
 
 def _document(target: Path, data: str, judged: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from federation.heartbeat import Heartbeat
 from federation.screen import Screen
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ _AFTER_LOSSES = f"{'KID':>8}  {'FID':>7}  {'images':>9}  {'seconds':>7}  {'repli
 
 
 def _number(value: float | None, width: int, digits: int) -> str:
-    return f"{'–':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+    if value is None:
+        return f"{'–':>{width}}"
+    written = f"{value:>{width}.{digits}f}"
+    # An untrained generator's distance may be large: its last digits give way to the column.
+    return written if len(written) <= width else f"{value:>{width}.{max(0, digits - len(written) + width)}f}"
 
 
 # Hospitals named in each group of the live view.
@@ -36,7 +41,8 @@ def _names(names: Sequence[str]) -> str:
 class LiveView:
     """A bar with the time left and some words below it, under lines that stay.
 
-    Without a terminal there is nothing live, and the lines stay the same. Of a screen that fails it lets go.
+    Without a terminal there is nothing live, and the lines stay the same; after half a minute of silence a line says
+    what is being done. Of a screen that fails it lets go.
 
     Parameters
     ----------
@@ -60,17 +66,22 @@ class LiveView:
         )
         self._words = Text()
         self._live = Live(Group(self._bar, self._words), console=console, transient=True)
+        self._heartbeat = Heartbeat(self.say)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.start()
+        else:
+            self._heartbeat.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._heartbeat.stop()
         self._live.stop()
 
     def say(self, text: str) -> None:
         """Print a line above the bar; it stands in the log too."""
+        self._heartbeat.spoken()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         if text:
             logging.getLogger("dermafed").info(text)
@@ -107,6 +118,7 @@ class RunProgress(LiveView):
         if self._task is None:
             self._task = self._bar.add_task(description, total=total)
         self._bar.update(self._task, description=description, completed=done, total=total)
+        self._heartbeat.doing(description, done, total)
 
     def start_rounds(self, first_round: int) -> None:
         """Begin the rounds; the bar counts them, and the hospitals that have answered."""
@@ -125,6 +137,7 @@ class RunProgress(LiveView):
             description=f"round {server_round}/{self.num_rounds}: {settled}/{asked} hospitals",
             completed=server_round - 1 + settled / max(1, asked),
         )
+        self._heartbeat.doing(f"round {server_round}/{self.num_rounds}: {settled}/{asked} hospitals")
         self._words.plain = "\n".join(
             f"{label:>9}  {_names(names)}"
             for label, names in (("training", state.training), ("waiting", state.waiting), ("failed", state.failed))
@@ -133,6 +146,7 @@ class RunProgress(LiveView):
 
     def activity(self, description: str) -> None:
         """Say beside the bar what the server does."""
+        self._heartbeat.doing(description)
         if self._task is not None:
             self._bar.update(self._task, description=description)
 
@@ -179,10 +193,12 @@ class BenchmarkProgress(LiveView):
     def prepare(self, description: str, done: int, total: int) -> None:
         """Show how far the reading of images is."""
         self._bar.update(self._task, description=description, completed=done, total=total)
+        self._heartbeat.doing(description, done, total)
 
     def show(self, done: int, total: int, running: Sequence[str]) -> None:
         """Show how many runs are done, and what the others are at."""
         self._bar.update(self._task, description="runs", completed=done, total=total)
+        self._heartbeat.doing("runs", done, total)
         self._words.plain = "\n".join(running)
 
 

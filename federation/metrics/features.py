@@ -8,7 +8,7 @@ distances on two extractors' features cannot be compared.
 ``dinov2`` (:mod:`federation.metrics.dinov2`)
     A larger network that learned without labels, closer to people's judgement. Its weights are a download.
 ``lesion-cnn`` (:mod:`federation.metrics.lesion_cnn`)
-    A small classifier of diagnosis and site, trained in half a minute on images that serve nothing
+    A small classifier of diagnosis and site, trained in a quarter of a minute on images that serve nothing
     else. It is there where nothing can be downloaded.
 """
 

@@ -105,20 +105,22 @@ class SmallCNN(Classifier):
         """``small-cnn-<resolution>``."""
         return f"small-cnn-{self.resolution}"
 
-    def activations(self, images: Tensor) -> list[Tensor]:
+    def activations(self, images: Tensor, num_blocks: int | None = None) -> list[Tensor]:
         """Return what each block gives, from full resolution down to 4 pixels.
 
         Parameters
         ----------
         images
             (n, 3, r, r) float32 in [-1, 1].
+        num_blocks
+            The first so many alone; None: all of them.
 
         Returns
         -------
         One non-negative (n, channels, side, side) per block.
         """
         outputs: list[Tensor] = []
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks[:num_blocks]):
             images = block(images if number == 0 else F.avg_pool2d(outputs[-1], 2))
             outputs.append(images)
         return outputs

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from federation.metrics.feature_cache import features_of_batches
+from federation.metrics.feature_cache import cached_features, features_of_batches
 from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
-from federation.metrics.fidelity import fid_caveat
+from federation.metrics.fidelity import fid_caveat, kid
+from federation.metrics.lesion_cnn import has_lesion_cnn
+from federation.metrics.random_filters import RandomFiltersExtractor, has_random_filters
 from federation.models.drawing import Drawer
 from federation.models.final import FinalGenerator, load_final
 from federation.run_directory import RunDirectory, writing
 from federation.seeding import torch_stream
 from server.evaluation.judge import Judge
 from server.evaluation.membership import load_attacked
-from server.evaluation.run_extractor import extractor_of
+from server.evaluation.run_extractor import extractor_of, second_extractor_of
 from server.evaluation.sample_sheet import write_sample_sheet
 from server.evaluation.scores import FIGURES, compare, kid_of_group
 from server.evaluation.supply import GeneratorSupply
 from server.evaluation.yardsticks import measure_yardsticks
 from server.inputs import RunInputs
 from server.progress import RunProgress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Images generated at once: enough to keep two cores busy, little memory.
 _BATCH = 100
@@ -68,7 +73,7 @@ class Evaluator:
         self.progress = progress
         settings = self.configuration.evaluation
 
-        if self.configuration.resume and directory.extractor.is_dir():
+        if self.configuration.resume and has_lesion_cnn(directory.extractor):
             # The very network that gave the scores so far: another version or processor would train another.
             self.extractor: FeatureExtractor = LesionCNNExtractor.load(directory.extractor, device=device)
             sentence = f"{self.extractor.name}, which the run has kept"
@@ -76,11 +81,17 @@ class Evaluator:
             self.extractor, sentence = extractor_of(inputs, device=device, progress=progress.step)
         progress.say(f"extractor: {sentence}")
 
-        self.judge = Judge(inputs, self.extractor, device=device, progress=self._show)
+        self.second: FeatureExtractor = self._second_extractor()
+        progress.say(f"second opinion: {self.second.name}")
+
+        self.judge = Judge(inputs, self.extractor, device=device, progress=self._show, second=self.second)
         self.members_unknown = "" if knows_members else "the hospitals' training images are not known to the server"
         progress.activity("features of real images")
         rows = inputs.choose("validation", settings.images)
         self.validation = self.judge.real_set(rows)
+        self.second_validation = cached_features(
+            self.second, inputs.images[rows], cache_dir=self.configuration.data.cache_dir
+        )
         self.site_reference = self.judge.site_reference(
             rows, self.validation, "validation", members_unknown=self.members_unknown
         )
@@ -99,10 +110,18 @@ class Evaluator:
         """The first round that is evaluated here; later for a resumed run."""
         self._writer: Any = None
 
+    def _second_extractor(self) -> FeatureExtractor:
+        """Return the second extractor: the one that the run has kept, else a new one."""
+        if self.configuration.resume and has_random_filters(self.directory.extractor):
+            return RandomFiltersExtractor.load(self.directory.extractor, device=self.device)
+        return second_extractor_of(self.inputs, device=self.device)
+
     def save_extractor(self) -> None:
-        """Keep our own extractor in the run directory: only the network that gave a figure can give it again."""
+        """Keep our own extractors in the run directory: only the network that gave a figure can give it again."""
         if isinstance(self.extractor, LesionCNNExtractor):
             self.extractor.save(self.directory.extractor)
+        if isinstance(self.second, RandomFiltersExtractor):
+            self.second.save(self.directory.extractor)
 
     def _show(self, description: str, done: int, total: int) -> None:
         """Say beside the bar, which counts rounds, how far a piece of the judgement is."""
@@ -125,11 +144,19 @@ class Evaluator:
         Returns
         -------
         ``kid``, ``kid_sd``, ``fid``, ``precision``, ``density``, ``recall`` and ``coverage``, KID by class and by site
-        (None where there are too few images), with the extractor's name and the counts that belong to them.
+        (None where there are too few images), with the extractor's name and the counts that belong to them;
+        ``second_kid`` is that of ``second_extractor``.
         """
         self.progress.activity(f"round {server_round}: evaluation")
         real, seed = self.validation, self.configuration.data.split_seed
-        generated = features_of_batches(self.extractor, self.generate(model, real.labels, "scores"))
+        by_second: list[NDArray[np.floating]] = []
+
+        def seen_by_both() -> Iterator[np.ndarray]:
+            for batch in self.generate(model, real.labels, "scores"):
+                by_second.append(self.second.features(batch))
+                yield batch
+
+        generated = features_of_batches(self.extractor, seen_by_both())
         by_class: dict[str, float | None] = {}
         if model.num_classes:
             for label, name in enumerate(self.inputs.index.classes):
@@ -143,6 +170,8 @@ class Evaluator:
                 for name, features in self.site_reference.features.items()
             },
             "extractor": self.extractor.name,
+            "second_kid": kid(self.second_validation, np.concatenate(by_second), seed=seed)[0],
+            "second_extractor": self.second.name,
             "num_real": len(real.features),
             "num_generated": len(generated),
         }
@@ -247,6 +276,7 @@ class Evaluator:
         for name in FIGURES:
             if line[name] is not None:
                 writer.add_scalar(f"{name}/{self.extractor.name}", line[name], line["round"])
+        writer.add_scalar(f"kid/{line['second_extractor']}", line["second_kid"], line["round"])
         for groups in ("kid_by_class", "kid_by_site"):
             for name, value in line[groups].items():
                 if value is not None:

@@ -16,6 +16,7 @@ from federation.errors import NotFiniteError
 from federation.images import ImageRows
 from federation.metrics.feature_cache import cached_features
 from federation.metrics.features import FeatureExtractor, LesionCNNExtractor
+from federation.metrics.image_statistics import image_statistics
 from federation.models.classifier import Progress
 from federation.models.efficientnet import find_imagenet_weights
 from federation.seeding import numpy_stream
@@ -32,9 +33,11 @@ from server.evaluation.gain import GAIN_IS_OFF, Hospital, judge_gain
 from server.evaluation.membership import Attacked, AttackedUpload
 from server.evaluation.predictions import TestImages
 from server.evaluation.scores import RealSet, Reference, SiteReference, score_supply
+from server.evaluation.second_opinion import COMPARED_YARDSTICKS, SecondOpinion, SecondReference
 from server.evaluation.site_yardsticks import thinned, with_real_images
 from server.evaluation.supply import ImageSupply
 from server.evaluation.utility import RealParts, UtilityTerms, judge_utility
+from server.evaluation.yardsticks import measure_yardsticks
 from server.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Judge:
         Where classifiers are trained.
     progress
         Called with what is being done, how much is done, and of how much.
+    second
+        Whose features are compared as well, for a second opinion on fidelity; None: of nobody.
 
     Raises
     ------
@@ -83,8 +88,11 @@ class Judge:
         *,
         device: torch.device | str,
         progress: Progress,
+        second: FeatureExtractor | None = None,
     ) -> None:
         self.inputs = inputs
+        self.second = second
+        self._second_references: dict[str, SecondReference] = {}
         self.configuration = inputs.configuration
         self.extractor = extractor
         self.device = device
@@ -176,8 +184,9 @@ class Judge:
         real = self.real_set(rows)
         train_features = self.features(self.inputs.choose("train", len(rows)))
         sites = self.site_reference(rows, real, part, members_unknown=members_unknown)
+        opinion = None if self.second is None else SecondOpinion(supply, self._second_reference(rows, part))
         scores = score_supply(
-            supply,
+            supply if opinion is None else opinion.supply,
             self.extractor,
             Reference(
                 real=real,
@@ -191,6 +200,8 @@ class Judge:
             progress=self.progress,
         )
         scores["resolution"] = int(self.inputs.images.shape[1])
+        if opinion is not None:
+            scores |= opinion.sections(scores)
         return {
             "test": scores,
             "gain": self._gain(supply, part, members_unknown),
@@ -199,6 +210,47 @@ class Judge:
             if members_unknown
             else self._authenticity(supply, attacked, part, pairs_path),
         }
+
+    def _second_reference(self, rows: NDArray[np.int64], part: str) -> SecondReference:
+        """Return what the second extractor compares images with; the same for all that are judged on a part."""
+        assert self.second is not None
+        if part not in self._second_references:
+            self.progress("yardsticks", 0, 1)
+            images, train, seed = self.inputs.images, self.inputs.choose("train", len(rows)), self._seed
+            cache_dir = self.configuration.data.cache_dir
+            features = cached_features(self.second, images[rows], cache_dir=cache_dir)
+            # Inception takes hours for them on a processor.
+            cheap = isinstance(self.extractor, LesionCNNExtractor)
+            asked = {"second": (self.second, features)}
+            if cheap:
+                asked["first"] = (self.extractor, self.features(rows))
+            components = images[self.inputs.choose("train", _MOST_COMPARED_DEAR)]
+            measured = {
+                who: measure_yardsticks(
+                    extractor,
+                    validation_images=images[rows],
+                    validation_features=reference,
+                    train_images=components,
+                    seed=seed,
+                    only=COMPARED_YARDSTICKS,
+                )
+                for who, (extractor, reference) in asked.items()
+            }
+            self._second_references[part] = SecondReference(
+                extractor=self.second,
+                real=features,
+                stand_in=cached_features(self.second, images[train], cache_dir=cache_dir),
+                real_pixels=image_statistics(images[rows]),
+                stand_in_pixels=image_statistics(images[train]),
+                yardsticks=measured["second"],
+                first_yardsticks=measured.get("first", {}),
+                seed=seed,
+            )
+        return self._second_references[part]
+
+    @property
+    def _seed(self) -> int:
+        return self.configuration.data.split_seed
 
     def _utility(self, supply: ImageSupply, part: str) -> dict[str, Any]:
         inputs, settings = self.inputs, self.configuration.evaluation

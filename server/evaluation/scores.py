@@ -26,6 +26,7 @@ the distances that are to be told apart."""
 K_PRECISION, K_DENSITY = 3, 5
 
 FIGURES = ("kid", "fid", "precision", "density", "recall", "coverage")
+_CLOSER = {which: f"the {which} is closer to the real images by KID" for which in ("first", "second")}
 _BOUNDS = {"precision": (0.0, 1.0), "recall": (0.0, 1.0), "coverage": (0.0, 1.0)}
 
 
@@ -359,8 +360,25 @@ def compare_draws(first: dict[str, Any], second: dict[str, Any]) -> dict[str, An
     -------
     dict
         For each figure ``difference`` (first - second) with its 95 % Welch interval over draws (None with one draw);
-        ``verdict``: which is closer to real images by KID, or that draws do not tell.
+        ``verdict``: which is closer to real images by KID, or that draws do not tell. ``second`` has the same by the
+        second extractor, where both were judged by it, and ``disagreement``: a sentence where the two contradict
+        each other, else nothing.
     """
+    found: dict[str, Any] = _compare_by_one(first, second)
+    others: list[dict[str, Any]] = [judged["second"] for judged in (first, second) if judged.get("second")]
+    if len({other["extractor"] for other in others}) != 1 or len(others) != 2:
+        return found
+    found["second"] = {"extractor": others[0]["extractor"], **_compare_by_one(*others), "disagreement": ""}
+    if {found["verdict"], found["second"]["verdict"]} == set(_CLOSER.values()):
+        found["second"]["disagreement"] = (
+            f"the two extractors disagree: {found['verdict']} of {first['extractor']}, and "
+            f"{found['second']['verdict']} of {others[0]['extractor']}; neither should be ranked above the other"
+        )
+    return found
+
+
+def _compare_by_one(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare by the features of one extractor."""
     found: dict[str, Any] = {}
     for name in (*FIGURES, "vendi"):
         if first.get(name) is None or second.get(name) is None:
@@ -370,15 +388,15 @@ def compare_draws(first: dict[str, Any], second: dict[str, Any]) -> dict[str, An
     if interval is None:
         found["verdict"] = "one draw each: set evaluation.draws to 2 or more to compare"
     elif interval[0] > 0:
-        found["verdict"] = "the second is closer to the real images by KID"
+        found["verdict"] = _CLOSER["second"]
     elif interval[1] < 0:
-        found["verdict"] = "the first is closer to the real images by KID"
+        found["verdict"] = _CLOSER["first"]
     else:
         found["verdict"] = "draws do not tell the two apart by KID"
     return found
 
 
-def _welch_interval(first: dict[str, Any], second: dict[str, Any], name: str) -> list[float] | None:
+def _welch_interval(first: Mapping[str, Any], second: Mapping[str, Any], name: str) -> list[float] | None:
     """Return the 95 % interval of the difference of two means with variances of their own (Welch 1947)."""
     from scipy import stats
 

@@ -33,21 +33,54 @@ def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
         f"{_range(test, 'coverage')} (real {_figure(real['coverage'])}), Vendi {_range(test, 'vendi')} "
         f"(real {_figure(real['vendi'])})"
     )
+    yield from second_lines(test)
     if test["fid_caveat"]:
         yield f"  {test['fid_caveat']}"
     yield from _utility_lines(judged["utility"])
     yield from _authenticity_lines(judged["authenticity"])
 
 
+def second_lines(test: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the second extractor says, where the two disagree, and the spectrum and the colours.
+
+    Parameters
+    ----------
+    test
+        The section ``test``; an earlier version's has nothing of this.
+    """
+    if second := test.get("second"):
+        real = second["real"]
+        yield (
+            f"  second     KID {_range(second, 'kid')} (real {_figure(real['kid'])}), FID {_range(second, 'fid')} "
+            f"(real {_figure(real['fid'])}), by {second['extractor']}"
+        )
+        for entry in second["disagreements"]:
+            yield f"  the two extractors disagree: {entry['say']}"
+    if spectrum := test.get("spectrum"):
+        bands = ", ".join(
+            f"{_figure(ratio)} to {edge}" for ratio, edge in zip(spectrum["ratio"], spectrum["to_cycles"], strict=True)
+        )
+        yield f"  spectrum   power beside real images', from 1 cycle across the image: {bands}"
+    if colours := test.get("colours"):
+        ratios = ", ".join(_figure(ratio) for ratio in colours["ratio"])
+        yield f"  colours    mean red, green and blue vary from image to image {ratios} times as much as real ones'"
+
+
 def describe_comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a comparison; see :func:`server.evaluation.scores.compare_draws`."""
     yield "first minus second:"
     for name, entry in comparison.items():
-        if isinstance(entry, Mapping):
+        if isinstance(entry, Mapping) and "difference" in entry:
             interval = entry["interval"]
             between = "" if interval is None else f" [{_figure(interval[0])}, {_figure(interval[1])}]"
             yield f"  {name:<9}  {_figure(entry['difference'])}{between}"
     yield comparison["verdict"]
+    if second := comparison.get("second"):
+        entry = second["kid"]
+        between = "" if (around := entry["interval"]) is None else f" [{_figure(around[0])}, {_figure(around[1])}]"
+        yield f"by {second['extractor']}: KID {_figure(entry['difference'])}{between}: {second['verdict']}"
+        if second["disagreement"]:
+            yield second["disagreement"]
 
 
 def _gain_lines(gain: Mapping[str, Any]) -> Iterator[str]:

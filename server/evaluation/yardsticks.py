@@ -8,6 +8,7 @@ correlations; the blurred images are real ones that lost their detail.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ def measure_yardsticks(
     train_images: NDArray[np.uint8],
     seed: int,
     validation_features: NDArray[np.floating] | None = None,
+    only: Collection[str] = (),
 ) -> dict[str, float]:
     """Return the KID against real validation images of images whose quality is known.
 
@@ -47,6 +49,8 @@ def measure_yardsticks(
         ``data.split-seed``: yardsticks do not move with the run's seed.
     validation_features
         Features of `validation_images`, where they are known already.
+    only
+        Keys of what is measured; empty: all.
 
     Returns
     -------
@@ -58,15 +62,35 @@ def measure_yardsticks(
     """
     reference = extractor.features(validation_images) if validation_features is None else validation_features
     count = len(validation_images)
+    found = {}
+    for name, images in yardstick_images(validation_images, train_images, seed=seed, only=only):
+        features = extractor.features(images)
+        # The mean image is one image, however often it is repeated.
+        features = np.repeat(features, count, axis=0) if len(images) == 1 else features
+        found[name] = kid(reference, features, seed=seed)[0]
+    return found
+
+
+def yardstick_images(
+    validation_images: NDArray[np.uint8],
+    train_images: NDArray[np.uint8],
+    *,
+    seed: int,
+    only: Collection[str] = (),
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield the key and the images of each yardstick of :func:`measure_yardsticks`; of the mean image a single one."""
+    count = len(validation_images)
     chosen = numpy_stream(seed, "yardsticks, real images").permutation(len(train_images))[:count]
-    samples = {
-        "kid_floor": train_images[np.sort(chosen)],
-        "kid_blurred_16": blurred(validation_images, 16),
-        "kid_blurred_8": blurred(validation_images, 8),
-        "kid_pca_gaussian": pca_gaussian(train_images, count, seed=seed),
-        "kid_mean_image": mean_image(train_images, count),
+    samples: dict[str, Callable[[], NDArray[np.uint8]]] = {
+        "kid_floor": lambda: train_images[np.sort(chosen)],
+        "kid_blurred_16": lambda: blurred(validation_images, 16),
+        "kid_blurred_8": lambda: blurred(validation_images, 8),
+        "kid_pca_gaussian": lambda: pca_gaussian(train_images, count, seed=seed),
+        "kid_mean_image": lambda: mean_image(train_images, 1),
     }
-    return {name: kid(reference, extractor.features(images), seed=seed)[0] for name, images in samples.items()}
+    for name, make in samples.items():
+        if not only or name in only:
+            yield name, make()
 
 
 def mean_image(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ an interval nothing is claimed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from federation.metrics.intervals import wilson_interval
@@ -40,6 +41,9 @@ RULES = (
     "generator is called better than a yardstick only where both its interval on test images and its last KID on "
     "validation images, where the yardstick was measured, lie below; worse likewise. The distance is given as a "
     "multiple of that of real images only where theirs is above zero and below the interval.",
+    "A second extractor, of another architecture and fitted to other images, is asked too. The two are said to "
+    "disagree where each one's whole interval lies on another side of the KID of real images, of blurred ones or of "
+    "the Gaussian, all of them on the same real images. The power spectrum and the colours need no extractor.",
     "Diversity compares recall, coverage and the Vendi score with those of as many real training images, and the "
     "within-class spread with 1. What real images score is a single figure, without an interval of its own.",
     "Speed names the hardest yardstick that validation KID fell below, and the easiest that it did not.",
@@ -98,6 +102,55 @@ def fidelity_sentence(
     if not clauses:
         return f"KID {written}; there is nothing of the same extractor to compare it with."
     return f"By KID ({written}) {'; '.join(clauses)}."
+
+
+def second_sentences(test: Mapping[str, Any]) -> str:
+    """Say what the second extractor, the spectrum and the colours say of fidelity; nothing where none was asked.
+
+    Parameters
+    ----------
+    test
+        The section ``test``.
+    """
+    sentences = []
+    second = section(test, "second")
+    if (kid := number(second, "kid")) is not None:
+        around = interval(second, "kid_interval")
+        between = f", {figure(around[0])} to {figure(around[1])}" if around else ""
+        sentences.append(
+            f"By a second extractor ({text(second, 'extractor')}) the KID is {figure(kid)}{between}"
+            f"{_against(number(second, 'real', 'kid'))}."
+        )
+        told = [text(entry, "say") for entry in entries(second, "disagreements")]
+        sentences += [f"The two extractors disagree: {words}." for words in told if words]
+    bands = [
+        (edge, ratio)
+        for edge, ratio in zip(
+            _numbers(test, "spectrum", "to_cycles"), _numbers(test, "spectrum", "ratio"), strict=False
+        )
+        if edge is not None and ratio is not None
+    ]
+    if bands:
+        least, most = min(bands, key=lambda band: band[1]), max(bands, key=lambda band: band[1])
+        edges = [1, *(edge for edge, _ in bands)]
+        where = {edge: f"{figure(below)} to {figure(edge)} cycles" for below, edge in pairwise(edges)}
+        sentences.append(
+            f"Beside real images, the power at spatial frequencies is between {figure(least[1])} "
+            f"({where[least[0]]} across the image) and {figure(most[1])} ({where[most[0]]})."
+        )
+    colours = [ratio for ratio in _numbers(test, "colours", "ratio") if ratio is not None]
+    if len(colours) == 3:
+        sentences.append(
+            f"Images' mean red, green and blue vary {_listed([figure(ratio) for ratio in colours])} times as much as "
+            "those of real images."
+        )
+    return " ".join(sentences)
+
+
+def _numbers(test: Mapping[str, Any], *keys: str) -> list[float | None]:
+    """Return a list of numbers, None for what is none."""
+    found = section(test, *keys[:-1]).get(keys[-1])
+    return [entry if isinstance(entry, int | float) else None for entry in found] if isinstance(found, list) else []
 
 
 def diversity_sentence(test: Mapping[str, Any], class_balance: Mapping[str, Any] | None = None) -> str:

@@ -40,6 +40,12 @@ def _points(record: RunRecord, *keys: str) -> Points:
     return [(int(number(line, "round") or 0), number(line, *keys)) for line in record.scores]
 
 
+def _second_points(record: RunRecord) -> dict[str, Points]:
+    """Return the KID by the second extractor by round; nothing where an earlier version asked none."""
+    found = _points(record, "second_kid")
+    return {"KID, second extractor": found} if any(value is not None for _, value in found) else {}
+
+
 def _against(record: RunRecord) -> str:
     return f"Against validation images; {record.extractor}."
 
@@ -52,7 +58,7 @@ def _curves_of_scores(record: RunRecord) -> list[Picture | None]:
         draw_curves(
             "kid",
             "KID",
-            {"KID": _points(record, "kid")},
+            {"KID": _points(record, "kid")} | _second_points(record),
             is_logarithmic=True,
             lines=yardsticks_of(record, record.extractor, SHORT_YARDSTICKS),
             caption=f"Lower is better. {of}",
@@ -126,6 +132,7 @@ def rounds_table(record: RunRecord) -> Table | None:
         ("evaluations", "Network evaluations", "count"),
         ("kid", "KID", "figure"),
         ("kid_sd", "KID sd", "figure"),
+        ("second_kid", "KID, second extractor", "figure"),
         ("fid", "FID", "figure"),
         ("precision", "Precision", "figure"),
         ("density", "Density", "figure"),

@@ -15,6 +15,7 @@ from server.report.judgements import (
     diversity_sentence,
     fidelity_sentence,
     predictive_sentence,
+    second_sentences,
     speed_sentence,
     with_article,
 )
@@ -55,7 +56,12 @@ def sentences(record: RunRecord) -> list[tuple[str, str, bool]]:
         (
             "Fidelity",
             "test",
-            lambda: fidelity_sentence(test, yardsticks_of(record, extractor), last_validation_kid(record, extractor)),
+            lambda: " ".join(
+                (
+                    fidelity_sentence(test, yardsticks_of(record, extractor), last_validation_kid(record, extractor)),
+                    second_sentences(test),
+                )
+            ).rstrip(),
         ),
         ("Diversity", "test", lambda: diversity_sentence(test, balance)),
         (

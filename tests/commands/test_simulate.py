@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from processes import ForkServer
 
+from federation.metrics.random_filters import RandomFiltersExtractor
 from federation.models.final import load_final
 from federation.run_directory import read_lines
 
@@ -125,6 +126,9 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert [line["images"] for line in metrics] == [0, 32, 64]
     assert all(line["extractor"].startswith("lesion-cnn-32@") for line in metrics)
     assert len({line["kid"] for line in metrics}) == 3
+    second = RandomFiltersExtractor.load(run_dir / "extractor")
+    assert {line["second_extractor"] for line in metrics} == {second.name}
+    assert len({line["second_kid"] for line in metrics}) == 3
 
     hospitals = read_lines(run_dir / "hospitals.jsonl")
     names = ["coast-practice", "north-clinic", "slide-archive", "university-hospital"]
@@ -144,6 +148,13 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     assert summary["kid"] == metrics[-1]["kid"]
     assert summary["kid_floor"] < summary["kid_pca_gaussian"] < summary["kid_mean_image"]
     assert {"kid", "fid", "precision", "density", "recall", "coverage", "vendi"} <= summary["test"].keys()
+    # On as many images and by the same extractor, test and validation differ, but not in kind.
+    opinion = summary["test"]["second"]
+    assert opinion["extractor"] == second.name
+    assert opinion["real"]["kid"] < opinion["yardsticks"]["kid_pca_gaussian"] < opinion["kid"]
+    assert opinion["kid"] == pytest.approx(metrics[-1]["second_kid"], rel=0.5)
+    assert summary["test"]["spectrum"]["to_cycles"][-1] == 16
+    assert all(0 < ratio < 10 for ratio in summary["test"]["colours"]["ratio"])
     assert set(metrics[-1]["kid_by_site"]) == set(names)
     real = summary["utility"]["arms"]["real"]["balanced_accuracy"]
     assert 0 <= real["mean"] <= 1
