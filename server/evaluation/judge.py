@@ -239,6 +239,7 @@ class Judge:
             self._second_references[part] = SecondReference(
                 extractor=self.second,
                 real=features,
+                labels=self.inputs.index.labels[rows],
                 stand_in=cached_features(self.second, images[train], cache_dir=cache_dir),
                 real_pixels=image_statistics(images[rows]),
                 stand_in_pixels=image_statistics(images[train]),

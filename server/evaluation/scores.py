@@ -140,9 +140,10 @@ class Draws:
         return found
 
     def summary(self, names: Sequence[str], overlap: float) -> dict[str, Any]:
-        """Return mean and 95 % interval over draws of each figure, and KID's deviation for one set of images.
+        """Return mean and 95 % interval over draws of each figure, and two deviations of KID.
 
-        Of a single draw that deviation is the estimate's own.
+        ``kid_sd`` is the estimate's own, as on validation images: of subsets, or the jackknife's; mean over draws.
+        ``kid_sd_of_draws`` is that of one set of images among the draws; None with one.
         """
         apart = self.moved_apart(overlap)
         found: dict[str, Any] = {}
@@ -151,13 +152,17 @@ class Draws:
             over_draws = spread(values, bounds=_BOUNDS.get(name)) if values else {"mean": None, "interval": None}
             found[name], found[f"{name}_interval"] = over_draws["mean"], over_draws["interval"]
             if name == "kid":
-                found["kid_sd"] = None
-                if len(values) == 1:
-                    found["kid_sd"] = self.values["kid_sd"][0]
-                elif values:
-                    measured = [value for value in self.values["kid"] if value is not None]
-                    found["kid_sd"] = float(np.std(measured, ddof=1) / np.sqrt(1 - overlap))
+                found |= self._deviations(overlap)
         return found
+
+    def _deviations(self, overlap: float) -> dict[str, float | None]:
+        own = [value for value in self.values.get("kid_sd", []) if value is not None]
+        measured = [value for value in self.values.get("kid", []) if value is not None]
+        several = len(measured) > 1
+        return {
+            "kid_sd": float(np.mean(own)) if own else None,
+            "kid_sd_of_draws": float(np.std(measured, ddof=1) / np.sqrt(1 - overlap)) if several else None,
+        }
 
 
 def score_supply(
@@ -199,7 +204,7 @@ def score_supply(
         labels, batches = supply.draw(real.labels, f"draw {draw}")
         groups.add(features_of_batches(extractor, batches), labels)
 
-    overlap = supply.overlap(groups.num_generated)
+    overlap = supply.overlap(real.labels)
     per_site = groups.site_figures(overlap)
     whole = groups.whole.summary((*FIGURES, "vendi", "spread"), overlap)
     stand_in = reference.train_features[: len(real.features)]
@@ -212,7 +217,7 @@ def score_supply(
         "fid_caveat": fid_caveat(len(real.features), groups.num_generated, real.features.shape[1]),
         "real": compare(real.features, stand_in, seed=seed) | {"vendi": vendi_score(stand_in)},
         "per_site": per_site,
-        "per_class": groups.class_figures(overlap)
+        "per_class": groups.class_figures(supply)
         if supply.knows_classes
         else {"not_measured": "the generated images bear no class"},
         # A federation asks both: one distance to all, and the mean of the distances to each.
@@ -294,18 +299,19 @@ class _Groups:
         found = {key: kid_of_group(*pair, seed=self.seed) for key, pair in pairs.items() if pair is not None}
         return {key: value for key, value in found.items() if value is not None}
 
-    def class_figures(self, overlap: float) -> list[dict[str, Any]]:
+    def class_figures(self, supply: ImageSupply) -> list[dict[str, Any]]:
         """Return the figures of each class."""
-        counts = np.bincount(self.reference.real.labels, minlength=len(self.reference.classes)).tolist()
+        labels = self.reference.real.labels
+        counts = np.bincount(labels, minlength=len(self.reference.classes)).tolist()
         return [
             {
                 "name": name,
                 "num_real": num_real,
                 "num_generated": num_generated,
-                **_of_group(draws, min(num_real, num_generated), (*FIGURES, "spread"), overlap),
+                **_of_group(draws, min(num_real, num_generated), (*FIGURES, "spread"), supply.overlap(labels, label)),
             }
-            for name, num_real, num_generated, draws in zip(
-                self.reference.classes, counts, self.num_of_class, self.per_class, strict=True
+            for label, (name, num_real, num_generated, draws) in enumerate(
+                zip(self.reference.classes, counts, self.num_of_class, self.per_class, strict=True)
             )
         ]
 
@@ -321,6 +327,7 @@ def _describe_comparison(
         "num_real": len(real),
         "num_generated": num_generated,
         "num_draws": num_draws,
+        "classes_say": _say_classes(supply, reference),
         "subset_size": min(len(real), num_generated, LARGEST_SUBSET),
         "nearest_k": {"precision": K_PRECISION, "density": K_DENSITY},
         "per_site_say": reference.sites.say,
@@ -330,6 +337,14 @@ def _describe_comparison(
             + ("" if supply.num_images is None else f", from a pool of {supply.num_images:,} (corrected for overlap)")
         ),
     }
+
+
+def _say_classes(supply: ImageSupply, reference: Reference) -> str:
+    if supply.follows(reference.real.labels):
+        return "generated images have the classes of the real ones, in proportion"
+    if not supply.knows_classes:
+        return "generated images bear no class: distances hold a difference in the mix of classes too"
+    return "generated images have classes in their own proportions: distances hold that difference too"
 
 
 def _means_over_sites(per_site: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class SecondReference:
     extractor: FeatureExtractor
     real: NDArray[np.floating]
     """(n, d): its features of the real images."""
+    labels: NDArray[np.int64]
+    """(n,): their classes."""
     stand_in: NDArray[np.floating]
     """(m, d): of real training images in the generator's place."""
     real_pixels: ImageStatistics
@@ -94,12 +96,12 @@ class SecondOpinion:
             What :func:`server.evaluation.scores.score_supply` made of :attr:`supply`.
         """
         reference = self._reference
-        overlap = self.supply.overlap(scores["num_generated"])
+        overlap = self.supply.overlap(reference.labels)
         second: dict[str, Any] = {
             "extractor": reference.extractor.name,
             "preprocessing": reference.extractor.preprocessing,
             "num_features": reference.extractor.num_features,
-            **{name: value for name, value in self._summary(overlap).items() if name != "kid_sd"},
+            **self._summary(overlap),
             "draws": self._draws.moved_apart(overlap),
             "real": {
                 "kid": kid(reference.real, reference.stand_in, seed=reference.seed)[0],
@@ -125,11 +127,8 @@ class SecondOpinion:
         }
 
     def _summary(self, overlap: float) -> dict[str, Any]:
-        # A single draw has no deviation of its own here: the first extractor's stands in the summary.
-        values = self._draws.values
-        values.setdefault("kid_sd", [None] * len(values["kid"]))
         found = self._draws.summary(_FIGURES, overlap)
-        del values["kid_sd"]
+        del found["kid_sd"]  # it is not measured of every draw here
         return found
 
 
@@ -152,8 +151,11 @@ class _WatchedSupply:
         drawn, batches = self._supply.draw(labels, purpose, whole=whole)
         return drawn, self._opinion.watch(batches)
 
-    def overlap(self, num_drawn: int) -> float:
-        return self._supply.overlap(num_drawn)
+    def follows(self, labels: NDArray[np.int64]) -> bool:
+        return self._supply.follows(labels)
+
+    def overlap(self, labels: NDArray[np.int64], label: int | None = None) -> float:
+        return self._supply.overlap(labels, label)
 
 
 def disagreements(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[dict[str, str]]:

@@ -17,7 +17,8 @@ def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
     judged
         With ``test``, ``gain``, ``utility`` and ``authenticity``; see :class:`server.evaluation.judge.Judge`.
     """
-    yield from _gain_lines(judged["gain"])
+    if "gain" in judged:  # earlier versions did not ask for it
+        yield from _gain_lines(judged["gain"])
     test = judged["test"]
     yield (
         f"{test['num_generated']:,} generated against {test['num_real']:,} real {test['part']} images, "
@@ -36,6 +37,8 @@ def describe_judgement(judged: Mapping[str, Any]) -> Iterator[str]:
     yield from second_lines(test)
     if test["fid_caveat"]:
         yield f"  {test['fid_caveat']}"
+    if "too" in (classes := test.get("classes_say", "")):
+        yield f"  {classes}"
     yield from _utility_lines(judged["utility"])
     yield from _authenticity_lines(judged["authenticity"])
 

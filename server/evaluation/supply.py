@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _BATCH = 256
 # Of a pool a draw takes no more than this share, so that draws differ.
 _LARGEST_SHARE = 0.8
+# A draw that is mixed as real images are must have so many, or its figures would be noise.
+_FEWEST_MIXED = 100
 
 
 class ImageSupply(Protocol):
@@ -43,14 +45,21 @@ class ImageSupply(Protocol):
     def draw(
         self, labels: NDArray[np.int64], purpose: str, *, whole: bool = False
     ) -> tuple[NDArray[np.int64] | None, Iterator[NDArray[np.uint8]]]:
-        """Return the labels (None: unknown) and the batches of about as many images as there are `labels`.
+        """Return the labels (None: unknown) and the batches of at most as many images as there are `labels`.
 
-        A generator is asked for these classes. A pool gives images at random, in its own proportions; unless the
-        `whole` pool may be taken, no more than four fifths of it, so that draws differ.
+        A generator is asked for these classes. A pool gives images at random, no more than four fifths of a class or
+        of all, so that draws differ: as many of each class, in proportion, as there are labels of it where
+        :meth:`follows` says so, else in its own proportions. The `whole` pool may be taken where that is asked for.
         """
 
-    def overlap(self, num_drawn: int) -> float:
-        """Return the share of a draw of `num_drawn` images that another draw holds too, on average; in [0, 1)."""
+    def follows(self, labels: NDArray[np.int64]) -> bool:
+        """Return whether a draw has the classes that are asked for, in proportion.
+
+        Else what a distance measures is partly the mix of classes, which says nothing of how images look.
+        """
+
+    def overlap(self, labels: NDArray[np.int64], label: int | None = None) -> float:
+        """Return the share of a draw for `labels`, or of one class of it, that another draw holds too; in [0, 1)."""
 
 
 class GeneratorSupply:
@@ -94,7 +103,11 @@ class GeneratorSupply:
         """See :class:`ImageSupply`."""
         return (labels if self.knows_classes else None), self.batches(labels, purpose)
 
-    def overlap(self, num_drawn: int) -> float:
+    def follows(self, labels: NDArray[np.int64]) -> bool:
+        """See :class:`ImageSupply`."""
+        return self.knows_classes
+
+    def overlap(self, labels: NDArray[np.int64], label: int | None = None) -> float:
         """Return 0: draws are independent."""
         return 0.0
 
@@ -139,15 +152,47 @@ class PoolSupply:
         self, labels: NDArray[np.int64], purpose: str, *, whole: bool = False
     ) -> tuple[NDArray[np.int64] | None, Iterator[NDArray[np.uint8]]]:
         """See :class:`ImageSupply`."""
-        most = len(self.images) if whole else max(2, int(_LARGEST_SHARE * len(self.images)))
-        count = min(len(labels), most)
         stream = numpy_stream(self._seed, f"pool, {purpose}")
-        rows = np.sort(stream.choice(len(self.images), count, replace=False))
+        counts = None if whole else self._counts_like(labels)
+        if counts is None:
+            count = min(len(labels), len(self.images) if whole else self._most())
+            rows = np.sort(stream.choice(len(self.images), count, replace=False))
+        else:
+            chosen = [
+                stream.choice(np.flatnonzero(self.labels == label), counts[label], replace=False)
+                for label in np.flatnonzero(counts)
+            ]
+            rows = np.sort(np.concatenate(chosen))
         return (None if self.labels is None else self.labels[rows]), self._batches(rows)
 
-    def overlap(self, num_drawn: int) -> float:
+    def follows(self, labels: NDArray[np.int64]) -> bool:
         """See :class:`ImageSupply`."""
-        return num_drawn / len(self.images)
+        return self._counts_like(labels) is not None
+
+    def overlap(self, labels: NDArray[np.int64], label: int | None = None) -> float:
+        """See :class:`ImageSupply`."""
+        counts = self._counts_like(labels)
+        if counts is None or self.labels is None:
+            return min(len(labels), self._most()) / len(self.images)
+        held = np.bincount(self.labels, minlength=len(counts))
+        shares = counts / np.maximum(held, 1)
+        return float(shares[label] if label is not None else (counts * shares).sum() / counts.sum())
+
+    def _most(self) -> int:
+        return max(2, int(_LARGEST_SHARE * len(self.images)))
+
+    def _counts_like(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return how many images of each class a draw has that is mixed as `labels` are; None where that cannot be."""
+        if self.labels is None or not len(labels):
+            return None
+        wanted = np.bincount(labels, minlength=int(self.labels.max()) + 1)
+        held = np.bincount(self.labels, minlength=len(wanted))
+        present = wanted > 0
+        if (held[present] == 0).any():
+            return None
+        scale = min(1.0, float((_LARGEST_SHARE * held[present] / wanted[present]).min()))
+        counts = np.floor(wanted * scale + 1e-9).astype(np.int64)
+        return counts if counts.sum() >= min(_FEWEST_MIXED, len(labels)) else None
 
     def _batches(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         for start in range(0, len(rows), _BATCH):

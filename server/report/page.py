@@ -238,8 +238,8 @@ def _score(record: RunRecord) -> object:
 
 def _test_sentence(test: dict[str, Any]) -> list[str]:
     """Return what must stand beside the figures of a test: preprocessing, intervals, FID's caveat."""
-    said = [text(test, key) for key in ("preprocessing", "intervals_say", "fid_caveat")]
-    labels = ("Preprocessing", "Intervals", "FID")
+    said = [text(test, key) for key in ("preprocessing", "classes_say", "intervals_say", "fid_caveat")]
+    labels = ("Preprocessing", "Classes", "Intervals", "FID")
     subset = number(test, "subset_size")
     sentences = [f"{label}: {words.rstrip('.')}." for label, words in zip(labels, said, strict=True) if words]
     if subset is not None:

@@ -53,6 +53,7 @@ def judge(images: np.ndarray, num_draws: int = 4) -> dict[str, Any]:
         SecondReference(
             extractor=second,
             real=features,
+            labels=np.zeros(len(real), dtype=np.int64),
             stand_in=second.features(train),
             real_pixels=image_statistics(real),
             stand_in_pixels=image_statistics(train),

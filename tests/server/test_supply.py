@@ -23,14 +23,37 @@ def numbers(batches) -> list[int]:
 
 
 def test_a_draw_takes_some_of_the_pool_once_each_and_another_draw_others() -> None:
-    labels, batches = pool().draw(np.zeros(30, dtype=np.int64), "draw 0")
+    asked = np.arange(30) % 2
+    labels, batches = pool().draw(asked, "draw 0")
     first = numbers(batches)
     assert len(set(first)) == 30
     np.testing.assert_array_equal(labels, np.array(first) % 2)
-    assert numbers(pool().draw(np.zeros(30, dtype=np.int64), "draw 0")[1]) == first
-    assert numbers(pool().draw(np.zeros(30, dtype=np.int64), "draw 1")[1]) != first
+    assert numbers(pool().draw(asked, "draw 0")[1]) == first
+    assert numbers(pool().draw(asked, "draw 1")[1]) != first
     # Never more than four fifths, or two draws would be the same.
-    assert len(numbers(pool().draw(np.zeros(1000, dtype=np.int64), "draw 0")[1])) == 40
+    assert len(numbers(pool().draw(np.arange(1000) % 2, "draw 0")[1])) == 40
+
+
+def test_a_draw_is_mixed_as_the_images_that_it_is_compared_with() -> None:
+    """A folder of every class alike must not score worse than the generator that drew it, asked for real classes."""
+    images = np.arange(3000, dtype=np.uint16).view(np.uint8).reshape(1000, 1, 2, 3)  # no two are alike
+    large = PoolSupply(images, np.arange(1000) % 2, seed=3)
+    asked = np.repeat([0, 1], [540, 60])
+    labels, batches = large.draw(asked, "draw 0")
+    assert large.follows(asked)
+    # Four fifths of the first class are 400: a draw has 400 and 44 of them.
+    assert np.bincount(labels).tolist() == [400, 44]
+    assert len(np.unique(np.concatenate(list(batches)), axis=0)) == 444
+    assert large.overlap(asked) == (400 * 0.8 + 44 * 44 / 500) / 444
+    assert (large.overlap(asked, 0), large.overlap(asked, 1)) == (0.8, 44 / 500)
+    # Where a class is missing, or too few would be left, the pool keeps its own proportions.
+    assert not large.follows(np.repeat([0, 1, 2], [10, 10, 10]))
+    lopsided = PoolSupply(large.images, np.repeat([0, 1], [990, 10]), seed=0)
+    assert not lopsided.follows(np.repeat([0, 1], [100, 900]))
+    assert np.bincount(lopsided.draw(np.repeat([0, 1], [100, 900]), "draw")[0])[0] > 700
+    unlabelled = PoolSupply(large.images, None, seed=0)
+    assert not unlabelled.follows(asked)
+    assert unlabelled.overlap(asked) == 0.6
 
 
 def test_images_of_a_class_repeat_only_when_all_have_been_given() -> None:
@@ -39,7 +62,7 @@ def test_images_of_a_class_repeat_only_when_all_have_been_given() -> None:
     assert given[2] % 2 == 0
     assert sorted(ones[:5]) == [1, 3, 5, 7, 9]
     assert set(ones[5:]) < {1, 3, 5, 7, 9}
-    assert pool().overlap(40) == 0.8
+    assert pool().overlap(np.arange(40) % 2) == 0.8
     assert pool().has_class(1)
     assert not pool().has_class(2)
 
@@ -66,4 +89,5 @@ def test_a_generator_draws_the_classes_it_is_asked_for_and_the_same_images_again
     assert (images != other).any()
     flipped = np.concatenate(list(supply.batches(1 - labels, "scores")))
     assert all((mine != its).any() for mine, its in zip(images, flipped, strict=True)), "the class is heard"
-    assert supply.overlap(5) == 0
+    assert supply.overlap(labels) == 0
+    assert supply.follows(labels)
