@@ -274,7 +274,7 @@ def federation(run_dir: Path, cache_dir: str, *assignments: str) -> Configuratio
             parse_assignments(
                 [
                     "model.name=toy",
-                    "toy.grain=0.2",
+                    "toy.grain=0.02",
                     f"run-dir={run_dir}",
                     f"data.cache-dir={cache_dir}",
                     "data.phantom-images=400",
@@ -345,7 +345,7 @@ def test_it_is_trained_by_a_federation_shown_judged_and_exported(
 
     description = json.loads((tmp_path / "run" / "final" / "model.json").read_text())
     assert description["model"] == {"name": "toy", "conditional": conditional, "resolution": 32}
-    assert description["toy"] == {"grain": 0.2}
+    assert description["toy"] == {"grain": 0.02}
     final = load_final(tmp_path / "run")
     images = final.generate(6, seed=1)
     assert tuple(images.shape) == (6, 32, 32, 3)
@@ -370,7 +370,7 @@ def test_it_goes_on_as_if_it_had_not_been_killed(
     assert not (broken / "summary.json").exists()
     # As `dermafed simulate --resume` does it, from what the run has left behind.
     stored = resolve([load_toml(broken / "config.toml"), parse_assignments(["resume=true"])])
-    assert stored.own(ToySettings).grain == 0.2
+    assert stored.own(ToySettings).grain == 0.02
     run(stored)
     assert result(broken) == result(whole)
     assert any(name.startswith("hospitals/") for name in result(whole))

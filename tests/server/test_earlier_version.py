@@ -18,6 +18,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import server.app
+from clients.hospital import _cached_holdings
+from clients.questions import load_cached_hospital
 from commands.main import _exit_code, _script
 from data_partitions import partition
 from federation.config import load_stored_toml
@@ -39,7 +41,15 @@ def _who_held_what() -> Iterator[None]:
             "_keyed_order",
             lambda groups, seed: numpy_stream(seed, "partition").permutation(len(groups)),
         )
+        # What hospitals of other tests in this process have found is of today's order, and ours is of none of theirs.
+        _forget()
         yield
+        _forget()
+
+
+def _forget() -> None:
+    _cached_holdings.cache_clear()
+    load_cached_hospital.cache_clear()
 
 
 ARCHIVE = Path(__file__).with_name("run-of-2682e7d.tar.xz")
