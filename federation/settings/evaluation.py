@@ -86,7 +86,7 @@ class EvaluationSettings(Section):
             why = f"evaluation.utility-arms = {self.utility_arms!r} has no real+synthetic; add it, or leave this out"
             arms = ("evaluation.utility-arms", "evaluation.utility-yardsticks")
             yield from self.in_vain("evaluation", ("utility_ratio",), why, *arms)
-        trains_efficientnet = self.utility and self.utility_classifier == "efficientnet-b2"
+        trains_efficientnet = (self.utility or self.gain) and self.utility_classifier == "efficientnet-b2"
         if self.extractor == "lesion-cnn":
             why = "evaluation.extractor = lesion-cnn is trained here and reads none; leave one of the two out"
             yield from self.in_vain("evaluation", ("extractor_weights",), why, "evaluation.extractor")

@@ -92,6 +92,8 @@ def _key(
         # How it is trained, and what it is.
         "code": [inspect.getsource(module) for module in code],
         "how": dict(how),
+        "batch": classifier.batch_size,
+        "learning rate": classifier.learning_rate,
         "shapes": [pixels.shape for pixels, _ in shown],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "instructions": torch.backends.cpu.get_cpu_capability(),

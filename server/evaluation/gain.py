@@ -2,19 +2,20 @@
 
 For each hospital there is a classifier on its own images, rare classes drawn as often as the others (``own``), and
 one that has the generator's images beside them (``own+synthetic``): the same own images in each step, to the bit, the
-same number of steps, the same initial weights, every class alike in the loss. A gain counts only above the best of what
-a hospital could have without the generator: its own images; the generator's with labels that say nothing
-(``own+permuted``), which have their colours and textures; a Gaussian of each class's pixels (``own+gaussian``), which
-hospitals could share as a mean and 64 components a class. Junk with a label must not look like help.
+same number of steps, the same initial weights, every class alike in the loss. A gain counts only above the best of
+three: its own images; the generator's with labels that say nothing (``own+permuted``), which have their colours and
+textures, and as many images in a step; a Gaussian of each class's pixels (``own+gaussian``), which hospitals could
+share as a mean and 64 components a class. Junk with a label must not look like help.
 
-Two references bound what there is to gain: ``federated``, one classifier trained by federated averaging, and
-``pooled``, one on all hospitals' images in one place. Nothing is chosen on validation images: the last state counts.
+Two references stand beside it: ``federated``, one classifier trained by federated averaging, which needs no generator
+either, and ``pooled``, one on all hospitals' images in one place. Nothing is chosen on validation images: the last
+state counts. One generator is judged: how another training of it would do is in no interval.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 
 from federation.metrics.intervals import spread
-from federation.metrics.resampling import resampled_intervals, weighted_auroc, weighted_balanced_accuracy
+from federation.metrics.resampling import resampled_intervals, weighted_balanced_accuracy
 from federation.models.classifier import (
     AddedImages,
     Progress,
@@ -35,7 +36,7 @@ from federation.models.efficientnet import find_imagenet_weights
 from federation.models.federated_classifier import fit_federated
 from federation.seeding import derive_seed, numpy_stream, torch_stream
 from server.evaluation.classifier_cache import fit_once
-from server.evaluation.predictions import TestImages
+from server.evaluation.predictions import TestImages, macro_auroc
 from server.evaluation.stand_ins import draw_class_gaussians, permute_labels
 from server.evaluation.trials import Trials
 from server.evaluation.utility import UtilityTerms, count_synthetic, join_classes
@@ -52,7 +53,7 @@ JUNK = ("own", "own+permuted", "own+gaussian")
 """What a gain must be above."""
 VIEWS = {
     "common": "all common test images",
-    "held": "common test images of classes that the hospital has training images of",
+    "held": "common test images of classes that the hospital has training images of, told from each other alone",
     "others": "common test images of the other classes",
     "own": "test images of the hospital's own site",
 }
@@ -89,6 +90,7 @@ def judge_gain(
     hospitals: Sequence[Hospital],
     pooled: LabelledImages,
     test: TestImages,
+    part: str,
     generate: Generate | None,
     *,
     progress: Progress | None = None,
@@ -105,6 +107,8 @@ def judge_gain(
         The training images of all of them.
     test
         The common test images, each of some hospital's patients or of none.
+    part
+        The part that they are.
     generate
         See :func:`server.evaluation.utility.judge_utility`.
     progress
@@ -114,12 +118,13 @@ def judge_gain(
     -------
     dict
         The section ``gain`` of a run's summary: ``classifier``, ``steps``, ``num_seeds``, ``num_test_images``,
-        ``seconds``; ``hospitals``, each with ``name``, ``num_train_images``, ``held`` (class names),
+        ``part``, ``seconds``; ``hospitals``, each with ``name``, ``num_train_images``, ``held`` (class names),
         ``num_own_test_images``, ``judged`` (true, or why not), ``arms`` and ``gain``; ``references``: ``pooled`` and
         ``federated``; ``mean``: of the gains of hospitals that are judged. Arms, references and gains have by name of
         :data:`VIEWS` the figures of :data:`FIGURES`: spreads over seeds with ``test_interval`` and
         ``whole_interval`` (None where there is nothing to tell apart); gains have ``over``, what the best is that they
-        are above. What could not be measured is ``{"not_measured": why}``.
+        are above, and ``over_own``, the same above own images alone. What could not be measured is
+        ``{"not_measured": why}``.
 
     Raises
     ------
@@ -133,8 +138,8 @@ def judge_gain(
     started = time.perf_counter()
     tester = _Tester(terms, hospitals, pooled, test, generate)
     outcomes = _run(tester, 1 if tester.device.type == "cuda" else terms.threads, progress)
-    section = _Summary(tester, outcomes).section()
-    return section | {"seconds": time.perf_counter() - started}
+    section = _Summary(tester, outcomes).section(progress or (lambda *_: None))
+    return section | {"part": part, "seconds": time.perf_counter() - started}
 
 
 class _Tester:
@@ -309,10 +314,13 @@ class _Summary:
         self._outcomes = outcomes
         self._found: dict[tuple[str, int | None, int | None, str], dict[str, _Figure | None]] = {}
 
-    def section(self) -> dict[str, Any]:
-        """Return what :func:`judge_gain` does, but for the seconds."""
+    def section(self, progress: Progress) -> dict[str, Any]:
+        """Return what :func:`judge_gain` does, but for part and seconds."""
         tester = self._tester
-        found = [self.hospital(number) for number in range(len(tester.hospitals))]
+        found = []
+        for number in range(len(tester.hospitals)):
+            progress("gain: intervals", number, len(tester.hospitals))
+            found.append(self.hospital(number))
         return {
             "classifier": tester.classifier_name,
             "steps": tester.terms.settings.utility_steps,
@@ -329,7 +337,11 @@ class _Summary:
         key = (arm, hospital, seen_from, view)
         if key not in self._found:
             rows = self._rows(seen_from, view)
-            self._found[key] = _measure(self._tester.test, rows, self._outcomes[arm, hospital])
+            among = None
+            if view == "held" and seen_from is not None:
+                # An arm that knows other classes too would otherwise answer a harder question.
+                among = self._tester.hospitals[seen_from].held
+            self._found[key] = _measure(self._tester.test, rows, self._outcomes[arm, hospital], among)
         return self._found[key]
 
     def _rows(self, hospital: int | None, view: str) -> NDArray[np.bool_]:
@@ -372,10 +384,10 @@ class _Summary:
         }
 
     def gain(self, number: int, view: str) -> dict[str, Any]:
-        """Return how much the generator's images bring a hospital, above the best of what it could have without.
+        """Return how much the generator's images bring a hospital, above the best of :data:`JUNK`.
 
-        The difference to the best of :data:`JUNK`. The ends of intervals are the least over the differences to each of
-        them: the lower end is above nought only where it is for all three.
+        The ends of intervals are the least over the differences to each of them: the lower end is above nought only
+        where it is for all three.
         """
         with_it = self._figures("own+synthetic", number, number, view)
         found: dict[str, Any] = {}
@@ -391,42 +403,60 @@ class _Summary:
                 apart[arm] = mine.minus(other)
             spreads = {arm: self._spread(figure, name, (-1, 1)) for arm, figure in apart.items()}
             best = min(spreads, key=lambda arm: spreads[arm]["mean"])
-            lowest = {
-                interval: _lowest([entry[interval] for entry in spreads.values()])
-                for interval in ("interval", "test_interval", "whole_interval")
-            }
-            found[name] = spreads[best] | lowest | {"over": best}
+            found[name] = spreads[best] | _lowest(spreads.values()) | {"over": best, "over_own": spreads["own"]}
         return found
 
     def mean(self, judged: Sequence[int]) -> dict[str, Any]:
-        """Return the mean gain of hospitals on the common test images, each above its own best."""
+        """Return the mean gain of hospitals on the common test images.
+
+        Each above its own best. The ends of intervals are the least over that, and over the mean differences to each of
+        :data:`JUNK` at all of them: which is a hospital's best is a matter of chance too.
+        """
         if not judged:
             return {"not_measured": "no hospital has two classes among its training and test images"}
         found: dict[str, Any] = {"num_hospitals": len(judged)}
         for name in FIGURES:
-            apart = []
-            for number in judged:
-                best = self.gain(number, "common")[name]["over"]
-                mine, other = (self._figures(arm, number, number, "common")[name] for arm in ("own+synthetic", best))
-                assert mine is not None
-                assert other is not None
-                apart.append(mine.minus(other))
-            mean = _Figure(
-                np.mean([figure.values for figure in apart], axis=0),
-                np.mean([figure.replicates for figure in apart], axis=0),
-            )
-            found[name] = self._spread(mean, name, (-1, 1)) | self._way_to_pooled(judged, name)
+            own_best = [self.gain(number, "common")[name]["over"] for number in judged]
+            choices = {"best": own_best, **{arm: [arm] * len(judged) for arm in JUNK}}
+            spreads = {
+                choice: self._spread(self._mean_above(judged, arms, name), name, (-1, 1))
+                for choice, arms in choices.items()
+            }
+            found[name] = spreads["best"] | _lowest(spreads.values()) | {"over_own": spreads["own"]}
+            found[name] |= self._way_to_pooled(judged, name)
         return found
 
+    def _common(self, arm: str, number: int | None, name: str) -> _Figure:
+        figure = self._figures(arm, number, number, "common")[name]
+        assert figure is not None
+        return figure
+
+    def _mean_above(self, judged: Sequence[int], arms: Sequence[str], name: str) -> _Figure:
+        """Return the mean over hospitals of the difference to one arm each."""
+        apart = [
+            self._common("own+synthetic", number, name).minus(self._common(arm, number, name))
+            for number, arm in zip(judged, arms, strict=True)
+        ]
+        return _Figure(
+            np.mean([figure.values for figure in apart], axis=0),
+            np.mean([figure.replicates for figure in apart], axis=0),
+        )
+
     def _way_to_pooled(self, judged: Sequence[int], name: str) -> dict[str, Any]:
-        """Return which share of the way from own images to all hospitals' pooled ones the generator's images go."""
-
-        def mean_of(arm: str, places: Sequence[int | None]) -> float:
-            figures = [self._figures(arm, place, place, "common")[name] for place in places]
-            return float(np.mean([figure.values.mean() for figure in figures if figure is not None]))
-
-        own, with_it, pooled = mean_of("own", judged), mean_of("own+synthetic", judged), mean_of("pooled", [None])
-        return {"share_of_way_to_pooled": (with_it - own) / (pooled - own) if pooled > own else None}
+        """Return which share of the way from own images to all hospitals' pooled ones each kind of image goes."""
+        pooled = self._common("pooled", None, name)
+        own = np.mean([self._common("own", number, name).values for number in judged], axis=0)
+        replicates = np.mean([self._common("own", number, name).replicates for number in judged], axis=0)
+        ahead = self._spread(pooled.minus(_Figure(own, replicates)), name, (-1, 1))
+        sure = ahead["whole_interval"] or ahead["test_interval"]
+        if sure is None or sure[0] <= 0:
+            return {"share_of_way_to_pooled": None}  # where there is no way, nothing can be a share of it
+        ways = {
+            arm: (np.mean([self._common(arm, number, name).values for number in judged]) - own.mean()) / ahead["mean"]
+            for arm in ARMS
+        }
+        junk = max(float(ways[arm]) for arm in JUNK)
+        return {"share_of_way_to_pooled": float(ways["own+synthetic"]), "share_of_best_junk": junk}
 
 
 @dataclass(frozen=True)
@@ -444,9 +474,15 @@ class _Figure:
 
 
 def _measure(
-    test: TestImages, rows: NDArray[np.bool_], probabilities: Sequence[NDArray[np.float32]]
+    test: TestImages,
+    rows: NDArray[np.bool_],
+    probabilities: Sequence[NDArray[np.float32]],
+    among: NDArray[np.int64] | None,
 ) -> dict[str, _Figure | None]:
-    """Return the figures of classifiers of several seeds on some test images; None where they tell nothing apart."""
+    """Return the figures of classifiers of several seeds on some test images; None where they tell nothing apart.
+
+    With ``among``, (j,) labels that all these images are of, predictions are of these classes alone.
+    """
     labels = test.labels[rows]
     present = np.unique(labels)
     found: dict[str, _Figure | None] = dict.fromkeys(FIGURES)
@@ -455,12 +491,15 @@ def _measure(
     weights = np.concatenate([np.ones((1, len(labels)), dtype=np.float32), test.weights[:, rows]])
     columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in FIGURES}
     for predicted in probabilities:
-        shown = predicted[rows]
+        shown = predicted[rows].astype(np.float64)
+        if among is not None:
+            only = np.zeros_like(shown)
+            only[:, among] = shown[:, among] + 1e-12
+            shown = only / only.sum(axis=1, keepdims=True)
         right = shown.argmax(axis=1) == labels
         columns["balanced_accuracy"].append(weighted_balanced_accuracy(right, labels, weights))
         if len(present) > 1:
-            areas = [weighted_auroc(labels == label, shown[:, label], weights) for label in present]
-            columns["macro_auroc"].append(np.asarray(np.mean(areas, axis=0)))
+            columns["macro_auroc"].append(macro_auroc(labels, shown, weights))
     for name, values in columns.items():
         if values:
             table = np.stack(values, axis=1)
@@ -477,6 +516,11 @@ def _why_not_judged(hospital: Hospital, test: TestImages) -> bool | str:
     return True
 
 
-def _lowest(intervals: Sequence[list[float] | None]) -> list[float] | None:
-    known = [interval for interval in intervals if interval is not None]
-    return [min(ends) for ends in zip(*known, strict=True)] if len(known) == len(intervals) else None
+def _lowest(spreads: Iterable[Mapping[str, Any]]) -> dict[str, list[float] | None]:
+    """Return the least ends of each kind of interval; None where one is not known."""
+    listed = list(spreads)
+    found: dict[str, list[float] | None] = {}
+    for kind in ("interval", "test_interval", "whole_interval"):
+        known = [entry[kind] for entry in listed if entry[kind] is not None]
+        found[kind] = [min(ends) for ends in zip(*known, strict=True)] if len(known) == len(listed) else None
+    return found

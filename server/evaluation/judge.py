@@ -98,7 +98,7 @@ class Judge:
         self.device = device
         self.progress = progress
         settings = self.configuration.evaluation
-        if settings.utility and settings.utility_classifier == "efficientnet-b2":
+        if (settings.utility or settings.gain) and settings.utility_classifier == "efficientnet-b2":
             # Weights that are wrong must show now, and not after hours of training.
             find_imagenet_weights(settings.utility_weights, allow_downloads=settings.allow_downloads)
 
@@ -302,6 +302,7 @@ class Judge:
                 hospitals,
                 self._labelled("train"),
                 test,
+                part,
                 partial(_generate, supply),
                 progress=self.progress,
             )

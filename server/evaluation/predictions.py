@@ -159,15 +159,32 @@ def _within_sites(
     """Return the mean over classes of the area within sites, for each set of weights; NaN where there is none."""
     if sites is None or len(np.unique(sites)) < 2:
         return np.full(len(weights), np.nan)
-    return _macro_auroc(labels, probabilities, weights, sites)
+    return macro_auroc(labels, probabilities, weights, sites)
 
 
-def _macro_auroc(
+def macro_auroc(
     labels: NDArray[np.int64],
     probabilities: NDArray[np.floating],
     weights: NDArray[np.floating],
     sites: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
+    """Return the mean over the classes that occur of the area of each against all others, for each set of weights.
+
+    Parameters
+    ----------
+    labels
+        (n,), true.
+    probabilities
+        (n, k).
+    weights
+        (r, n): how often each image counts.
+    sites
+        See :func:`~federation.metrics.resampling.weighted_auroc`.
+
+    Returns
+    -------
+    (r,): of a set that lacks a class, over the others; NaN where none has a pair.
+    """
     areas = [weighted_auroc(labels == label, probabilities[:, label], weights, sites) for label in np.unique(labels)]
     there = ~np.isnan(areas)
     return np.where(there.any(axis=0), np.nansum(areas, axis=0) / np.maximum(there.sum(axis=0), 1), np.nan)
@@ -214,7 +231,7 @@ def resampled_figures(test: TestImages, probabilities: NDArray[np.floating]) -> 
     labels, weights = test.labels, test.weights
     return {
         "balanced_accuracy": weighted_balanced_accuracy(probabilities.argmax(axis=1) == labels, labels, weights),
-        "macro_auroc": _macro_auroc(labels, probabilities, weights),
+        "macro_auroc": macro_auroc(labels, probabilities, weights),
         "macro_auroc_within_sites": _within_sites(labels, probabilities, weights, test.site_numbers),
     }
 

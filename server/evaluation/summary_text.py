@@ -87,15 +87,16 @@ def describe_comparison(comparison: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _gain_lines(gain: Mapping[str, Any]) -> Iterator[str]:
+    seeds = " and seeds" if gain.get("num_seeds", 1) > 1 else ""
     if "not_measured" in gain:
         if gain["not_measured"] != GAIN_IS_OFF:
             yield f"what each hospital gains: not measured: {gain['not_measured']}"
         return
     yield (
-        f"what each hospital gains, balanced accuracy on {gain['num_test_images']:,} real images above the best of its "
-        "own images, permuted labels and Gaussians [95 % over lesions and seeds]:"
+        f"what each hospital gains, balanced accuracy on {gain['num_test_images']:,} real {gain['part']} images above "
+        f"the best of its own images, permuted labels and Gaussians [95 % over lesions{seeds}]:"
     )
-    width = max(len(entry["name"]) for entry in gain["hospitals"])
+    width = max(len("mean"), *(len(entry["name"]) for entry in gain["hospitals"]))
     for entry in gain["hospitals"]:
         own, with_it = (entry["arms"][arm]["common"]["balanced_accuracy"] for arm in ("own", "own+synthetic"))
         words = f"  {entry['name']:<{width}}  {_signed(entry['gain']['common']['balanced_accuracy'])}"

@@ -280,7 +280,8 @@ def count_synthetic(arm: str, labels: NDArray[np.int64], *, num_classes: int, ra
         rare = find_rare_classes(labels, num_classes)
         wanted[rare] = round(len(labels) / len(occurs)) - real[rare]
     elif arm != "real":
-        total = round(len(labels) * (ratio if arm in _BESIDE_REAL else 1.0))
+        # At least one of each, however small the ratio.
+        total = max(len(occurs), round(len(labels) * (ratio if arm in _BESIDE_REAL else 1.0)))
         wanted[occurs] = total // len(occurs)
         wanted[occurs[: total % len(occurs)]] += 1
     return wanted

@@ -57,17 +57,34 @@ def test_within_strata_what_a_stratum_alone_says_is_worth_nothing() -> None:
     assert np.isnan(weighted_auroc(positive, scores, once, positive.astype(int)))  # no pair in any stratum
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """Five seeds that vary by 2, and test sets that vary by 1 for all of them alike."""
+@pytest.mark.parametrize(("seeds", "deviation"), [(2, 2.0), (3, 2.0), (5, 2.0), (3, 0.2)])
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, deviation: float) -> None:
+    """A few seeds that vary so much, and test sets that vary by 1 for all of them alike."""
     draw, held = stream(2), {"test_interval": 0, "whole_interval": 0}
-    for _ in range(300):
-        seeds = draw.normal(0, 2, 5)
-        sets = draw.normal(0, 1)
-        replicates = (seeds + sets)[None, :] + draw.normal(0, 1, (200, 1))
+    for _ in range(400):
+        of_seeds = draw.normal(0, deviation, seeds)
+        of_sets = draw.normal(0, 1)
+        replicates = (of_seeds + of_sets)[None, :] + draw.normal(0, 1, (200, 1))
         for name, interval in resampled_intervals(replicates, draw).items():
             held[name] += interval[0] < 0 < interval[1]
-    assert 0.88 < held["whole_interval"] / 300 < 0.98
-    assert held["test_interval"] / 300 < 0.85
+    assert 0.92 < held["whole_interval"] / 400 < 0.99
+    if deviation > 1:
+        assert held["test_interval"] / 400 < 0.85
+
+
+def test_a_group_is_of_its_rarest_class() -> None:
+    """A melanoma of a patient whose other images are benign is drawn as one of two melanoma patients, always two."""
+    groups = np.array(["p", "p", "p", "q", "r", "s"], dtype=object)
+    labels = np.array([0, 0, 1, 1, 0, 0])
+    weights = group_weights(groups, labels, stream(), replicates=100)
+    assert (weights[:, 2] + weights[:, 3] == 2).all()
+    assert (weights[:, 4] + weights[:, 5] == 2).all()
+
+
+def test_a_figure_that_few_sets_have_has_no_interval() -> None:
+    replicates = np.full((500, 2), np.nan)
+    replicates[:76] = 0.5
+    assert resampled_intervals(replicates, stream()) == {"test_interval": None, "whole_interval": None}
 
 
 def test_one_seed_says_nothing_of_seeds() -> None:

@@ -78,7 +78,7 @@ def measure() -> Callable[..., dict[str, Any]]:
         settings = resolve([parse_assignments(given)]).evaluation
         terms = UtilityTerms(settings=settings, classes=CLASSES, seed=0, threads=changes.pop("threads", 1))
         who = changes.pop("hospitals", hospitals)
-        return judge_gain(terms, who, pooled, test, generate, **changes)  # type: ignore[arg-type]
+        return judge_gain(terms, who, pooled, test, "test", generate, **changes)  # type: ignore[arg-type]
 
     return judge
 
@@ -146,9 +146,10 @@ def test_a_generator_of_known_worth_gains_the_more_the_better_it_is(known: dict[
     means = [known[percent]["mean"]["balanced_accuracy"]["mean"] for percent in SHARES]
     assert means[0] < means[1] < means[2]
     best = known[100]
-    assert best["mean"]["balanced_accuracy"]["whole_interval"][0] > 0
+    assert best["mean"]["balanced_accuracy"]["test_interval"][0] > 0
     assert all(mean > 0.05 for mean, _ in gains(best))
-    assert best["mean"]["balanced_accuracy"]["share_of_way_to_pooled"] > 0.5
+    # Two seeds do not say that the 50 pooled images are better than a hospital's 26 or 24: then there is no way.
+    assert best["mean"]["balanced_accuracy"]["share_of_way_to_pooled"] is None
     # Classes that a hospital has no image of are found with the generator alone.
     for entry, others in zip(best["hospitals"], (1, 2), strict=True):
         assert entry["arms"]["own"]["others"]["balanced_accuracy"]["mean"] == 0
@@ -185,8 +186,7 @@ def test_own_images_are_shown_alike_whatever_comes_beside_them(known: dict[int, 
 def test_words_and_tables(known: dict[int, dict[str, Any]]) -> None:
     found = known[100]
     sentence = gain_sentence(found)
-    assert sentence.startswith("By generated images beside their own, classifiers of the 2 hospitals gain: +0.")
-    assert "east and west gain." in sentence
+    assert sentence.startswith("By generated images beside their own, classifiers of the 2 hospitals gain")
     table = gain_table(found)
     assert [str(row[0].content) for row in table.bodies[0].rows] == ["east", "west", "Mean"]
     assert {len(row) for row in table.bodies[0].rows} == {len(table.columns)}
@@ -194,7 +194,7 @@ def test_words_and_tables(known: dict[int, dict[str, Any]]) -> None:
     assert picture is not None
     assert "no gain" in picture.svg
     lines = list(describe_judgement({"gain": found, **nothing_else()}))
-    assert lines[0].startswith("what each hospital gains, balanced accuracy on 240 real images")
+    assert lines[0].startswith("what each hospital gains, balanced accuracy on 240 real test images above the best")
     assert lines[1].startswith("  east  +0.")
     assert lines[3].startswith("  mean  +0.")
     off = list(describe_judgement({"gain": {"not_measured": GAIN_IS_OFF}, **nothing_else()}))
@@ -232,7 +232,8 @@ def test_two_workers_find_the_same_and_progress_is_whole(
     found = measure(generate, threads=2, progress=lambda _, done, total: calls.append((done, total)))
     assert {**found, "seconds": 0} == {**known[100], "seconds": 0}
     # 2 seeds of 40 steps: 4 arms at 2 hospitals, pooled, and both hospitals in the federation.
-    assert calls[-1] == (2 * 40 * 11, 2 * 40 * 11)
+    assert (880, 880) in calls
+    assert calls[-1] == (1, 2)  # the intervals of two hospitals
 
 
 @pytest.fixture(autouse=True, scope="module")
