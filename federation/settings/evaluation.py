@@ -48,7 +48,8 @@ class EvaluationSettings(Section):
     """``real+…``: different synthetic images for each real one. A batch has at most as many synthetic ones of a class
     as real ones."""
     utility_classifier: Literal["small-cnn", "efficientnet-b2"] = "small-cnn"
-    """The classifier. ``small-cnn`` takes seconds on a processor, ``efficientnet-b2`` a GPU or patience."""
+    """The classifier. ``small-cnn`` takes seconds on a processor (its name in figures is ``slim-cnn``),
+    ``efficientnet-b2`` a GPU or patience."""
     utility_weights: str = ""
     """``efficientnet-b2``: file of ImageNet weights. Empty: torchvision's usual place, else initial weights
     are random, and the classifier's name says so."""

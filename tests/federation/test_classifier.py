@@ -11,6 +11,7 @@ import torch
 from federation.errors import InputError
 from federation.images import to_floats
 from federation.models.classifier import (
+    SLIM_CHANNELS,
     Classifier,
     SmallCNN,
     augment,
@@ -255,6 +256,7 @@ def test_unknown_classifier_is_refused_with_the_choices() -> None:
 
 def test_built_by_name_it_is_the_network_that_is_trained() -> None:
     built = build_classifier("small-cnn", resolution=64, num_classes=3, stream=torch_stream(0, "weights"))
-    direct = SmallCNN(resolution=64, num_classes=3, stream=torch_stream(0, "weights"))
-    assert built.name == "small-cnn-64"
+    stream = torch_stream(0, "weights")
+    direct = SmallCNN(resolution=64, num_classes=3, last_channels=SLIM_CHANNELS, stream=stream)
+    assert built.name == "slim-cnn-64"
     assert all(torch.equal(value, direct.state_dict()[name]) for name, value in built.state_dict().items())

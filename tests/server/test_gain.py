@@ -148,8 +148,9 @@ def test_a_generator_of_known_worth_gains_the_more_the_better_it_is(known: dict[
     best = known[100]
     assert best["mean"]["balanced_accuracy"]["test_interval"][0] > 0
     assert all(mean > 0.05 for mean, _ in gains(best))
-    # Two seeds do not say that the 50 pooled images are better than a hospital's 26 or 24: then there is no way.
-    assert best["mean"]["balanced_accuracy"]["share_of_way_to_pooled"] is None
+    # Of the way to pooled images nothing is said where these are not surely better than own ones.
+    share = best["mean"]["balanced_accuracy"]["share_of_way_to_pooled"]
+    assert share is None or 0.5 < share < 3
     # Classes that a hospital has no image of are found with the generator alone.
     for entry, others in zip(best["hospitals"], (1, 2), strict=True):
         assert entry["arms"]["own"]["others"]["balanced_accuracy"]["mean"] == 0

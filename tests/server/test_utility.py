@@ -263,7 +263,7 @@ def test_good_synthetic_images_serve_and_mislabelled_ones_do_not() -> None:
     assert misleading["recognised"]["class_balance"]["total_variation"]["mean"] < 0.1
     assert np.array(misleading["recognised"]["confusion"])[[0, 1, 2], [1, 2, 0]].min() > 0.8
     assert {name: serving[name] for name in ("classifier", "steps", "num_seeds", "melanoma_class")} == {
-        "classifier": "small-cnn-32",
+        "classifier": "slim-cnn-32",
         "steps": 50,
         "num_seeds": 1,
         "melanoma_class": None,
