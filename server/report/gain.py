@@ -22,10 +22,11 @@ from server.report.tables import (
 )
 from server.report.tables import words as words_cell
 
+_NOTHING = ("gains nothing", "gain nothing")
 _JUNK = {
-    "own": "its own images",
-    "own+permuted": "generated images with permuted labels",
-    "own+gaussian": "images drawn from Gaussians",
+    "own": "own images",
+    "own+permuted": "permuted labels",
+    "own+gaussian": "Gaussians",
 }
 
 
@@ -34,21 +35,26 @@ def gain_sentence(gain: Mapping[str, Any]) -> str:
     judged = [entry for entry in entries(gain, "hospitals") if entry.get("judged") is True]
     if not judged:
         return "No hospital could be judged: " + (not_measured(section(gain, "mean")) or "none is named") + "."
-    kinds: dict[str, list[str]] = {"gain": [], "lose": [], "open": []}
+    kinds: dict[str, list[str]] = {"gain": [], "lose": [], "nothing": [], "open": []}
     for entry in judged:
         kinds[_kind(_gain_of(entry))].append(text(entry, "name"))
     mean = section(gain, "mean", "balanced_accuracy")
     whose = f"the {len(judged)} hospitals" if len(judged) > 1 else "the one hospital that could be judged"
-    verdict = {"gain": "gain", "lose": "lose", "open": "gain nothing that can be told from chance"}[_kind(mean)]
+    verdict = {
+        "gain": "gain",
+        "lose": "lose",
+        "nothing": "gain nothing",
+        "open": "gain nothing that can be told from chance",
+    }[_kind(mean)]
     part = text(gain, "part") or "test"
     sentences = [
         f"By generated images beside their own, classifiers of {whose} {verdict}: {signed(number(mean, 'mean'))}"
         f"{_between(_around(mean))} in balanced accuracy on all hospitals' {part} images, on average, above the best "
         "of own images, permuted labels and Gaussians."
     ]
-    for kind, verb in (("gain", "gains"), ("lose", "loses")):
+    for kind, verb, verbs in (("gain", "gains", "gain"), ("lose", "loses", "lose"), ("nothing", *_NOTHING)):
         if names := kinds[kind]:
-            sentences.append(f"{_join(names)} {verb if len(names) == 1 else verb.removesuffix('s')}.")
+            sentences.append(f"{_join(names)} {verb if len(names) == 1 else verbs}.")
     if kinds["open"] and len(judged) > 1:
         sentences.append(f"Of {_join(kinds['open'])} it cannot be told.")
     sentences += _beside_others(gain, judged)
@@ -84,11 +90,15 @@ def _around(entry: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _kind(entry: Mapping[str, Any]) -> str:
-    """Return ``gain``, ``lose``, or ``open``: one seed proves nothing, and junk that is better is no loss."""
+    """Return ``gain``; ``lose``, against own images; ``nothing``, where junk is better; ``open``, as with one seed."""
     above, above_own = interval(entry, "whole_interval"), interval(entry, "over_own", "whole_interval")
-    if above is not None and above[0] > 0:
+    if above is None:
+        return "open"
+    if above[0] > 0:
         return "gain"
-    return "lose" if above_own is not None and above_own[1] < 0 else "open"
+    if above_own is not None and above_own[1] < 0:
+        return "lose"
+    return "nothing" if above[1] < 0 else "open"
 
 
 def _gain_of(entry: Mapping[str, Any], view: str = "common", name: str = "balanced_accuracy") -> dict[str, Any]:
@@ -194,6 +204,6 @@ def gain_picture(gain: Mapping[str, Any]) -> Picture | None:
         "gain-picture",
         "What each hospital gains",
         rows,
-        axis="gain in balanced accuracy, above the best without the generator",
+        axis="gain in balanced accuracy",
         reference=("no gain", 0.0),
     )

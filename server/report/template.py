@@ -112,13 +112,13 @@ TEMPLATE = (
 <section id="gain-section" aria-labelledby="gain-title">
 <h2 id="gain-title">What each hospital gains</h2>
 {% if no_gain %}{{ absent(no_gain) }}{% else %}
-<p><strong>{{ gain_sentence }}</strong></p>
-<div class="lead">
-<div>{{ table(gain_table) }}</div>
+{% set said = gain_sentence.split(". ", 1) %}
+<p><strong>{{ said[0] }}{{ "." if said[1:] }}</strong>{% if said[1:] %} {{ said[1] }}{% endif %}</p>
+{{ table(gain_table) }}
 {% if gain_picture %}{{ picture(gain_picture) }}{% endif %}
-</div>
 <p class="note">{{ gain.get("classifier", "A classifier") }}, {{ gain.get("steps")|exact("count") }} steps,
-{{ gain.get("num_seeds")|exact("count") }} seeds, tested on {{ gain.get("num_test_images")|exact("count") }} real
+{{ gain.get("num_seeds")|exact("count") }} seed{{ "" if gain.get("num_seeds") == 1 else "s" }},
+tested on {{ gain.get("num_test_images")|exact("count") }} real
 images. In each step the same own images, rare classes as often as the others, with and without as many generated
 ones beside them; every class weighs alike. A gain counts only above the best of three that need no generator: own
 images alone, generated ones with permuted labels beside them, and images drawn from a Gaussian of each class's
@@ -238,7 +238,9 @@ Some sheets are reduced to keep this file small; the run directory has them in f
 {% if no_utility %}{{ absent(no_utility) }}{% else %}
 <p>Do classifiers that learn from synthetic images find real diseases?
 {{ utility.get("classifier", "Classifier") }}, at most
-{{ utility.get("steps")|exact("count") }} steps, {{ utility.get("num_seeds")|exact("count") }} seeds; the best state on
+{{ utility.get("steps")|exact("count") }} steps,
+{{ utility.get("num_seeds")|exact("count") }} seed{{ "" if utility.get("num_seeds") == 1 else "s" }}; the
+best state on
 {{ utility.get("num_validation_images")|exact("count") }} validation images is tested once on
 {{ utility.get("num_test_images")|exact("count") }} real test images.</p>
 {{ table(arms) }}
