@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
-from federation.errors import InputError, RunDirectoryError, RunError
+from federation.errors import InputError, RunDirectoryError, RunError, StorageError
 from federation.heartbeat import Heartbeat
 from federation.run_directory import RunDirectory, read_json, read_lines, to_json, write_text
 from federation.settings.section import join_names
@@ -119,7 +119,9 @@ def evaluate(
 
     console = Console()
     with _Activity(Console(stderr=True)) as activity:
-        judged = _judge(targets, configuration, part, assignments.values.keys(), activity)
+        # Classifiers take longest: what needs none is not lost with them.
+        keep = None if out is None or compare is not None else partial(_keep, out, target, data)
+        judged = _judge(targets, configuration, part, assignments.values.keys(), activity, keep)
     for path, result in zip(targets, judged, strict=True):
         if compare is not None:
             typer.echo(f"{path}:")
@@ -134,11 +136,17 @@ def evaluate(
     if out is not None:
         try:
             write_text(out, to_json(document, indent=2) + "\n")
-        except OSError as error:
+        except StorageError as error:
             raise RunError(
-                f"--out {out}: cannot be written any more ({error.strerror or error}); its figures stand above"
+                f"--out {out}: cannot be written any more ({error.reason}); its figures stand above"
             ) from None
         typer.echo(f"wrote {out}")
+
+
+def _keep(out: Path, target: Path, data: str, judged: dict[str, Any]) -> None:
+    """Write what is known before classifiers are trained."""
+    write_text(out, to_json(_document(target, data, judged), indent=2) + "\n")
+    typer.echo(f"wrote {out}, all but what classifiers say", err=True)
 
 
 class _Activity:
@@ -292,7 +300,12 @@ def _own_resolution(folders: list[Path]) -> int:
 
 
 def _judge(
-    targets: list[Path], configuration: Configuration, part: str, asked: Collection[str], progress: _Activity
+    targets: list[Path],
+    configuration: Configuration,
+    part: str,
+    asked: Collection[str],
+    progress: _Activity,
+    keep: Callable[[dict[str, Any]], None] | None,
 ) -> list[dict[str, Any]]:
     """Judge every target with one extractor on the same real images."""
     import torch
@@ -312,7 +325,7 @@ def _judge(
     second = _second_extractor(targets, inputs, device)
     judge = Judge(inputs, extractor, device=device, progress=progress, second=second)
     return [
-        judge.judge(supply, attacked=attacked, part=part, members_unknown=reason)
+        judge.judge(supply, attacked=attacked, part=part, members_unknown=reason, keep=keep)
         for (supply, attacked), reason in zip(supplies, members_unknown, strict=True)
     ]
 

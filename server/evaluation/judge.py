@@ -41,6 +41,7 @@ from server.evaluation.yardsticks import measure_yardsticks
 from server.inputs import RunInputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -158,6 +159,7 @@ class Judge:
         part: str = "test",
         members_unknown: str = "",
         pairs_path: Path | None = None,
+        keep: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Judge a source of images.
 
@@ -173,11 +175,31 @@ class Judge:
             Why it is not known which images the generator learned from; empty: the train part.
         pairs_path
             Where the closest pairs are drawn; None: nowhere, since they show real images.
+        keep
+            Called with the same sections before classifiers are trained, which takes longest.
 
         Returns
         -------
         ``test``, ``gain``, ``utility`` and ``authenticity``.
         """
+        scores = self._scores(supply, part, members_unknown)
+        if members_unknown:
+            authenticity: dict[str, Any] = {"not_measured": members_unknown}
+        else:
+            authenticity = self._authenticity(supply, attacked, part, pairs_path)
+        settings = self.configuration.evaluation
+        if keep is not None and (settings.utility or settings.gain):
+            pending = {"not_measured": "classifiers were not trained to their end"}
+            keep({"test": scores, "gain": pending, "utility": pending, "authenticity": authenticity})
+        return {
+            "test": scores,
+            "gain": self._gain(supply, part, members_unknown),
+            "utility": self._utility(supply, part),
+            "authenticity": authenticity,
+        }
+
+    def _scores(self, supply: ImageSupply, part: str, members_unknown: str) -> dict[str, Any]:
+        """Return the section ``test``: fidelity and diversity, by both extractors."""
         settings = self.configuration.evaluation
         rows = self.inputs.choose(part, settings.images)
         self.progress("features of real images", 0, 1)
@@ -202,14 +224,7 @@ class Judge:
         scores["resolution"] = int(self.inputs.images.shape[1])
         if opinion is not None:
             scores |= opinion.sections(scores)
-        return {
-            "test": scores,
-            "gain": self._gain(supply, part, members_unknown),
-            "utility": self._utility(supply, part),
-            "authenticity": {"not_measured": members_unknown}
-            if members_unknown
-            else self._authenticity(supply, attacked, part, pairs_path),
-        }
+        return scores
 
     def _second_reference(self, rows: NDArray[np.int64], part: str) -> SecondReference:
         """Return what the second extractor compares images with; the same for all that are judged on a part."""

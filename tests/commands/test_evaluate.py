@@ -14,7 +14,9 @@ from PIL import Image
 from commands.main import _exit_code, cli
 from commands.simulate import run
 from federation.config import parse_assignments
+from federation.errors import RunError
 from federation.run_directory import read_lines
+from server.evaluation.judge import Judge
 from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -120,6 +122,23 @@ def test_a_folder_is_judged_by_class_and_compared_with_the_run(
     printed = capsys.readouterr().out
     assert judged["comparison"]["verdict"] in printed
     assert "first minus second:" in printed
+
+
+def test_what_needs_no_classifier_is_written_first(
+    images: Path, tmp_path: Path, cache_dir: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dies(*arguments: object) -> None:
+        raise RunError("killed while classifiers were trained")
+
+    monkeypatch.setattr(Judge, "_utility", dies)
+    out = tmp_path / "judged.json"
+    arguments = [images, "--data", "phantom", "--out", out, "--set=data.phantom-images=400"]
+    assert evaluate(*arguments, cache_dir=cache_dir) == 1
+    judged = json.loads(out.read_text())
+    assert judged["kid"] is not None
+    assert judged["authenticity"]["valid"] in (True, False)
+    assert judged["utility"] == judged["gain"] == {"not_measured": "classifiers were not trained to their end"}
+    assert f"wrote {out}, all but what classifiers say" in capsys.readouterr().err
 
 
 def test_a_process_judges_and_writes_nothing_but_the_file(images: Path, tmp_path: Path, cache_dir: str) -> None:
