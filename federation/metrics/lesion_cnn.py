@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,8 +30,8 @@ from federation.cache import cache_folder, kept_in
 from federation.errors import InputError
 from federation.images import to_floats
 from federation.metrics.components import half_whitened
+from federation.metrics.extractor_files import read_extractor, write_extractor
 from federation.models.classifier import Progress, SmallCNN, train_classifier
-from federation.run_directory import to_json, write_text, written_atomically
 from federation.seeding import torch_stream
 
 if TYPE_CHECKING:
@@ -119,9 +117,7 @@ class LesionCNNExtractor:
         return ((_activation_statistics(self.network, images) - self.mean) @ self.projection).numpy()
 
     def save(self, folder: Path, stem: str = _STEM) -> None:
-        """Write ``<stem>.safetensors`` and ``<stem>.json``, the json last."""
-        with written_atomically(folder / f"{stem}.safetensors") as temporary:
-            safetensors.torch.save_file(self._tensors(), temporary)
+        """See :func:`~federation.metrics.extractor_files.write_extractor`."""
         description = {
             "format": _FORMAT,
             "name": self.name,
@@ -132,21 +128,13 @@ class LesionCNNExtractor:
             "num_sites": self.network.num_sites,
             **self.about,
         }
-        write_text(folder / f"{stem}.json", to_json(description, indent=2) + "\n")
+        write_extractor(folder, stem, self._tensors(), description)
 
     @classmethod
     def load(cls, folder: Path, stem: str = _STEM, *, device: torch.device | str = "cpu") -> LesionCNNExtractor:
-        """Read back what :meth:`save` wrote.
+        """See :func:`~federation.metrics.extractor_files.read_extractor`."""
 
-        Raises
-        ------
-        InputError
-            If a file is missing, damaged, or does not belong to the other.
-        """
-        path = folder / f"{stem}.json"
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load_file(folder / f"{stem}.safetensors")
+        def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> LesionCNNExtractor:
             network = SmallCNN(
                 resolution=description["resolution"],
                 num_classes=description["num_classes"],
@@ -160,13 +148,9 @@ class LesionCNNExtractor:
             known = ("format", "name", "blake2b", "resolution", "side", "num_classes", "num_sites")
             about = {name: value for name, value in description.items() if name not in known}
             side = description.get("side")  # format 1 has none: its network saw images as they were
-            extractor = cls(network.to(device), tensors["mean"], tensors["projection"], about, side)
-            intact = extractor.digest == description["blake2b"] and description["format"] in _READABLE
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            raise InputError(f"extractor {path}: cannot be read ({error}); remove it and its weights") from None
-        if not intact:
-            raise InputError(f"extractor {path}: its weights are other ones; remove both files")
-        return extractor
+            return cls(network.to(device), tensors["mean"], tensors["projection"], about, side)
+
+        return read_extractor(folder, stem, build, _READABLE)
 
     def _tensors(self) -> dict[str, Tensor]:
         weights = {f"network.{name}": value.cpu().contiguous() for name, value in self.network.state_dict().items()}

@@ -18,13 +18,10 @@ Naeem et al. 2020, https://arxiv.org/abs/2002.09797
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,7 +29,7 @@ from torch.nn import functional as F
 from federation.errors import InputError
 from federation.images import to_floats
 from federation.metrics.components import half_whitened
-from federation.run_directory import to_json, write_text, written_atomically
+from federation.metrics.extractor_files import read_extractor, write_extractor
 from federation.seeding import torch_stream
 
 if TYPE_CHECKING:
@@ -112,9 +109,7 @@ class RandomFiltersExtractor:
         return ((statistics - self.mean) @ self.projection).numpy()
 
     def save(self, folder: Path, stem: str = _STEM) -> None:
-        """Write ``<stem>.safetensors`` and ``<stem>.json``, the json last."""
-        with written_atomically(folder / f"{stem}.safetensors") as temporary:
-            safetensors.torch.save_file(self._tensors(), temporary)
+        """See :func:`~federation.metrics.extractor_files.write_extractor`."""
         description = {
             "format": _FORMAT,
             "name": self.name,
@@ -122,24 +117,16 @@ class RandomFiltersExtractor:
             "resolution": self.resolution,
             **self.about,
         }
-        write_text(folder / f"{stem}.json", to_json(description, indent=2) + "\n")
+        write_extractor(folder, stem, self._tensors(), description)
 
     @classmethod
     def load(cls, folder: Path, stem: str = _STEM, *, device: torch.device | str = "cpu") -> RandomFiltersExtractor:
-        """Read back what :meth:`save` wrote.
+        """See :func:`~federation.metrics.extractor_files.read_extractor`."""
 
-        Raises
-        ------
-        InputError
-            If a file is missing, damaged, or does not belong to the other.
-        """
-        path = folder / f"{stem}.json"
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            tensors = safetensors.torch.load_file(folder / f"{stem}.safetensors")
+        def build(description: dict[str, Any], tensors: dict[str, Tensor]) -> RandomFiltersExtractor:
             known = ("format", "name", "blake2b", "resolution")
             about = {name: value for name, value in description.items() if name not in known}
-            extractor = cls(
+            return cls(
                 description["resolution"],
                 tensors["weights"],
                 tensors["biases"],
@@ -148,12 +135,8 @@ class RandomFiltersExtractor:
                 about,
                 device=device,
             )
-            intact = extractor.digest == description["blake2b"] and description["format"] == _FORMAT
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            raise InputError(f"extractor {path}: cannot be read ({error}); remove it and its weights") from None
-        if not intact:
-            raise InputError(f"extractor {path}: its weights are other ones; remove both files")
-        return extractor
+
+        return read_extractor(folder, stem, build, (_FORMAT,))
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

@@ -296,9 +296,9 @@ def _run(tester: _Tester, workers: int, progress: Progress | None) -> Outcomes:
         for number in range(settings.utility_seeds):
             drawn = trials.submit(tester.draw, number, trials.report).result()
             kinds: list[tuple[str, int | None]] = [(arm, place) for place in range(count) for arm in ARMS]
-            for kind in [*kinds, ("pooled", None)]:
-                arguments = (*kind[:1], number, *kind[1:], drawn, trials.report)
-                pending.setdefault(kind, []).append(trials.submit(tester.train_and_test, *arguments))
+            for arm, place in [*kinds, ("pooled", None)]:
+                future = trials.submit(tester.train_and_test, arm, number, place, drawn, trials.report)
+                pending.setdefault((arm, place), []).append(future)
             pending.setdefault(("federated", None), []).append(
                 trials.submit(tester.train_federated, number, trials.report)
             )
@@ -312,7 +312,7 @@ class _Summary:
     def __init__(self, tester: _Tester, outcomes: Outcomes) -> None:
         self._tester = tester
         self._outcomes = outcomes
-        self._found: dict[tuple[str, int | None, int | None, str], dict[str, _Figure | None]] = {}
+        self._found: dict[tuple[str, int | None, str], dict[str, _Figure | None]] = {}
 
     def section(self, progress: Progress) -> dict[str, Any]:
         """Return what :func:`judge_gain` does, but for part and seconds."""
@@ -330,17 +330,17 @@ class _Summary:
             "classes": list(tester.terms.classes),
             "hospitals": found,
             "references": {name: {"common": self.arm(name, None, "common")} for name in ("pooled", "federated")},
-            "mean": self.mean([number for number, entry in enumerate(found) if entry["judged"] is True]),
+            "mean": self.mean(found),
         }
 
-    def _figures(self, arm: str, hospital: int | None, seen_from: int | None, view: str) -> dict[str, _Figure | None]:
-        key = (arm, hospital, seen_from, view)
+    def _figures(self, arm: str, hospital: int | None, view: str) -> dict[str, _Figure | None]:
+        key = (arm, hospital, view)
         if key not in self._found:
-            rows = self._rows(seen_from, view)
+            rows = self._rows(hospital, view)
             among = None
-            if view == "held" and seen_from is not None:
+            if view == "held" and hospital is not None:
                 # An arm that knows other classes too would otherwise answer a harder question.
-                among = self._tester.hospitals[seen_from].held
+                among = self._tester.hospitals[hospital].held
             self._found[key] = _measure(self._tester.test, rows, self._outcomes[arm, hospital], among)
         return self._found[key]
 
@@ -359,7 +359,7 @@ class _Summary:
 
     def arm(self, arm: str, hospital: int | None, view: str) -> dict[str, Any]:
         """Return an arm's figures in a view."""
-        figures = self._figures(arm, hospital, hospital, view)
+        figures = self._figures(arm, hospital, view)
         return {name: figure and self._spread(figure, name, (0, 1)) for name, figure in figures.items()}
 
     def _spread(self, figure: _Figure, name: str, bounds: tuple[float, float]) -> dict[str, Any]:
@@ -389,7 +389,7 @@ class _Summary:
         The ends of intervals are the least over the differences to each of them: the lower end is above nought only
         where it is for all three.
         """
-        with_it = self._figures("own+synthetic", number, number, view)
+        with_it = self._figures("own+synthetic", number, view)
         found: dict[str, Any] = {}
         for name in FIGURES:
             mine = with_it[name]
@@ -398,7 +398,7 @@ class _Summary:
                 continue
             apart = {}
             for arm in JUNK:
-                other = self._figures(arm, number, number, view)[name]
+                other = self._figures(arm, number, view)[name]
                 assert other is not None
                 apart[arm] = mine.minus(other)
             spreads = {arm: self._spread(figure, name, (-1, 1)) for arm, figure in apart.items()}
@@ -406,17 +406,18 @@ class _Summary:
             found[name] = spreads[best] | _lowest(spreads.values()) | {"over": best, "over_own": spreads["own"]}
         return found
 
-    def mean(self, judged: Sequence[int]) -> dict[str, Any]:
-        """Return the mean gain of hospitals on the common test images.
+    def mean(self, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the mean gain of the hospitals that are judged, on the common test images.
 
         Each above its own best. The ends of intervals are the least over that, and over the mean differences to each of
         :data:`JUNK` at all of them: which is a hospital's best is a matter of chance too.
         """
+        judged = [number for number, entry in enumerate(entries) if entry["judged"] is True]
         if not judged:
             return {"not_measured": "no hospital has two classes among its training and test images"}
         found: dict[str, Any] = {"num_hospitals": len(judged)}
         for name in FIGURES:
-            own_best = [self.gain(number, "common")[name]["over"] for number in judged]
+            own_best = [entries[number]["gain"]["common"][name]["over"] for number in judged]
             choices = {"best": own_best, **{arm: [arm] * len(judged) for arm in JUNK}}
             spreads = {
                 choice: self._spread(self._mean_above(judged, arms, name), name, (-1, 1))
@@ -427,7 +428,7 @@ class _Summary:
         return found
 
     def _common(self, arm: str, number: int | None, name: str) -> _Figure:
-        figure = self._figures(arm, number, number, "common")[name]
+        figure = self._figures(arm, number, "common")[name]
         assert figure is not None
         return figure
 

@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from server.report.curves import Estimate, Picture, draw_estimates
-from server.report.numerals import figure, signed
-from server.report.run_record import entries, interval, not_measured, number, section, text
+from server.report.numerals import figure
+from server.report.run_record import entries, interval, not_measured, number, section, text, widest_interval
 from server.report.tables import (
     MOST_HOSPITALS,
     Body,
     Cell,
     Column,
     Table,
+    difference_cell,
+    difference_words,
     missing,
     named,
-    nothing,
     of_all_hospitals,
     value,
 )
@@ -48,9 +49,9 @@ def gain_sentence(gain: Mapping[str, Any]) -> str:
     }[_kind(mean)]
     part = text(gain, "part") or "test"
     sentences = [
-        f"By generated images beside their own, classifiers of {whose} {verdict}: {signed(number(mean, 'mean'))}"
-        f"{_between(_around(mean))} in balanced accuracy on all hospitals' {part} images, on average, above the best "
-        "of own images, permuted labels and Gaussians."
+        f"By generated images beside their own, classifiers of {whose} {verdict}: {difference_words(mean)} in balanced "
+        f"accuracy on all hospitals' {part} images, on average, above the best of own images, permuted labels and "
+        "Gaussians."
     ]
     for kind, verb, verbs in (("gain", "gains", "gain"), ("lose", "loses", "lose"), ("nothing", *_NOTHING)):
         if names := kinds[kind]:
@@ -84,11 +85,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %".replace("-", "−")
 
 
-def _around(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return an interval over test images and seeds; with one seed, over test images."""
-    return interval(entry, "whole_interval") or interval(entry, "test_interval")
-
-
 def _kind(entry: Mapping[str, Any]) -> str:
     """Return ``gain``; ``lose``, against own images; ``nothing``, where junk is better; ``open``, as with one seed."""
     above, above_own = interval(entry, "whole_interval"), interval(entry, "over_own", "whole_interval")
@@ -109,22 +105,9 @@ def _join(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _between(around: tuple[float, float] | None) -> str:
-    return "" if around is None else f" [{signed(around[0])}, {signed(around[1])}]"
-
-
-def _signed_cell(entry: Mapping[str, Any]) -> Cell:
-    mean = number(entry, "mean")
-    if mean is None:
-        return nothing()
-    around = _around(entry)
+def _gain_cell(entry: Mapping[str, Any]) -> Cell:
     over = text(entry, "over")
-    return Cell(
-        content=f"{signed(mean)}{_between(around)}",
-        sort=mean,
-        is_numeric=True,
-        note=f"above {_JUNK[over]}" if over in _JUNK else "",
-    )
+    return difference_cell(entry, note=f"above {_JUNK[over]}" if over in _JUNK else "")
 
 
 def _hospital_row(entry: Mapping[str, Any]) -> list[Cell]:
@@ -137,11 +120,11 @@ def _hospital_row(entry: Mapping[str, Any]) -> list[Cell]:
             value(number(entry, "arms", arm, "common", "balanced_accuracy", "mean"), "share")
             for arm in ("own", "own+synthetic")
         ),
-        _signed_cell(_gain_of(entry)),
-        _signed_cell(_gain_of(entry, "held")),
-        _signed_cell(_gain_of(entry, "others")),
-        _signed_cell(_gain_of(entry, "own")),
-        _signed_cell(_gain_of(entry, "common", "macro_auroc")),
+        _gain_cell(_gain_of(entry)),
+        _gain_cell(_gain_of(entry, "held")),
+        _gain_cell(_gain_of(entry, "others")),
+        _gain_cell(_gain_of(entry, "own")),
+        _gain_cell(_gain_of(entry, "common", "macro_auroc")),
     ]
 
 
@@ -158,9 +141,9 @@ def gain_table(gain: Mapping[str, Any]) -> Table:
             [
                 named("Mean", f"of {number(mean, 'num_hospitals'):,} hospitals"),
                 *blank,
-                _signed_cell(section(mean, "balanced_accuracy")),
+                _gain_cell(section(mean, "balanced_accuracy")),
                 *blank,
-                _signed_cell(section(mean, "macro_auroc")),
+                _gain_cell(section(mean, "macro_auroc")),
             ]
         )
     pooled, federated = (
@@ -199,7 +182,9 @@ def gain_picture(gain: Mapping[str, Any]) -> Picture | None:
         found = _gain_of(entry)
         mean = number(found, "mean")
         if mean is not None:
-            rows.append(Estimate(text(entry, "name"), mean, _around(found), is_main=entry.get("judged") is True))
+            rows.append(
+                Estimate(text(entry, "name"), mean, widest_interval(found), is_main=entry.get("judged") is True)
+            )
     return draw_estimates(
         "gain-picture",
         "What each hospital gains",

@@ -14,7 +14,7 @@ from typing import Any
 from federation.metrics.intervals import wilson_interval
 from server.evaluation.attacks import copies_sentence, read_membership, words_of
 from server.report.numerals import duration, figure, percent
-from server.report.run_record import RunRecord, entries, interval, number, section, text
+from server.report.run_record import RunRecord, entries, interval, number, section, text, widest_interval
 
 YARDSTICKS = {
     "kid_floor": "real images",
@@ -292,8 +292,7 @@ def _beside_real(arms: Mapping[str, Any]) -> Iterator[str]:
         value = number(arms, arm, "balanced_accuracy", "mean")
         if value is None or real is None:
             continue
-        difference = section(arms, arm, "minus_real", "balanced_accuracy")
-        paired = interval(difference, "whole_interval") or interval(difference, "test_interval")
+        paired = widest_interval(arms, arm, "minus_real", "balanced_accuracy")
         around, real_around = (interval(arms, name, "balanced_accuracy", "interval") for name in (arm, "real"))
         claim = {
             "above": "help",

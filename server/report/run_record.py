@@ -268,6 +268,11 @@ def entries(value: Any, *keys: str) -> list[dict[str, Any]]:
     return [dict(entry) for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
 
 
+def widest_interval(value: Any, *keys: str) -> tuple[float, float] | None:
+    """Return a nested interval over test images and seeds; with one seed, over test images; None where none is."""
+    return interval(value, *keys, "whole_interval") or interval(value, *keys, "test_interval")
+
+
 def number(value: Any, *keys: str) -> int | float | None:
     """Return a nested number; None where there is none, or it is not finite."""
     for key in keys:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from server.report.numerals import MISSING, exact, with_interval
-from server.report.run_record import interval, number
+from server.report.numerals import MISSING, exact, signed, with_interval
+from server.report.run_record import interval, number, widest_interval
 
 MOST_HOSPITALS = 60
 """Hospitals that a table has a row for."""
@@ -89,6 +89,21 @@ def spread_cell(entry: object, *, heat: float | None = None, style: str = "figur
     """Return a cell with a mean over seeds or draws and its interval."""
     mean = number(entry, "mean")
     return Cell(content=with_interval(mean, interval(entry, "interval"), style), sort=mean, heat=heat, is_numeric=True)
+
+
+def difference_cell(entry: object, *, note: str = "") -> Cell:
+    """Return a cell with a difference and its interval; empty where it was not measured."""
+    mean = number(entry, "mean")
+    if mean is None:
+        return nothing()
+    return Cell(content=difference_words(entry), sort=mean, is_numeric=True, note=note)
+
+
+def difference_words(entry: object) -> str:
+    """Write a difference with its sign, and its interval in brackets."""
+    around = widest_interval(entry)
+    ends = "" if around is None else f" [{signed(around[0])}, {signed(around[1])}]"
+    return f"{signed(number(entry, 'mean'))}{ends}"
 
 
 def missing(why: str, *, span: int) -> Cell:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.report.curves import Estimate, Picture, draw_estimates
-from server.report.numerals import figure, signed
+from server.report.numerals import figure
 from server.report.run_record import interval, not_measured, number, section, text
 from server.report.tables import (
     Body,
-    Cell,
     Column,
     Table,
-    derived,
+    difference_cell,
     missing,
     named,
     nothing,
@@ -43,7 +42,7 @@ def arms_table(utility: Mapping[str, Any]) -> Table:
                 value(number(found, "num_train_images"), "count"),
                 value(number(found, "num_synthetic_images"), "count"),
                 *(spread_cell(section(found, metric), style="share") for metric, _ in metrics),
-                _beside_real(section(found, "minus_real", "balanced_accuracy")),
+                difference_cell(section(found, "minus_real", "balanced_accuracy")),
             ]
         )
     site = section(utility, "site_alone")
@@ -76,16 +75,6 @@ def arms_table(utility: Mapping[str, Any]) -> Table:
         is_sortable=True,
         note="Beside real images synthetic ones come in places of their own, so that arms differ by images alone.",
     )
-
-
-def _beside_real(entry: Mapping[str, Any]) -> Cell:
-    """Return a cell with a difference to real images alone."""
-    mean = number(entry, "mean")
-    if mean is None:
-        return nothing()
-    around = interval(entry, "whole_interval") or interval(entry, "test_interval")
-    ends = "" if around is None else f" [{signed(around[0])}, {signed(around[1])}]"
-    return derived(mean, f"{signed(mean)}{ends}")
 
 
 def arms_picture(utility: Mapping[str, Any]) -> Picture | None:
