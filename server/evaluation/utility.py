@@ -66,12 +66,7 @@ if TYPE_CHECKING:
 RARE_SHARE = 0.5
 """A class is rare with less than this part of an even share (1 / k) of the training images. Half of it parts
 HAM10000's lesions where clinicians do: bcc, akiec, vasc and df (1 % to 5 %) from nv, mel and bkl (11 % and more)."""
-_BESIDE_REAL = {
-    "real+synthetic": "synthetic",
-    "rare": "synthetic",
-    "real+gaussian": "gaussian",
-    "real+permuted": "permuted",
-}
+_BESIDE_REAL = ("real+synthetic", "rare", "real+gaussian", "real+permuted")
 # They depend on real images alone: every run on the same data and seed trains the same.
 _OF_NO_GENERATOR = ("real", "gaussian", "real+gaussian")
 _NO_RARE_CLASS = "no class is rare: each has at least half of an even share of the training images"
@@ -530,7 +525,7 @@ class _Tester:
         images, labels = join_classes(drawn.gaussian if "gaussian" in arm else drawn.by_label, counts)
         if arm not in _BESIDE_REAL:
             return images, labels, None
-        if _BESIDE_REAL[arm] == "permuted":
+        if arm == "real+permuted":
             labels = permute_labels(labels, seed=derive_seed(self.terms.seed, f"utility, permuted {number}"))
         stream = torch_stream(self.terms.seed, f"utility images beside real ones {number}")
         share = share_beside_real(arm, real_labels, counts)
