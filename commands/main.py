@@ -15,6 +15,7 @@ from commands.evaluate import evaluate
 from commands.generate import generate
 from commands.report import report
 from commands.simulate import simulate
+from commands.study import study
 from federation.errors import DermafedError, InputError
 from federation.interruption import signals_interrupt
 from federation.screen import let_screens_fail
@@ -35,6 +36,7 @@ def _root() -> None:
 
 cli.command("simulate")(simulate)
 cli.command("benchmark")(benchmark)
+cli.command("study")(study)
 cli.command("generate")(generate)
 cli.command("evaluate")(evaluate)
 cli.command("report")(report)

@@ -10,7 +10,8 @@ from data_partitions.image_cache import Progress
 from data_partitions.image_index import ImageIndex
 from data_partitions.partition import Partition, partition_for_site, partition_images
 from data_partitions.sources import load_index
-from data_partitions.split import check_split, split_parts
+from data_partitions.split import LEFT_OUT, check_split, leave_out_classes, split_parts
+from data_partitions.wording import counted
 from federation.errors import noted
 from federation.settings.data import DataSettings, PartitionSettings
 
@@ -21,7 +22,7 @@ class Holdings:
 
     index: ImageIndex
     parts: np.ndarray
-    """The part of each row: train, extractor, validation or test."""
+    """The part of each row: train, extractor, validation, test or left-out."""
     partition: Partition
     notes: tuple[str, ...]
     """What a user should know about the split: a sentence each; of a real site none."""
@@ -59,7 +60,19 @@ def find_holdings(
     notes = list(index.notes)
     with noted(notes):
         if site:
+            parts = leave_out_classes(index, parts, data.only_names)
             return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
         of_split = check_split(index, parts)
         notes += of_split
-        return Holdings(index, parts, partition_images(index, parts, partition), of_split)
+        parts = leave_out_classes(index, parts, data.only_names)
+        held = partition_images(index, parts, partition)
+        unheld = np.setdiff1d(np.flatnonzero(parts == "train"), np.concatenate(list(held.rows.values())))
+        if len(unheld):
+            # So that whatever is compared with training images is compared with those that are trained on.
+            parts = parts.copy()
+            parts[unheld] = LEFT_OUT
+            of_split += (
+                f"{counted(len(unheld), 'training image')} are held by no hospital, so that each has its "
+                "partition.prevalences",
+            )
+        return Holdings(index, parts, held, of_split)

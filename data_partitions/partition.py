@@ -18,6 +18,7 @@ import pandas as pd
 
 from data_partitions.image_index import ImageIndex
 from data_partitions.wording import counted
+from federation.diagnoses import find_melanoma_class
 from federation.errors import PartitionError
 from federation.run_directory import written_atomically
 from federation.seeding import derive_seed
@@ -115,8 +116,8 @@ def partition_images(index: ImageIndex, parts: NDArray[np.str_], settings: Parti
 
     Returns
     -------
-    A partition that is complete and disjoint in images and in groups, and a function of the images' ids, labels,
-    groups, sites and of the settings alone.
+    A partition that is disjoint in images and in groups, and, but for ``prevalence``, complete: a function of the
+    images' ids, labels, groups, sites and of the settings alone.
 
     Raises
     ------
@@ -135,6 +136,8 @@ def partition_images(index: ImageIndex, parts: NDArray[np.str_], settings: Parti
     if settings.hospitals == 1:
         names: tuple[str, ...] = (POOLED,)
         holders = np.zeros(len(groups), dtype=np.int64)
+        if settings.scheme == "prevalence":  # of the images that the hospitals would hold
+            holders = np.minimum(_prevalence(groups, settings, index.classes), 0)
     elif settings.scheme == "natural":
         names = tuple(sorted(set(index.sites)))
         holders = _by_site(groups, settings, names, index.missing_sites)
@@ -352,6 +355,27 @@ def _pathological(groups: pd.DataFrame, settings: PartitionSettings, classes: tu
     return _apply(partitioner, place_of_label[groups["label"]]) // num_taken
 
 
+def _prevalence(groups: pd.DataFrame, settings: PartitionSettings, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Cut the shuffled groups of one class, and those of all others, into runs; -1 for groups that are left out."""
+    name = settings.prevalence_of or find_melanoma_class(classes)
+    if name is None or name not in classes:
+        found = f"partition.prevalence-of = {settings.prevalence_of!r}: "
+        found += "there is no such class" if settings.prevalence_of else "no class is melanoma by its name"
+        raise PartitionError(f"{found}; name one of {', '.join(classes)}")
+    shares, sizes = np.array(settings.prevalence_shares), np.array(settings.prevalence_sizes)
+    is_of_class = (groups["label"] == classes.index(name)).to_numpy()
+    parts = ((is_of_class, sizes * shares), (~is_of_class, sizes * (1 - shares)))
+    images = groups["images"].to_numpy()
+    # As many images as the scarcer of the two allows.
+    scale = min(images[rows].sum() / wanted.sum() for rows, wanted in parts if wanted.sum() > 0)
+    holders = np.full(len(groups), -1, dtype=np.int64)
+    for rows, wanted in parts:
+        ends = np.round(scale * np.cumsum(wanted))
+        place = np.searchsorted(ends, np.cumsum(images[rows]), side="left")
+        holders[rows] = np.where(place < len(ends), place, -1)
+    return holders
+
+
 def _iid(groups: pd.DataFrame, settings: PartitionSettings, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """Cut the shuffled groups into equal runs."""
     from flwr_datasets.partitioner import IidPartitioner
@@ -373,6 +397,7 @@ _ARTIFICIAL_SCHEMES: dict[str, Callable[[pd.DataFrame, PartitionSettings, tuple[
     "pathological": _pathological,
     "quantity": _quantity,
     "dominant": _dominant,
+    "prevalence": _prevalence,
     "iid": _iid,
 }
 
@@ -391,7 +416,8 @@ def _apply(partitioner: Partitioner, labels: NDArray[np.int64]) -> NDArray[np.in
 
 def _sizes(groups: pd.DataFrame, holders: NDArray[np.int64], num_hospitals: int) -> NDArray[np.int64]:
     """Images at each hospital."""
-    return np.bincount(holders, weights=groups["images"], minlength=num_hospitals).astype(np.int64)
+    held = holders >= 0
+    return np.bincount(holders[held], weights=groups["images"][held], minlength=num_hospitals).astype(np.int64)
 
 
 def _check_enough(groups: pd.DataFrame, settings: PartitionSettings) -> None:

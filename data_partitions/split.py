@@ -25,6 +25,9 @@ PARTS = ("train", "extractor", "validation", "test")
 """What the images of a part are for: training the generator; training the network whose features judge
 it; everything that is chosen; the one last test."""
 
+LEFT_OUT = "left-out"
+"""In the place of a part: the image is neither trained on nor judged, by what was asked for."""
+
 FRACTIONS = (0.60, 0.15, 0.10, 0.15)
 """Expected share of the groups in each part."""
 
@@ -52,6 +55,47 @@ def split_parts(groups: Sequence[str] | NDArray[np.object_], split_seed: int) ->
     positions = np.array([derive_seed(split_seed, f"split of group {group}") / 2**63 for group in ids], dtype=float)
     parts_of_groups = np.searchsorted(np.cumsum(FRACTIONS[:-1]), positions, side="right")
     return np.array(PARTS)[parts_of_groups[numbers]]
+
+
+def leave_out_classes(index: ImageIndex, parts: NDArray[np.str_], only: Sequence[str]) -> NDArray[np.str_]:
+    """Return the parts where images of some classes alone are trained on and judged.
+
+    Parameters
+    ----------
+    index
+        All images.
+    parts
+        Of :func:`split_parts`.
+    only
+        Names of classes; none: all of them.
+
+    Returns
+    -------
+    (n_rows,): :data:`LEFT_OUT` for images of other classes, but in the extractor part: what judges learns from all.
+
+    Raises
+    ------
+    DataError
+        If there is no such class, or no other.
+    """
+    if not only:
+        return parts
+    unknown = [name for name in only if name not in index.classes]
+    if unknown:
+        raise DataError(
+            f"data.only: no class is called {', '.join(unknown)}; the classes are {', '.join(index.classes)}"
+        )
+    if len(only) == len(index.classes):
+        raise DataError("data.only: names every class, and so leaves none out; leave it empty")
+    chosen = np.isin(index.labels, [index.classes.index(name) for name in only])
+    left = np.where(chosen | (parts == "extractor"), parts, LEFT_OUT)
+    few = [part for part in PARTS if (parts == part).any() and (left == part).sum() < 2]
+    if few:
+        raise DataError(
+            f"data.only: leaves fewer than two images in the {' and the '.join(few)} part; name more classes, add "
+            "images, or set another data.split-seed"
+        )
+    return left
 
 
 def split_counts(index: ImageIndex, parts: NDArray[np.str_]) -> NDArray[np.int64]:
@@ -112,11 +156,16 @@ def split_table(index: ImageIndex, parts: NDArray[np.str_]) -> Table:
     table.add_column("class")
     for part in PARTS:
         table.add_column(part, justify="right")
+    shown = [*PARTS, LEFT_OUT] if (parts == LEFT_OUT).any() else list(PARTS)
+    if LEFT_OUT in shown:
+        table.add_column(LEFT_OUT, justify="right")
+        left = np.bincount(index.labels[parts == LEFT_OUT], minlength=len(index.classes))
+        counts = np.column_stack([counts, left])
     table.add_column("all", justify="right")
     for name, row in zip(index.classes, counts, strict=True):
         table.add_row(name, *(f"{count:,}" for count in (*row, row.sum())))
     table.add_section()
     table.add_row("images", *(f"{count:,}" for count in (*counts.sum(axis=0), counts.sum())))
-    groups = [len(np.unique(index.groups[parts == part])) for part in PARTS]
-    table.add_row("groups", *(f"{count:,}" for count in (*groups, sum(groups))))
+    groups = [len(np.unique(index.groups[parts == part])) for part in shown]
+    table.add_row("groups", *(f"{count:,}" for count in (*groups, len(np.unique(index.groups)))))
     return table

@@ -145,7 +145,9 @@ class Configuration(Section):
         """Return a copy whose paths do not depend on a process's working directory."""
         flat = self.to_flat()
         paths = {key: str(flat[key]) for key in _PATHS if flat[key]}
-        return self.with_values({key: str(expand_home(path, key).absolute()) for key, path in paths.items()})
+        # A folder that nothing reads, as a later layer has chosen another source, was accepted before.
+        absolute = {key: str(expand_home(path, key).absolute()) for key, path in paths.items()}
+        return resolve([Layer("configuration", flat | absolute, settled=True)])
 
     def with_values(self, values: Mapping[str, Scalar]) -> Configuration:
         """Return a copy with some dotted keys set anew, validated as by :func:`resolve`."""

@@ -26,7 +26,7 @@ class RunInputs:
     """With ``data.classes`` filled in."""
     index: ImageIndex
     parts: np.ndarray
-    """The part of each row: train, extractor, validation or test."""
+    """The part of each row: train, extractor, validation, test, or left-out: of no use to this run."""
     partition: Partition
     images: np.ndarray
     """uint8 (n, resolution, resolution, 3), a memory map."""

@@ -44,6 +44,17 @@ LESIONS_PER_10000 = {
 }
 """How often a lesion of each class is seen at each site: the long tail and the label skew of HAM10000's sources."""
 
+ARTEFACT_SITES = ("frames", "rulers", "neither")
+"""Where ``data.phantom-sites = artefacts``: what lies on the pictures of each, and all that tells them apart."""
+
+_LESIONS = {
+    "clinics": LESIONS_PER_10000,
+    "artefacts": dict.fromkeys(
+        ARTEFACT_SITES, tuple(sum(column) for column in zip(*LESIONS_PER_10000.values(), strict=True))
+    ),
+}
+"""By ``data.phantom-sites``."""
+
 VIEWS_PER_LESION = (1, 2, 1, 1, 3, 1, 2, 1, 1, 2)
 """Numbers of images of a lesion, taken in turn at each site and class."""
 
@@ -89,6 +100,9 @@ CAMERAS = {
     "university-hospital": Camera((0.90, 0.93, 1.03), 1.10, 0.020, 0.42, 0.22, 2.0, 0.02, 0.00),
     "coast-practice": Camera((1.03, 0.98, 0.92), 1.15, 0.015, 0.08, 0.00, 3.5, 0.30, 0.00),
     "slide-archive": Camera((1.15, 1.05, 1.16), 1.40, 0.030, 0.00, 0.12, 1.0, 0.00, 0.015),
+    "frames": Camera((1.00, 0.95, 0.95), 1.10, 0.020, 0.10, 1.00, 2.0, 0.00, 0.00),
+    "rulers": Camera((1.00, 0.95, 0.95), 1.10, 0.020, 0.10, 0.00, 2.0, 1.00, 0.00),
+    "neither": Camera((1.00, 0.95, 0.95), 1.10, 0.020, 0.10, 0.00, 2.0, 0.00, 0.00),
 }
 
 # Mean and spread of the age, share of men, and where on the body, per class, after HAM10000's metadata.
@@ -103,14 +117,15 @@ _PATIENTS = {
 }
 
 
-def enumerate_lesions() -> Iterator[Lesion]:
+def enumerate_lesions(sites: str = "clinics") -> Iterator[Lesion]:
     """Yield lesion after lesion, without end, so that every beginning of the sequence has the recipe's shares.
 
+    `sites` is ``data.phantom-sites``.
     Sites and classes take turns by Webster's divisors: the cell with the largest weight / (2 seats + 1) is next.
     """
     cells = [
         (-float(weight), weight, 0, site, diagnosis)
-        for site, weights in LESIONS_PER_10000.items()
+        for site, weights in _LESIONS[sites].items()
         for diagnosis, weight in zip(CLASSES, weights, strict=True)
         if weight
     ]
@@ -140,7 +155,8 @@ def load_phantom(data: DataSettings, resolution: int) -> ImageIndex:
     Parameters
     ----------
     data
-        `phantom_images` (a smaller number gives the first images of a larger one) and `classes` are used.
+        `phantom_images` (a smaller number gives the first images of a larger one), `phantom_sites` and `classes` are
+        used.
     resolution
         Side of the images, in pixels.
 
@@ -155,13 +171,15 @@ def load_phantom(data: DataSettings, resolution: int) -> ImageIndex:
     """
     classes = _class_order(data)
     images: list[tuple[Lesion, int]] = []
-    for lesion in enumerate_lesions():
+    for lesion in enumerate_lesions(data.phantom_sites):
         images += [(lesion, view) for view in range(lesion.num_views)]
         if len(images) >= data.phantom_images:
             break
     del images[data.phantom_images :]
 
     image_ids = [f"{lesion.lesion_id}-{view}" for lesion, view in images]
+    # The same lesion is another one elsewhere, and so is what was drawn of it.
+    kind = "phantom" if data.phantom_sites == "clinics" else f"phantom of {data.phantom_sites}"
     table = pd.DataFrame(
         {
             "image_id": image_ids,
@@ -172,7 +190,7 @@ def load_phantom(data: DataSettings, resolution: int) -> ImageIndex:
             "age": [lesion.age for lesion, _ in images],
             "sex": [lesion.sex for lesion, _ in images],
             "localisation": [lesion.localisation for lesion, _ in images],
-            "digest": [hashlib.sha256(f"phantom {VERSION} {image_id}".encode()).hexdigest() for image_id in image_ids],
+            "digest": [hashlib.sha256(f"{kind} {VERSION} {image_id}".encode()).hexdigest() for image_id in image_ids],
         }
     )
     return ImageIndex(

@@ -13,6 +13,7 @@ from federation.settings.section import Section, printable, split_names
 _READ_FOR: dict[str, tuple[str, ...]] = {
     "root": ("ham10000", "isic2019", "isic2020", "folder", "huggingface"),
     "phantom_images": ("phantom",),
+    "phantom_sites": ("phantom",),
     "csv": ("folder",),
     "image_column": ("folder", "huggingface"),
     "label_column": ("folder", "huggingface"),
@@ -25,6 +26,9 @@ _OF_SCHEME: dict[str, tuple[str, ...]] = {
     "alpha": ("dirichlet", "quantity"),
     "classes_per_hospital": ("pathological",),
     "dominance": ("dominant",),
+    "prevalence_of": ("prevalence",),
+    "prevalences": ("prevalence",),
+    "sizes": ("prevalence",),
 }
 
 
@@ -38,10 +42,16 @@ class DataSettings(Section):
     classes: str = ""
     r"""Class names in the order of their label, separated by commas; a comma in a name is written ``\,``. Empty: the
     source's published classes (in simulation, the names found in a folder). A hospital site never infers them."""
+    only: str = ""
+    r"""Class names, separated by commas as in ``data.classes``: images of other classes are neither trained on nor
+    judged; the network whose features judge still learns from all. Empty: all classes."""
     split_seed: int = Field(default=0, ge=0)
     """Key of the train / extractor / validation / test split; independent of ``seed``."""
     phantom_images: int = Field(default=4000, ge=200, le=100_000)
     """Number of generated images when the source is ``phantom``."""
+    phantom_sites: Literal["clinics", "artefacts"] = "clinics"
+    """``phantom``: ``clinics``: four sites that differ in cameras and in classes. ``artefacts``: three sites alike in
+    both, but that one's pictures have a black frame, another's a ruler, and the third's neither."""
     csv: str = ""
     """``folder``: csv file, relative to the root. Empty: the only csv there, or one sub-folder per class."""
     image_column: str = "image"
@@ -58,6 +68,11 @@ class DataSettings(Section):
     """``huggingface``: the split of the dataset to read."""
     cache_dir: str = ""
     """Where decoded images are kept, outside the run. Empty: the user's cache folder."""
+
+    @property
+    def only_names(self) -> tuple[str, ...]:
+        """The names in ``data.only``."""
+        return split_names(self.only)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -88,19 +103,28 @@ class DataSettings(Section):
         if self.source == "huggingface" and self.dataset:
             why = f"data.dataset = {self.dataset!r} is read, and no folder; leave one of the two out"
             yield from self.in_vain("data", ("root",), why, "data.dataset")
-        names = self.class_names
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            yield f"data.classes = {self.classes!r}: names {', '.join(repeated)} more than once; name each class once"
+        for key, text in (("classes", self.classes), ("only", self.only)):
+            names = split_names(text)
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                yield f"data.{key} = {text!r}: names {', '.join(repeated)} more than once; name each class once"
+
+
+def _numbers(text: str) -> list[float]:
+    """Return the numbers of a comma string, none where one of its items is no number."""
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        return []
 
 
 class PartitionSettings(Section):
     """Which hospital holds which training images."""
 
-    scheme: Literal["natural", "dirichlet", "pathological", "quantity", "dominant", "iid"] = "natural"
+    scheme: Literal["natural", "dirichlet", "pathological", "quantity", "dominant", "prevalence", "iid"] = "natural"
     """``natural``: by site. ``dirichlet``: label skew. ``pathological``: a few classes each.
     ``quantity``: size skew. ``dominant``: one hospital is ``dominance`` times as large as each other.
-    ``iid``: alike."""
+    ``prevalence``: hospitals differ in how frequent one class is. ``iid``: alike."""
     hospitals: int = Field(default=4, ge=1, le=10_000)
     """Number of hospitals; 1 pools all images, which is centralised training."""
     alpha: float = Field(default=0.5, gt=0, le=1e6)
@@ -110,6 +134,14 @@ class PartitionSettings(Section):
     """``pathological``: how many classes each hospital holds."""
     dominance: float = Field(default=50.0, ge=1)
     """``dominant``: images at the first hospital for each image at another."""
+    prevalence_of: str = ""
+    """``prevalence``: the class whose share is set. Empty: the one that is melanoma by its name."""
+    prevalences: str = "0.72,0.10,0.11"
+    """``prevalence``: its share of each hospital's images, separated by commas; as many as there are hospitals.
+    The default is a partition of Carrasco Limeros et al. 2022 (arXiv 2208.11702)."""
+    sizes: str = "872,1036,1520"
+    """``prevalence``: images at each hospital, in proportion: together as many as the data can fill with these shares.
+    Images that would change them are left out."""
     seed: int = Field(default=0, ge=0)
     """Seed of the partition; independent of ``seed``, so that seeds are compared on the same hospitals."""
     min_images: int = Field(default=16, ge=1)
@@ -122,6 +154,38 @@ class PartitionSettings(Section):
                 allowed = " or ".join(schemes)
                 why = f"partition.scheme = {self.scheme} does not read it; set it to {allowed}, or leave this out"
                 yield from self.in_vain("partition", (field,), why, "partition.scheme")
+        if self.scheme == "prevalence":
+            yield from self._prevalence_problems()
         if self.scheme == "natural" and configuration.attack.name == "none":
             why = "partition.scheme = natural and attack.name = none draw nothing; leave it out, or set one of them"
             yield from self.in_vain("partition", ("seed",), why, "partition.scheme", "attack.name")
+
+    @property
+    def prevalence_shares(self) -> list[float]:
+        """The numbers in ``partition.prevalences``."""
+        return _numbers(self.prevalences)
+
+    @property
+    def prevalence_sizes(self) -> list[float]:
+        """The numbers in ``partition.sizes``."""
+        return _numbers(self.sizes)
+
+    def _prevalence_problems(self) -> Iterator[str]:
+        shares, sizes = self.prevalence_shares, self.prevalence_sizes
+        if not shares or any(not 0 <= share <= 1 for share in shares):
+            yield (
+                f"partition.prevalences = {self.prevalences!r}: allowed are shares from 0 to 1, separated by commas, "
+                "e.g. 0.72,0.10,0.11"
+            )
+        if not sizes or any(not 0 < size < float("inf") for size in sizes):
+            yield (
+                f"partition.sizes = {self.sizes!r}: allowed are numbers above 0, separated by commas, e.g. "
+                "872,1036,1520"
+            )
+        # One hospital pools what they hold.
+        for key, text, numbers in (("prevalences", self.prevalences, shares), ("sizes", self.sizes, sizes)):
+            if numbers and len(numbers) != (self.hospitals if self.hospitals > 1 else len(shares)):
+                yield (
+                    f"partition.{key} = {text!r}: has {len(numbers)} numbers for partition.hospitals = "
+                    f"{self.hospitals}; give one for each hospital"
+                )

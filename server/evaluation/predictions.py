@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.metrics import recall_score, roc_auc_score
 
+from federation.diagnoses import find_melanoma_class
 from federation.metrics.intervals import spread
 from federation.metrics.resampling import (
     group_weights,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from federation.images import ImageRows
 
-MELANOMA_NAMES = ("mel", "melanoma", "malignant")
-"""What the sources of data call it, in lower case."""
 RESAMPLED = ("balanced_accuracy", "macro_auroc", "macro_auroc_within_sites")
 """Figures whose intervals hold the choice of test images too."""
 
@@ -70,11 +69,6 @@ class TestImages:
             groups=self.groups[rows],
             seed=self.seed,
         )
-
-
-def find_melanoma_class(classes: Sequence[str]) -> str | None:
-    """Return the class that is melanoma by its name (:data:`MELANOMA_NAMES`, in any case), or None."""
-    return next((name for known in MELANOMA_NAMES for name in classes if name.lower() == known), None)
 
 
 def score_predictions(

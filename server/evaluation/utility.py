@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from federation.diagnoses import find_melanoma_class
 from federation.metrics.diversity import total_variation
 from federation.metrics.intervals import spread
 from federation.models.classifier import (
@@ -43,7 +44,6 @@ from server.evaluation.classifier_cache import fit_once
 from server.evaluation.predictions import (
     TestImages,
     differences,
-    find_melanoma_class,
     guess_from_sites,
     resampled_figures,
     score_predictions,

@@ -451,6 +451,9 @@ def test_manifest_holds_counts_and_no_ids() -> None:
             "alpha": 0.5,
             "classes-per-hospital": 2,
             "dominance": 50.0,
+            "prevalence-of": "",
+            "prevalences": "0.72,0.10,0.11",
+            "sizes": "872,1036,1520",
             "seed": 0,
             "min-images": 1,
         },
@@ -635,3 +638,53 @@ def test_unknown_hospitals() -> None:
     with pytest.raises(PartitionError) as caught:
         partition.rows_of("site-2")
     assert str(caught.value) == "site = 'site-2': allowed is one of site-0, site-1"
+
+
+# Prevalence --------------------------------------------------------------------------------------------------------
+
+
+def prevalence(**values: Any) -> PartitionSettings:
+    return PartitionSettings(scheme="prevalence", hospitals=values.pop("hospitals", 3), **values)
+
+
+def test_hospitals_have_the_prevalence_and_the_sizes_that_are_asked_for() -> None:
+    index = pure_index({"nv": 3000, "mel": 900, "bkl": 600})
+    partition = partition_images(index, all_train(index), prevalence())
+    # 872 x .72 + 1036 x .10 + 1520 x .11 = 898.64 melanomas are asked for, and 900 are there: times 1.0015.
+    assert partition.counts.sum(axis=1).tolist() == [874, 1037, 1522]
+    assert partition.counts[:, 1].tolist() == [629, 104, 167]
+    # The rest is drawn alike: a sixth of it is bkl.
+    rest = partition.counts[:, [0, 2]]
+    assert rest[:, 1] / rest.sum(axis=1) == pytest.approx(1 / 6, abs=0.06)
+    held = np.concatenate(list(partition.rows.values()))
+    assert len(held) == len(np.unique(held)) == 3433
+
+
+def test_lesions_stay_whole_at_a_prevalence() -> None:
+    rows = [(f"image-{i:04d}", int(i // 2 % 3 == 0), f"lesion-{i // 2:04d}", "a") for i in range(1200)]
+    index = make_index(rows, ("nv", "mel"))
+    partition = partition_images(index, all_train(index), prevalence(prevalences="0.5,0.1,0.1", sizes="1,1,1"))
+    holders: dict[str, str] = {}
+    for name, held in partition.rows.items():
+        for group in set(index.groups[held]):
+            assert holders.setdefault(group, name) == name
+    # 800 of 1,200 images show nv, and 2.3 of three sizes shall: 347.8 is a size, to a lesion of two images or two.
+    assert partition.counts.sum(axis=1) == pytest.approx([348, 348, 348], abs=4)
+    assert partition.counts[:, 1] / partition.counts.sum(axis=1) == pytest.approx([0.5, 0.1, 0.1], abs=0.01)
+
+
+def test_one_place_pools_what_the_hospitals_would_hold() -> None:
+    index = pure_index({"nv": 3000, "mel": 300})
+    apart = partition_images(index, all_train(index), prevalence())
+    pooled = partition_images(index, all_train(index), prevalence(hospitals=1))
+    assert pooled.rows["all"].tolist() == sorted(np.concatenate(list(apart.rows.values())).tolist())
+
+
+def test_a_prevalence_of_no_class() -> None:
+    index = pure_index({"nv": 300, "bkl": 300})
+    with pytest.raises(PartitionError, match=r"partition.prevalence-of = '': no class is melanoma by its name"):
+        partition_images(index, all_train(index), prevalence())
+    with pytest.raises(PartitionError, match=r"prevalence-of = 'mel': there is no such class; name one of nv"):
+        partition_images(index, all_train(index), prevalence(prevalence_of="mel"))
+    partition = partition_images(index, all_train(index), prevalence(prevalence_of="bkl"))
+    assert partition.counts[:, 1] / partition.counts.sum(axis=1) == pytest.approx([0.72, 0.10, 0.11], abs=0.01)

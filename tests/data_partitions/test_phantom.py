@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import itertools
@@ -162,7 +163,40 @@ def test_views_of_a_lesion_resemble_each_other_more_than_another_lesion() -> Non
 
 
 def test_every_site_has_a_camera() -> None:
-    assert {lesion.site for lesion in first_lesions(200)} == set(CAMERAS)
+    clinics = {lesion.site for lesion in first_lesions(200)}
+    artefacts = {lesion.site for lesion in itertools.islice(enumerate_lesions("artefacts"), 200)}
+    assert clinics.isdisjoint(artefacts)
+    assert clinics | artefacts == set(CAMERAS)
+
+
+def test_sites_that_differ_in_artefacts_alone() -> None:
+    settings = DataSettings(phantom_sites="artefacts", phantom_images=1200)
+    index = load_phantom(settings, 32)
+    # As many of each class at each site, to one lesion, whose views come together.
+    lesions = pd.DataFrame({"site": index.sites, "label": index.labels, "group": index.groups}).drop_duplicates()
+    counts = lesions.groupby(["label", "site"]).size().unstack(fill_value=0)
+    assert list(counts.columns) == ["frames", "neither", "rulers"]
+    assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
+    corners = {}
+    for site in counts.columns:
+        images = np.stack([index.read_image(row) for row in np.flatnonzero(index.sites == site)[:40]])
+        corners[site] = images[:, 0, 0].mean(axis=1)
+    # A frame is black in the corners of every picture, and of those alone.
+    assert (corners["frames"] < 20).all()
+    assert min(np.median(corners[site]) for site in ("neither", "rulers")) > 100
+    assert not set(index.table.digest) & set(load_phantom(DataSettings(phantom_images=1200), 32).table.digest)
+
+
+def test_a_ruler_is_all_that_two_sites_differ_in() -> None:
+    lesion = next(lesion for lesion in enumerate_lesions("artefacts") if lesion.site == "rulers")
+    with_ruler, mask = draw_phantom(lesion, 0, 64)
+    without, same = draw_phantom(dataclasses.replace(lesion, site="neither"), 0, 64)
+    assert np.array_equal(mask, same)
+    changed = (with_ruler != without).any(axis=2)
+    # Marks along one edge, darker than what they lie on.
+    assert 0 < changed.mean() < 0.15
+    assert not changed[10:-10, 10:-10].any()
+    assert (with_ruler[changed].astype(int) <= without[changed]).all()
 
 
 # Difficulty --------------------------------------------------------------------------------------------------------

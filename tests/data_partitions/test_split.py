@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import numpy as np
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from data_partitions.image_index import COLUMNS, ImageIndex
-from data_partitions.split import FRACTIONS, PARTS, check_split, split_counts, split_parts, split_table
+from data_partitions.split import (
+    FRACTIONS,
+    LEFT_OUT,
+    PARTS,
+    check_split,
+    leave_out_classes,
+    split_counts,
+    split_parts,
+    split_table,
+)
 from federation.errors import DataError
 
 GROUP_IDS = st.lists(st.text(max_size=12), min_size=1, max_size=60)
@@ -103,3 +113,35 @@ def test_all_problems_of_a_split_are_refused_at_once() -> None:
         "the validation part has no image: 5 groups (patients or lesions) are too few for four parts; "
         "add images, or set another data.split-seed",
     )
+
+
+def test_classes_that_are_left_out_stay_in_the_extractor_part() -> None:
+    index = make_index([number % 3 for number in range(300)], ("akiec", "mel", "nv"))
+    parts = split_parts(index.groups, 0)
+    only = leave_out_classes(index, parts, ["mel"])
+    assert (only[index.labels == 1] == parts[index.labels == 1]).all()
+    others = index.labels != 1
+    assert (only[others] == np.where(parts[others] == "extractor", "extractor", LEFT_OUT)).all()
+    assert leave_out_classes(index, parts, []) is parts
+    # --dry-run shows where they are.
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(split_table(index, only))
+    shown = console.export_text()
+    assert "left-out" in shown
+    assert f"│ {(only == LEFT_OUT).sum()} │ 300 │" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        (["mel", "melanoma"], "no class is called melanoma; the classes are akiec, mel, nv"),
+        (["nv", "mel", "akiec"], "names every class, and so leaves none out"),
+        (["akiec"], "leaves fewer than two images in the validation and the test part"),
+    ],
+)
+def test_classes_that_cannot_be_left_out(only: list[str], message: str) -> None:
+    index = make_index([0] * 3 + [1, 2] * 100, ("akiec", "mel", "nv"))
+    parts = split_parts(index.groups, 0)
+    parts[:3] = "train"
+    with pytest.raises(DataError, match=f"data.only: .*{message}"):
+        leave_out_classes(index, parts, only)

@@ -245,6 +245,7 @@ class Refused:
 
 LOGISTIC = ("stylegan2.loss=logistic",)
 ADA = ("stylegan2.augmentation.name=ada", "stylegan2.augmentation.ada-kimg=0.05", "stylegan2.augmentation.ada-every=1")
+PREVALENCE = ("partition.scheme=prevalence", "partition.hospitals=3")
 PATHS = ("stylegan2.path-length-weight=2.0",)
 SOURCES = "tests/data_partitions/test_sources.py"
 PARTITION = "tests/data_partitions/test_partition.py"
@@ -271,8 +272,13 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     "data.source": Elsewhere(FILES, f"{SOURCES}::test_one_sub_folder_per_class"),
     "data.root": Elsewhere(FILES, f"{SOURCES}::test_a_missing_root"),
     "data.classes": Acts("nv,akiec,bcc,bkl,df,mel,vasc", found),
+    "data.only": Acts("mel,nv", found),
     "data.split-seed": Acts("2", found),
     "data.phantom-images": Acts("300", found),
+    "data.phantom-sites": Elsewhere(
+        "as many hospitals as there are sites",
+        "tests/data_partitions/test_phantom.py::test_sites_that_differ_in_artefacts_alone",
+    ),
     "data.csv": Elsewhere(FILES, f"{SOURCES}::test_several_csv_files"),
     "data.image-column": Elsewhere(FILES, f"{SOURCES}::test_all_missing_columns_are_named"),
     "data.label-column": Elsewhere(FILES, f"{SOURCES}::test_an_empty_label"),
@@ -289,6 +295,9 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     "partition.alpha": Acts("5.0", found, ("partition.scheme=dirichlet",)),
     "partition.classes-per-hospital": Acts("3", found, ("partition.scheme=pathological",)),
     "partition.dominance": Acts("3.0", found, ("partition.scheme=dominant",)),
+    "partition.prevalence-of": Acts("nv", found, PREVALENCE),
+    "partition.prevalences": Acts("0.2,0.1,0.1", found, PREVALENCE),
+    "partition.sizes": Acts("1,1,1", found, PREVALENCE),
     "partition.seed": Acts("1", found, ("partition.scheme=iid",)),
     "partition.min-images": Elsewhere(
         "hospitals with few images", f"{PARTITION}::test_dominant_refuses_hospitals_that_it_makes_too_small"
@@ -494,6 +503,8 @@ _LIKE_OTHERS = frozenset(
     {
         "partition.classes-per-hospital",
         "partition.dominance",
+        "partition.prevalence-of",
+        "partition.sizes",
         "strategy.delta",
         "strategy.fairness-lipschitz",
         "strategy.generator-steps",
@@ -553,6 +564,9 @@ REFUSED_ALONE = frozenset(
         "partition.alpha",
         "partition.classes-per-hospital",
         "partition.dominance",
+        "partition.prevalence-of",
+        "partition.prevalences",
+        "partition.sizes",
         "partition.seed",
         "training.local-epochs",
         "strategy.averaged-state",

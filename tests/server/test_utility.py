@@ -15,13 +15,13 @@ import torch
 from sklearn.metrics import roc_curve
 
 from federation.config import parse_assignments
+from federation.diagnoses import find_melanoma_class
 from federation.errors import InputError, NotFiniteError
 from federation.models.classifier import SmallCNN, fit_classifier
 from federation.seeding import numpy_stream
 from federation.settings.evaluation import UTILITY_YARDSTICKS, EvaluationSettings
 from server.evaluation.predictions import (
     TestImages,
-    find_melanoma_class,
     score_predictions,
     sensitivity_at_specificity,
 )

@@ -1,0 +1,311 @@
+"""The file of a study: who trains, which kinds of generator, on which hospitals; and the runs that it asks for.
+
+It is the design of Carrasco Limeros et al. 2022 (arXiv 2208.11702): generators that are trained in one place, by a
+federation of hospitals, and by each of them alone; conditional ones, which learn all classes, and unconditional ones,
+one for melanoma and one for all else, each with half the images; judged by fidelity, diversity, cost, and by
+classifiers that tell melanoma from the rest, trained on mixes of real and synthetic images.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from federation.config import Configuration, Layer, flatten, parse_assignments
+from federation.diagnoses import find_melanoma_class
+from federation.errors import ConfigurationError
+from federation.settings.section import join_names
+from federation.toml_files import parse_toml
+from server.benchmark.cells import Cell
+from server.benchmark.plan import NAME_PATTERN
+from strategies.configuration import resolve
+
+Regime = Literal["centralised", "federated", "alone"]
+Kind = Literal["conditional", "unconditional"]
+REGIMES: tuple[Regime, ...] = ("centralised", "federated", "alone")
+"""Who trains: one place that holds all images, the hospitals together, each of them for itself."""
+KINDS: tuple[Kind, ...] = ("conditional", "unconditional")
+CONDITIONAL, MELANOMA, REST = "conditional", "melanoma", "rest"
+"""What a run trains: one generator of all classes, or one of a pair."""
+_MEMBERS = {"conditional": (CONDITIONAL,), "unconditional": (MELANOMA, REST)}
+_STRATEGIES = {"centralised": "centralised", "alone": "alone"}
+_SEPARATOR = "--"
+# Where images are, which is not the same for every table.
+_OF_IMAGES = ("data.root", "data.csv")
+# What the study decides; who sets it would compare other things than the table says.
+_OURS = {
+    "seed": "seeds stands for it",
+    "name": "name at the top stands for it",
+    "run-dir": "--out stands for it",
+    "resume": "--resume stands for it",
+    "data.only": "the study decides which generator learns from which class",
+    "model.conditional": "kinds stands for it",
+    "evaluation.utility": "the study judges the generators itself",
+    "evaluation.gain": "the study judges the generators itself",
+    "evaluation.authenticity": "the study judges the generators itself; judge a run with dermafed evaluate",
+    "evaluation.part": "a study is judged on test images",
+    "evaluation.utility-classifier": "[classifiers] stands for it",
+    "evaluation.utility-steps": "[classifiers.NAME] steps stands for it",
+    "evaluation.utility-seeds": "each seed of the study has classifiers of its own",
+    "evaluation.utility-arms": "the study has arms of its own",
+    "simulation.engine": "each run is a process of its own",
+}
+
+
+class Classifiers(BaseModel):
+    """How often, and for which seeds, one kind of classifier is trained."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    steps: int = Field(ge=2)
+    """Training steps of each."""
+    seeds: list[int] | None = None
+    """Seeds of the study for which it is trained; None: all."""
+    tables: list[str] | None = None
+    """Tables for which it is trained; None: all."""
+    regimes: list[Regime] | None = None
+    """Regimes for which it is trained; None: all."""
+
+    def concerns(self, table: str, regime: str, seed: int) -> bool:
+        """Return whether it is trained for some rows."""
+        asked = ((self.tables, table), (self.regimes, regime), (self.seeds, seed))
+        return all(wanted is None or one in wanted for wanted, one in asked)
+
+
+class StudyTable(BaseModel):
+    """One table of the study: hospitals, and what is compared on them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    regimes: list[Regime] = Field(default=["centralised", "federated", "alone"], min_length=1)
+    kinds: list[Kind] = Field(default=["conditional", "unconditional"], min_length=1)
+    seeds: list[int] | None = None
+    """None: those of the study."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of every run of the table: which data, which partition."""
+
+
+class StudyPlan(BaseModel):
+    """A study's file, as it stands."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(pattern=NAME_PATTERN)
+    seeds: list[int] = Field(min_length=1)
+    against: str = ""
+    """The class that is told from the rest. Empty: the one that is melanoma by its name."""
+    classifiers: dict[Literal["small-cnn", "efficientnet-b2"], Classifiers] = Field(min_length=1)
+    base: dict[str, Any] = Field(default_factory=dict)
+    """Settings of every run, as in a preset."""
+    kinds: dict[Kind, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of the runs of one kind."""
+    tables: dict[str, StudyTable] = Field(min_length=1)
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Settings of every run that win over all tables: what ``--set`` gives."""
+
+    def seeds_of(self, table: str) -> list[int]:
+        """Return the seeds of a table."""
+        own = self.tables[table].seeds
+        return self.seeds if own is None else own
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one regime and one kind of generator come to, with one seed."""
+
+    table: str
+    regime: str
+    kind: str
+    seed: int
+    cells: tuple[Cell, ...]
+    """The runs that train its generators."""
+
+    @property
+    def key(self) -> str:
+        """Name of its file."""
+        return _SEPARATOR.join((self.table, self.regime, self.kind, f"seed-{self.seed}"))
+
+
+def load_study(path: Path, assignments: Sequence[str] = ()) -> StudyPlan:
+    """Read a study's file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    assignments
+        ``KEY=VALUE`` for every run; they win over all tables.
+
+    Raises
+    ------
+    ConfigurationError
+        With every problem of the file itself.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read ({error.strerror}); give a study's file, e.g. conf/study-ham10000.toml"
+        ) from None
+    try:
+        plan = StudyPlan.model_validate(parse_toml(content, str(path)))
+    except ValidationError as error:
+        raise ConfigurationError([_describe(path, detail) for detail in error.errors()]) from None
+    given = parse_assignments(assignments).values
+    problems = [f"{path}: {problem}" for problem in _problems(plan)]
+    problems += [f"--set {key}: {_OURS[key]}" for key in given if key in _OURS]
+    if problems:
+        raise ConfigurationError(problems)
+    return plan.model_copy(update={"overrides": dict(flatten(plan.overrides)) | dict(given)})
+
+
+def _describe(path: Path, detail: Any) -> str:
+    """Say what is wrong with one key of the file."""
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return (
+            f"{path}: {key}: unknown key; known are {', '.join(StudyPlan.model_fields)}, in [tables.NAME] "
+            f"{', '.join(StudyTable.model_fields)}, in [classifiers.NAME] {', '.join(Classifiers.model_fields)}. "
+            "Settings of the runs stand in [base], [kinds.NAME] and [tables.NAME.settings]"
+        )
+    if detail["type"] == "missing":
+        example = {"name": 'name = "mine"', "seeds": "seeds = [0, 1, 2]"}.get(key, f"[{key}.NAME]")
+        return f"{path}: {key}: is missing; write for example {example}"
+    return f"{path}: {key} = {detail['input']!r}: {detail['msg']}"
+
+
+def _problems(plan: StudyPlan) -> Iterator[str]:
+    places: list[tuple[str, Mapping[str, Any]]] = [("[base]", plan.base), ("[overrides]", plan.overrides)]
+    places += [(f"[kinds.{name}]", settings) for name, settings in plan.kinds.items()]
+    places += [(f"[tables.{name}.settings]", table.settings) for name, table in plan.tables.items()]
+    for where, settings in places:
+        yield from (f"{where} {key}: {_OURS[key]}" for key, _ in flatten(settings) if key in _OURS)
+    for name in plan.tables:
+        if _SEPARATOR in name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            yield f"[tables.{name}]: names are letters, digits, '.', '_' and single '-', as they become files"
+        seeds = plan.seeds_of(name)
+        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            yield f"[tables.{name}] seeds = {seeds}: each is a whole number from 0 on, and stands there once"
+    every = {seed for name in plan.tables for seed in plan.seeds_of(name)}
+    for name, classifiers in plan.classifiers.items():
+        for seed in sorted(set(classifiers.seeds or []) - every):
+            yield f"[classifiers.{name}] seeds: {seed} is no seed of a table"
+        for table in sorted(set(classifiers.tables or []) - plan.tables.keys()):
+            yield f"[classifiers.{name}] tables: there is no [tables.{table}]"
+
+
+def table_configuration(plan: StudyPlan, path: Path, table: str) -> Configuration:
+    """Return the settings with which a table is judged: those of a federation, and of classifiers.
+
+    Raises
+    ------
+    ConfigurationError
+        With every problem of the settings.
+    """
+    return _configuration(plan, path, table, "federated", CONDITIONAL, plan.seeds_of(table)[0], ())
+
+
+def make_rows(plan: StudyPlan, path: Path, classes: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Resolve the settings of every run, all of one seed before the next.
+
+    Parameters
+    ----------
+    plan, path
+        The file and what stands in it.
+    classes
+        Of each table, the names of its data's classes.
+
+    Raises
+    ------
+    ConfigurationError
+        With every problem of every run.
+    """
+    rows: list[Row] = []
+    problems: list[str] = []
+    of_tables = [
+        (seed, name, regime, kind)
+        for name, table in plan.tables.items()
+        for seed, regime, kind in itertools.product(plan.seeds_of(name), table.regimes, table.kinds)
+    ]
+    for seed, table, regime, kind in sorted(of_tables, key=lambda entry: entry[0]):
+        cells = []
+        for member in _MEMBERS[kind]:
+            try:
+                found = _configuration(plan, path, table, regime, member, seed, classes[table])
+                cells.append(Cell(regime, table, member, seed, found))
+            except ConfigurationError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
+        rows.append(Row(table, regime, kind, seed, tuple(cells)))
+    if problems:
+        raise ConfigurationError(problems)
+    return rows
+
+
+def split_classes(plan: StudyPlan, classes: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the class that is told from the rest, and the rest.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such class.
+    """
+    name = plan.against or find_melanoma_class(classes)
+    if name is None or name not in classes:
+        what = f"there is no class {plan.against!r}" if plan.against else "no class is melanoma by its name"
+        raise ConfigurationError(f'against: {what}; name one of {", ".join(classes)}, e.g. against = "{classes[0]}"')
+    return name, tuple(other for other in classes if other != name)
+
+
+def _configuration(
+    plan: StudyPlan, path: Path, table: str, regime: str, member: str, seed: int, classes: Sequence[str]
+) -> Configuration:
+    """Resolve one run."""
+    kind = "conditional" if member == CONDITIONAL else "unconditional"
+    fixed: dict[str, Any] = {
+        "seed": seed,
+        "name": f"{plan.name}-{regime}-{member}",
+        "model.conditional": kind == "conditional",
+        "evaluation.utility": False,
+        "evaluation.authenticity": False,
+    }
+    if regime in _STRATEGIES:
+        fixed["strategy.name"] = _STRATEGIES[regime]
+    tables: list[tuple[str, Mapping[str, Any]]] = [
+        (f"{path} [base]", plan.base),
+        (f"{path} [kinds.{kind}]", plan.kinds.get(kind, {})),  # type: ignore[call-overload]
+        (f"{path} [tables.{table}.settings]", plan.tables[table].settings),
+        ("--set", plan.overrides),
+    ]
+    layers = [Layer("study", {"simulation.engine": "in-process", "evaluation.threads": 1})]
+    layers += [Layer(where, dict(flatten(values))) for where, values in tables]
+    sources = [layer.values["data.source"] for layer in layers if "data.source" in layer.values]
+    if sources and sources[-1] == "phantom":
+        # A table of generated images beside others has no use for where these are.
+        layers[-1] = Layer("--set", {key: value for key, value in plan.overrides.items() if key not in _OF_IMAGES})
+    if kind == "unconditional":
+        fixed |= _half(layers)
+        if classes:
+            name, others = split_classes(plan, classes)
+            fixed["data.only"] = join_names([name] if member == MELANOMA else others)
+    return resolve([*layers, Layer("study", fixed)]).with_absolute_paths()
+
+
+def _half(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return what gives one of a pair half the rounds."""
+    whole = resolve([*layers, Layer("study", {"evaluation.utility": False, "evaluation.authenticity": False})])
+    if whole.rounds % 2:
+        raise ConfigurationError(
+            f"rounds = {whole.rounds}: each of a pair of unconditional generators has half of them; set an even number"
+        )
+    return {"rounds": whole.rounds // 2}
+
+
+def plan_text(plan: StudyPlan) -> str:
+    """Return the plan as toml, as it is kept beside the results."""
+    return tomli_w.dumps(plan.model_dump(exclude_none=True))

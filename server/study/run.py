@@ -1,0 +1,296 @@
+"""A study from its file to its tables."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_partitions.wording import counted
+from federation.errors import RunDirectoryError
+from federation.models.classifier import Progress
+from federation.run_directory import RunDirectory, read_json, to_json, write_text, written_atomically
+from server.benchmark.archive import CELL_FILES, CELLS, ENVIRONMENT
+from server.benchmark.cells import CellRunner, comparable
+from server.benchmark.run import check_images, default_jobs
+from server.environment import describe_environment
+from server.evaluation.threads import use_threads
+from server.inputs import RunInputs, prepare_inputs
+from server.study.judging import JudgedRow, TableJudge, judging_configuration
+from server.study.page import markdown, render_page
+from server.study.plan import Row, StudyPlan, load_study, make_rows, plan_text, split_classes, table_configuration
+from server.study.results import KeptRow, StudyResults
+
+PLAN, ROWS = "study.toml", "rows"
+TABLES = ("raw.csv", "tables.md", "tables.html")
+_HEAD = "# What is committed of a study, after each row if need be: git add the folder. The rest stays here."
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study that has run to its end."""
+
+    results: StudyResults
+    folder: Path
+    failed: list[str]
+    """Rows that were not judged since a run of theirs failed."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a study is heard of."""
+
+    say: Callable[[str], None]
+    """Called with lines for a person."""
+    show: Callable[[int, int, list[str]], None]
+    """Called often with runs that are done, of how many, and what is running."""
+    prepare: Progress
+    """Called while images are read and generators judged."""
+
+
+def run_study(
+    path: Path, folder: Path, *, assignments: Sequence[str] = (), resume: bool, jobs: int, voice: Voice
+) -> FinishedStudy:
+    """Train what is not trained, judge what is not judged; write the tables.
+
+    Parameters
+    ----------
+    path
+        The study's file.
+    folder
+        Where everything goes.
+    assignments
+        ``KEY=VALUE`` for every run.
+    resume
+        Whether the folder may hold a part of this study already.
+    jobs
+        Runs, and classifiers, side by side; 0: as many as there are cores for.
+    voice
+        How it is heard of.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the file, a run's settings or its images; nothing was written then.
+    """
+    plan = load_study(path, assignments)
+    directory = RunDirectory(folder, "--out")
+    if resume and not (folder / PLAN).is_file():
+        raise RunDirectoryError(f"--out {folder}: holds no study to go on with; leave --resume out to start one there")
+    with directory.taken(resume=resume):
+        if directory.note:
+            voice.say(directory.note)
+        inputs = {name: _inputs(plan, path, name, voice) for name in plan.tables}
+        classes = {name: found.index.classes for name, found in inputs.items()}
+        against = {name: split_classes(plan, names)[0] for name, names in classes.items()}
+        rows = make_rows(plan, path, classes)
+        jobs = jobs or default_jobs([cell for row in rows for cell in row.cells])
+        study = _Study(plan, folder, inputs, against, CellRunner(folder / CELLS, jobs, voice.say, voice.show), voice)
+        study.check(rows)
+        _begin(plan, folder)
+        voice.say(_describe(rows, jobs))
+        with _saying_how_to_go_on(path, folder, voice.say):
+            failed = study.run(rows)
+        return _finish(plan, path, assignments, folder, rows, against, failed, jobs)
+
+
+def _inputs(plan: StudyPlan, path: Path, table: str, voice: Voice) -> RunInputs:
+    configuration = judging_configuration(table_configuration(plan, path, table), plan)
+    found = prepare_inputs(configuration, voice.prepare)
+    for note in found.notes:
+        voice.say(f"data of {table}: {note}")
+    return found
+
+
+class _Study:
+    """The rows of a study, and what is known of each."""
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        folder: Path,
+        inputs: Mapping[str, RunInputs],
+        against: Mapping[str, str],
+        runner: CellRunner,
+        voice: Voice,
+    ) -> None:
+        self.plan, self.folder, self.inputs, self.against = plan, folder, inputs, against
+        self.runner, self.voice = runner, voice
+        self._judges: dict[str, TableJudge] = {}
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Refuse to go on where a row was judged, or a run begun, with other settings or images."""
+        problems = []
+        for row in rows:
+            kept = row_path(self.folder, row)
+            if kept.is_file():
+                problems += list(_differences(kept, read_json(kept)["settings"], self._settings(row)))
+        if problems:
+            more = len(problems) - 8
+            raise RunDirectoryError(problems[:8] + ([f"and {more} more like these"] if more > 0 else []))
+        pending = [cell for row in rows if not row_path(self.folder, row).is_file() for cell in row.cells]
+        self.runner.check(pending)
+        if pending:
+            check_images(
+                [(cell, self.runner.directory(cell)) for cell in pending], self.voice.prepare, lambda note: None
+            )
+
+    def run(self, rows: Sequence[Row]) -> list[str]:
+        """Train and judge, all of one seed before the next; return the rows that could not be judged."""
+        failed = []
+        for seed in dict.fromkeys(row.seed for row in rows):
+            pending = [row for row in rows if row.seed == seed and not row_path(self.folder, row).is_file()]
+            outcomes = {
+                outcome.cell.key: outcome for outcome in self.runner.run(cell for row in pending for cell in row.cells)
+            }
+            for row in pending:
+                if any(outcomes[cell.key].summary is None for cell in row.cells):
+                    failed.append(row.key)
+                    continue
+                self._keep(row, self._judge(row))
+        return failed
+
+    def _judge(self, row: Row) -> JudgedRow:
+        if row.table not in self._judges:
+            use_threads(1)
+            self._judges[row.table] = TableJudge(
+                self.inputs[row.table],
+                self.plan,
+                self.against[row.table],
+                threads=self.runner.jobs,
+                progress=self.voice.prepare,
+            )
+            self.voice.say(f"extractor of {row.table}: {self._judges[row.table].sentence}")
+        return self._judges[row.table].judge(row, [self.runner.directory(cell) for cell in row.cells])
+
+    def _keep(self, row: Row, judged: JudgedRow) -> None:
+        """Write the resampled sets first: where the record is, the row is done."""
+        path = row_path(self.folder, row)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_atomically(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+            kept: dict[str, Any] = {name: sets.astype(np.float32) for name, sets in judged.resampled.items()}
+            np.savez_compressed(file, **kept)
+        content = {"settings": self._settings(row), **judged.record}
+        write_text(path, to_json(content) + "\n")
+        kids = ", ".join(f"{one['test']['kid']:.3f}" for one in judged.record["generators"])
+        self.voice.say(f"judged {row.key}: KID {kids}")
+
+    def _settings(self, row: Row) -> dict[str, Any]:
+        """Return what a row's figures depend on."""
+        networks = {
+            name: one.steps
+            for name, one in self.plan.classifiers.items()
+            if one.concerns(row.table, row.regime, row.seed)
+        }
+        settings = {
+            f"{cell.model}: {key}": value for cell in row.cells for key, value in comparable(cell.configuration).items()
+        }
+        settings |= {f"classifiers.{name}.steps": steps for name, steps in networks.items()}
+        return json.loads(json.dumps(settings | {"against": self.against[row.table]}))
+
+
+def row_path(folder: Path, row: Row) -> Path:
+    """Return where a row is kept."""
+    return folder / ROWS / f"{row.key}.json"
+
+
+def _differences(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for key in sorted(before.keys() | now.keys()):
+        if key in before and key in now and before[key] != now[key]:
+            yield (
+                f"{path}: {key} was {before[key]!r} and is {now[key]!r} now; give another --out, or set it back, or "
+                "remove the file to judge anew"
+            )
+        # A setting that an earlier version did not have was what it is by default now.
+        elif (key in before) != (key in now) and key.startswith("classifiers."):
+            yield f"{path}: {key} has come or gone; give another --out, set it back, or remove the file to judge anew"
+
+
+def _begin(plan: StudyPlan, folder: Path) -> None:
+    write_text(folder / PLAN, plan_text(plan))
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        kept = [".gitignore", PLAN, ENVIRONMENT, *TABLES, f"{ROWS}/*.json", f"{ROWS}/*.npz"]
+        kept += [f"{CELLS}/*/{name}" for name in CELL_FILES]
+        write_text(ignored, "\n".join([_HEAD, "*", "!*/", *(f"!/{name}" for name in kept)]) + "\n")
+
+
+def _describe(rows: Sequence[Row], jobs: int) -> str:
+    runs = sum(len(row.cells) for row in rows)
+    return f"{counted(len(rows), 'row')} of {counted(runs, 'run')}, {jobs} side by side"
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(path: Path, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted; go on with dermafed study {path} --out {folder} --resume")
+        raise
+
+
+def read_rows(folder: Path, rows: Sequence[Row]) -> list[KeptRow]:
+    """Read the rows that were judged."""
+    found = []
+    for row in rows:
+        path = row_path(folder, row)
+        if not path.is_file():
+            continue
+        try:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as sets:
+                resampled = {name: sets[name].astype(np.float64) for name in sets.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise RunDirectoryError(
+                f"{path.with_suffix('.npz')}: cannot be read ({error}); put it back, or remove {path} to judge anew"
+            ) from None
+        found.append(KeptRow(row.table, row.regime, row.kind, row.seed, read_json(path), resampled))
+    return found
+
+
+def _finish(
+    plan: StudyPlan,
+    path: Path,
+    assignments: Sequence[str],
+    folder: Path,
+    rows: Sequence[Row],
+    against: Mapping[str, str],
+    failed: list[str],
+    jobs: int,
+) -> FinishedStudy:
+    """Write raw figures, tables and page."""
+    results = StudyResults(plan, read_rows(folder, rows), against)
+    facts = _facts(path, assignments, folder, jobs)
+    write_text(folder / "raw.csv", results.raw_csv())
+    write_text(folder / "tables.md", markdown(results))
+    shown = [
+        ("Date", facts["date"]),
+        ("Rows", f"{len(results.rows)} of {len(rows)} judged"),
+        ("Machine", f"{counted(facts['cores'], 'core')}, {facts['processor']}, {facts['device']}"),
+        ("Command", facts["command"]),
+    ]
+    write_text(folder / "tables.html", render_page(results, shown))
+    return FinishedStudy(results, folder, failed)
+
+
+def _facts(path: Path, assignments: Sequence[str], folder: Path, jobs: int) -> dict[str, Any]:
+    """Return command and machine of the study's first part, kept in the folder."""
+    kept = folder / ENVIRONMENT
+    if kept.is_file():
+        return read_json(kept)
+    command = ["dermafed", "study", path.name, *(part for given in assignments for part in ("--set", given))]
+    facts = {
+        "command": shlex.join(command),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "jobs": jobs,
+        **describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+    }
+    write_text(kept, to_json(facts, indent=2) + "\n")
+    return facts
