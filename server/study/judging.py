@@ -182,6 +182,7 @@ def judging_configuration(configuration: Configuration, plan: StudyPlan) -> Conf
         {
             "evaluation.utility": True,
             "evaluation.utility-arms": "real,synthetic,real+synthetic",
+            "evaluation.utility-yardsticks": "",
             "evaluation.utility-seeds": 1,
             "evaluation.utility-steps": steps,
         },
@@ -205,6 +206,11 @@ def costs(row: Row, directories: Sequence[RunDirectory]) -> dict[str, float]:
     return {"seconds": sum(seconds), "images": images, "seconds_per_kimg": 1000 * sum(seconds) / images, "bytes": sent}
 
 
+def site_figure(hospital: str) -> str:
+    """Return the name of the distance to one hospital's images."""
+    return f"kid_site[{hospital}]"
+
+
 def figures_of(record: Mapping[str, Any], network: str) -> dict[str, float]:
     """Return a row's figures by name, each the mean over its generators."""
     found: dict[str, list[float]] = {}
@@ -219,6 +225,10 @@ def _of_generator(generator: Mapping[str, Any], network: str) -> Iterator[tuple[
     test = generator["test"]
     found = {name: test.get(name) for name in _FIDELITY}
     found["second_kid"] = (test.get("second") or {}).get("kid")
+    for entry in test.get("per_site", []):
+        # Who trains alone serves itself: what its images are to others is in the whole.
+        if generator["hospital"] in ("", entry["name"]):
+            found[site_figure(entry["name"])] = entry.get("kid")
     for arm, section in generator["utility"].get("arms", {}).items():
         if section.get("balanced_accuracy"):
             found[f"all_classes[{arm}]"] = section["balanced_accuracy"]["mean"]

@@ -42,6 +42,11 @@ def shown_tables(results: StudyResults) -> Iterator[ShownTable]:
         if not results.lines(table):
             continue
         yield _plain(results, table, f"{table}: fidelity and diversity", FIDELITY, said=list(sentences(results, table)))
+        if hospitals := results.hospitals(table):
+            note = (
+                f"Against {results.which_images(table)}. Of hospitals alone, each one's own generator against its own."
+            )
+            yield _plain(results, table, f"{table}: KID by hospital", hospitals, note=note)
         yield _plain(results, table, f"{table}: cost", COSTS, note="Of hospitals alone, of all of them together.")
         for network in results.networks(table):
             for figure in FIGURES:

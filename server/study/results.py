@@ -15,7 +15,7 @@ from federation.metrics.intervals import spread
 from federation.metrics.resampling import resampled_intervals
 from federation.seeding import numpy_stream
 from server.evaluation.mixes import FIGURES, MIXES, REAL
-from server.study.judging import figures_of, resampled_name
+from server.study.judging import figures_of, resampled_name, site_figure
 from server.study.plan import KINDS, REGIMES, StudyPlan
 
 if TYPE_CHECKING:
@@ -172,14 +172,32 @@ class StudyResults:
         return Figure(float(np.mean(list(values.values()))), values, None if ends is None else (ends[0], ends[1]))
 
     def real(self, table: str, column: Column) -> float | None:
-        """Return what real training images get in the generator's place."""
-        for row in self.rows:
-            test = row.record["generators"][0]["test"]
-            if row.table == table and column.name == "second_kid" and test.get("second"):
-                return float(test["second"]["real"]["kid"])
-            if row.table == table and test["real"].get(column.name) is not None:
-                return float(test["real"][column.name])
-        return None
+        """Return what real images get in the generator's place: training images, or another half of a hospital's."""
+        judged = next((row.record["generators"][0]["test"] for row in self.rows if row.table == table), None)
+        if judged is None:
+            return None
+        found = dict(judged["real"]) | {
+            site_figure(entry["name"]): entry.get("real_kid") for entry in judged.get("per_site", [])
+        }
+        if judged.get("second"):
+            found["second_kid"] = judged["second"]["real"]["kid"]
+        value = found.get(column.name)
+        return None if value is None else float(value)
+
+    def hospitals(self, table: str) -> list[Column]:
+        """Return a column for the distance to each hospital's images, where a table has them."""
+        names = {
+            entry["name"]: None
+            for row in self.rows
+            if row.table == table
+            for entry in row.record["generators"][0]["test"].get("per_site", [])
+        }
+        return [Column(site_figure(name), name, 3) for name in sorted(names)]
+
+    def which_images(self, table: str) -> str:
+        """Say which images stand for each hospital."""
+        judged = [row.record["generators"][0]["test"] for row in self.rows if row.table == table]
+        return str(judged[0].get("per_site_say", "")) if judged else ""
 
     def raw_csv(self) -> str:
         """Return every figure of every row."""

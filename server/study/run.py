@@ -88,18 +88,33 @@ def run_study(
     with directory.taken(resume=resume):
         if directory.note:
             voice.say(directory.note)
-        inputs = {name: _inputs(plan, path, name, voice) for name in plan.tables}
-        classes = {name: found.index.classes for name, found in inputs.items()}
+        kept = _classes_of_finished(plan, path, folder)
+        inputs = {} if kept else {name: _inputs(plan, path, name, voice) for name in plan.tables}
+        classes = kept or {name: found.index.classes for name, found in inputs.items()}
         against = {name: split_classes(plan, names)[0] for name, names in classes.items()}
         rows = make_rows(plan, path, classes)
         jobs = jobs or default_jobs([cell for row in rows for cell in row.cells])
         study = _Study(plan, folder, inputs, against, CellRunner(folder / CELLS, jobs, voice.say, voice.show), voice)
         study.check(rows)
         _begin(plan, folder)
-        voice.say(_describe(rows, jobs))
+        facts = _facts(path, assignments, folder, jobs, classes)
+        voice.say(
+            "every row is judged: no image is read, and the tables are made again" if kept else _describe(rows, jobs)
+        )
         with _saying_how_to_go_on(path, folder, voice.say):
             failed = study.run(rows)
-        return _finish(plan, path, assignments, folder, rows, against, failed, jobs)
+        return _finish(plan, folder, rows, against, failed, facts)
+
+
+def _classes_of_finished(plan: StudyPlan, path: Path, folder: Path) -> dict[str, Sequence[str]]:
+    """Return the classes of each table where every row was judged: the tables are then made without an image."""
+    facts = folder / ENVIRONMENT
+    if not facts.is_file():
+        return {}
+    classes: dict[str, Sequence[str]] = read_json(facts).get("classes", {})
+    rows = make_rows(plan, path, dict.fromkeys(plan.tables, ()))
+    is_done = classes.keys() == plan.tables.keys() and all(row_path(folder, row).is_file() for row in rows)
+    return classes if is_done else {}
 
 
 def _inputs(plan: StudyPlan, path: Path, table: str, voice: Voice) -> RunInputs:
@@ -257,17 +272,14 @@ def read_rows(folder: Path, rows: Sequence[Row]) -> list[KeptRow]:
 
 def _finish(
     plan: StudyPlan,
-    path: Path,
-    assignments: Sequence[str],
     folder: Path,
     rows: Sequence[Row],
     against: Mapping[str, str],
     failed: list[str],
-    jobs: int,
+    facts: Mapping[str, Any],
 ) -> FinishedStudy:
     """Write raw figures, tables and page."""
     results = StudyResults(plan, read_rows(folder, rows), against)
-    facts = _facts(path, assignments, folder, jobs)
     write_text(folder / "raw.csv", results.raw_csv())
     write_text(folder / "tables.md", markdown(results))
     shown = [
@@ -280,8 +292,10 @@ def _finish(
     return FinishedStudy(results, folder, failed)
 
 
-def _facts(path: Path, assignments: Sequence[str], folder: Path, jobs: int) -> dict[str, Any]:
-    """Return command and machine of the study's first part, kept in the folder."""
+def _facts(
+    path: Path, assignments: Sequence[str], folder: Path, jobs: int, classes: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return command and machine of the study's first part, and the classes of its tables; kept in the folder."""
     kept = folder / ENVIRONMENT
     if kept.is_file():
         return read_json(kept)
@@ -290,6 +304,7 @@ def _facts(path: Path, assignments: Sequence[str], folder: Path, jobs: int) -> d
         "command": shlex.join(command),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "jobs": jobs,
+        "classes": {name: list(names) for name, names in classes.items()},
         **describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
     write_text(kept, to_json(facts, indent=2) + "\n")

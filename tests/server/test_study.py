@@ -293,6 +293,7 @@ def test_the_whole_road_of_a_study(tmp_path: Path, cache_dir: str) -> None:
     shutil.rmtree(tmp_path / "out" / "cells")
     result = CliRunner().invoke(cli, [*command, "--resume"])
     assert result.exit_code == 0, result.output
+    assert "every row is judged: no image is read" in result.output
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
     record = json.loads((tmp_path / "out" / "rows" / f"{rows[0]}.json").read_text())
     assert len(record["generators"]) == 2
