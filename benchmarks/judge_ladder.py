@@ -103,6 +103,8 @@ UTILITY_LADDERS = (
     ("real", "classes dropped", "labels shuffled"),
 )
 """Training images by the balanced accuracy of classifiers trained on them, falling."""
+BESIDE_REAL_LADDERS = (("real", "labels shuffled"), ("real", "class means"))
+"""Held-out real images beside the real ones, and what can teach nothing, by the area under the curve."""
 
 
 class Remembered:
@@ -279,9 +281,9 @@ class Bench:
                     found.setdefault(name, {}).setdefault(figure, []).append(float(value))
         return found
 
-    def training_sets(self, seed: int) -> dict[str, Callable[[np.ndarray, str], np.ndarray]]:
-        """Return functions that give an image for each label, of known use for training."""
-        index, train = self.inputs.index, self.inputs.rows("train")
+    def training_sets(self, seed: int, part: str = "train") -> dict[str, Callable[[np.ndarray, str], np.ndarray]]:
+        """Return functions that give an image for each label, of known use for training, made of a part's images."""
+        index, train = self.inputs.index, self.inputs.rows(part)
         labels = index.labels[train]
         kept = [label for label, name in enumerate(index.classes) if name not in _DROPPED]
 
@@ -323,8 +325,15 @@ class Bench:
         steps: int = 600,
         threads: int = 2,
         num_validation: int | None = None,
+        arm: str = "synthetic",
+        part: str = "train",
+        figure: str = "balanced_accuracy",
     ) -> dict[str, list[float]]:
-        """Return the balanced accuracy on real test images of classifiers trained on each set, one per resample."""
+        """Return a figure on real test images of classifiers trained on each set, one per resample.
+
+        `arm` is ``synthetic`` or ``real+synthetic``; `part` is what sets of images are made of: beside the train part
+        its own images would be nothing new.
+        """
         inputs = self.inputs
         rows = {part: inputs.rows(part) for part in ("train", "validation", "test")}
         # These only choose the step whose weights are kept.
@@ -342,7 +351,7 @@ class Bench:
         real = RealParts(train=train, train_sites=index.sites[rows["train"]], validation=validation, test=test)
         settings = inputs.configuration.evaluation.model_copy(
             update={
-                "utility_arms": "synthetic",
+                "utility_arms": arm,
                 "utility_yardsticks": "",
                 "utility_seeds": num_resamples,
                 "utility_steps": steps,
@@ -351,8 +360,8 @@ class Bench:
         terms = UtilityTerms(settings=settings, classes=inputs.index.classes, seed=0, threads=threads)
         found = {}
         for name in names:
-            judged = judge_utility(terms, real, self.training_sets(0)[name])
-            found[name] = judged["arms"]["synthetic"]["balanced_accuracy"]["values"]
+            judged = judge_utility(terms, real, self.training_sets(0, part)[name])
+            found[name] = judged["arms"][arm][figure]["values"]
         return found
 
 
@@ -397,6 +406,11 @@ def utility_ladders(generators: Sequence[str]) -> list[Ladder]:
     if len(generators) > 1:
         chains.append(("real", *reversed(generators)))
     return [Ladder("utility", "balanced accuracy", False, chain) for chain in chains]
+
+
+def beside_real_ladders() -> list[Ladder]:
+    """Return the ladders of what images beside real ones bring."""
+    return [Ladder("beside real images", "macro AUROC", False, chain) for chain in BESIDE_REAL_LADDERS]
 
 
 def main() -> None:
@@ -450,9 +464,12 @@ def main() -> None:
         for name in sets:
             print(f"| {name} | {_mean_and_deviation(accuracy[name])} |")
         print()
+    areas = _measure_beside_real(bench, arguments) if arguments.steps else {}
     wrong = 0
-    for ladder in [*ladders, *(utility_ladders(generators) if accuracy else [])]:
-        values = accuracy if ladder.axis == "utility" else {name: figures[name][ladder.figure] for name in ladder.rungs}
+    of_classifiers = {"utility": accuracy, "beside real images": areas}
+    chains = [*utility_ladders(generators), *beside_real_ladders()] if accuracy else []
+    for ladder in [*ladders, *chains]:
+        values = of_classifiers.get(ladder.axis) or {name: figures[name][ladder.figure] for name in ladder.rungs}
         failed = check(ladder, values)
         wrong += len(failed)
         verdict = "; ".join(f"NOT APART: {a} and {b}" for a, b in failed) or "in order"
@@ -464,8 +481,27 @@ def main() -> None:
             "second": bench.second.name,
             "figures": figures,
             "balanced_accuracy": accuracy,
+            "macro_auroc_beside_real": areas,
         }
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _measure_beside_real(bench: Bench, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Measure, and print, what images beside the real ones bring: those made of the extractor part are new to them."""
+    names = list(dict.fromkeys(name for ladder in beside_real_ladders() for name in ladder.rungs))
+    areas = bench.measure_utility(
+        names,
+        steps=arguments.steps,
+        threads=arguments.threads,
+        arm="real+synthetic",
+        part="extractor",
+        figure="macro_auroc",
+    )
+    print("| images beside all real ones | macro AUROC |\n|---|---|")
+    for name in names:
+        print(f"| {name} | {_mean_and_deviation(areas[name])} |")
+    print()
+    return areas
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

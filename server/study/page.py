@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.evaluation.mixes import FIGURES, MIXES, REAL
+from server.evaluation.mixes import MIXES, REAL
 from server.study.results import (
     ALL_CLASSES,
     COSTS,
@@ -16,7 +16,8 @@ from server.study.results import (
     FIGURE_WORDS,
     Column,
     StudyResults,
-    sentences,
+    fidelity_sentences,
+    mix_sentences,
     written,
 )
 
@@ -41,7 +42,9 @@ def shown_tables(results: StudyResults) -> Iterator[ShownTable]:
     for table in results.plan.tables:
         if not results.lines(table):
             continue
-        yield _plain(results, table, f"{table}: fidelity and diversity", FIDELITY, said=list(sentences(results, table)))
+        yield _plain(
+            results, table, f"{table}: fidelity and diversity", FIDELITY, said=list(fidelity_sentences(results, table))
+        )
         if hospitals := results.hospitals(table):
             note = (
                 f"Against {results.which_images(table)}. Of hospitals alone, each one's own generator against its own."
@@ -49,7 +52,7 @@ def shown_tables(results: StudyResults) -> Iterator[ShownTable]:
             yield _plain(results, table, f"{table}: KID by hospital", hospitals, note=note)
         yield _plain(results, table, f"{table}: cost", COSTS, note="Of hospitals alone, of all of them together.")
         for network in results.networks(table):
-            for figure in FIGURES:
+            for figure in ("auroc", "f1", "balanced_accuracy"):
                 yield _of_mixes(results, table, network, figure)
         conditional = [line for line in results.lines(table) if line[1] == "conditional"]
         if any(results.figure(table, line, ALL_CLASSES[0]) for line in conditional):
@@ -116,6 +119,7 @@ def _of_mixes(results: StudyResults, table: str, network: str, figure: str) -> S
         f"{classifier}, {results.plan.classifiers[network].steps} steps. "  # type: ignore[index]
         + "; ".join(f"{name}: {words}" for name, words in MIXES.items())
         + ".",
+        list(mix_sentences(results, table, network)) if figure == "auroc" else [],
     )
 
 

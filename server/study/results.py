@@ -222,11 +222,16 @@ def _over_seeds(values: dict[int, float], bounds: tuple[float, float]) -> Figure
 
 def sentences(results: StudyResults, table: str) -> Iterator[str]:
     """Yield what a table shows, in words: each with its figure, and that it is not told where it is not."""
+    yield from fidelity_sentences(results, table)
+    for network in results.networks(table):
+        yield from mix_sentences(results, table, network)
+
+
+def fidelity_sentences(results: StudyResults, table: str) -> Iterator[str]:
+    """Yield who is closer to real images: the federation, one place or a hospital alone; a pair or one generator."""
     lines = results.lines(table)
     yield from _regime_sentences(results, table, lines)
     yield from _kind_sentences(results, table, lines)
-    for network in results.networks(table):
-        yield from _mix_sentences(results, table, network)
 
 
 _WHO = {
@@ -290,7 +295,11 @@ def _direction(found: Figure) -> int:
     return int(math.copysign(1, found.mean))
 
 
-def _mix_sentences(results: StudyResults, table: str, network: str) -> Iterator[str]:
+_ONE_SEED = "; with one seed, whose chance is in no interval"
+
+
+def mix_sentences(results: StudyResults, table: str, network: str) -> Iterator[str]:
+    """Yield what synthetic images do beside real ones, by who made them."""
     beside = [mix for mix in MIXES if mix not in (REAL, "synthetic")]
     for line in results.lines(table):
         found = {
@@ -306,7 +315,8 @@ def _mix_sentences(results: StudyResults, table: str, network: str) -> Iterator[
             parts = [f"help in {', '.join(helps)}" if helps else "", f"harm in {', '.join(harms)}" if harms else ""]
             verdict = f"synthetic images beside real ones {' and '.join(part for part in parts if part)}"
         differences = ", ".join(f"{mix} {signed(figure, 3)}" for mix, figure in found.items() if figure is not None)
-        yield f"{what}: {verdict} (AUROC above real images alone: {differences})."
+        sure = "" if all(figure is None or len(figure.values) > 1 for figure in found.values()) else _ONE_SEED
+        yield f"{what}: {verdict} (AUROC above real images alone: {differences}{sure})."
 
 
 def signed(found: Figure, digits: int) -> str:
