@@ -119,7 +119,7 @@ class ScoredImages:
 
     scores: ArrayLike
     """(n,), high where an attacker would say "trained on". Or (repetitions, n), over which the area is averaged; NaN
-    where an image takes no part in a repetition."""
+    where an image takes no part in a repetition. Repetitions differ by chance: they are resampled with the groups."""
     groups: ArrayLike
     """Patient or lesion of each, (n,)."""
     strata: ArrayLike
@@ -139,8 +139,8 @@ def membership_auc(
     members, non_members
         Images that were trained on, and images that were not; of as many repetitions.
     num_resamples
-        Times that groups are drawn with replacement, members and non-members apart. Images of one group are alike:
-        resampling images would give too narrow an interval.
+        Times that groups are drawn with replacement, members and non-members apart, and repetitions, where there are
+        several. Images of one group are alike: resampling images would give too narrow an interval.
     seed
         Decides what is drawn.
 
@@ -173,7 +173,7 @@ def membership_auc(
     found = _compare(members, non_members, num_resamples, numpy_stream(seed, "membership, resampled groups"))
     if not found.members.any():
         raise ValueError("no stratum has both members and non-members")
-    area, interval = _area_and_interval(found.won, found.pairs)
+    area, interval = _area_and_interval(found.won, found.pairs, found.counts)
     return {
         "auc": area,
         "interval": interval,
@@ -239,7 +239,7 @@ def true_positive_rate(
         raise ValueError("no stratum has both members and non-members")
     if fewest * FALSE_ALARMS < 1:
         return {"tpr": None, "tpr_interval": None}
-    rate, interval = _area_and_interval(found, counted)
+    rate, interval = _area_and_interval(found, counted, _resampled_repetitions(len(scores), num_resamples, stream))
     return {"tpr": rate, "tpr_interval": interval}
 
 
@@ -389,6 +389,8 @@ class _Comparison:
     every image once: the estimate itself."""
     pairs: NDArray[np.float64]
     """Weight of all pairs, likewise."""
+    counts: NDArray[np.float64]
+    """How often each repetition was drawn, likewise."""
     members: NDArray[np.bool_]
     """Which members were compared, (n,)."""
     non_members: NDArray[np.bool_]
@@ -411,7 +413,8 @@ def _compare(
             scores[repetition, rows], other_scores[repetition, other_rows], of_rows, of_others
         )
         pairs[repetition] += of_rows.sum(axis=1) * of_others.sum(axis=1)
-    return _Comparison(won, pairs, compared, others_compared)
+    counts = _resampled_repetitions(len(scores), num_resamples, stream)
+    return _Comparison(won, pairs, counts, compared, others_compared)
 
 
 def _checked_scores(
@@ -475,14 +478,18 @@ def _weight_above(
     return np.asarray((weights * (allowed & (as_high[:, -1:] > 0))).sum(axis=1))
 
 
-def _area_and_interval(won: NDArray[np.float64], pairs: NDArray[np.float64]) -> tuple[float, list[float]]:
-    """Return the share of pairs won, and its 95 % interval, from won ones and all, (repetitions, 1 + resamples)."""
+def _area_and_interval(
+    won: NDArray[np.float64], pairs: NDArray[np.float64], counts: NDArray[np.float64]
+) -> tuple[float, list[float]]:
+    """Return the share of pairs won, and its 95 % interval.
+
+    From pairs won and all, and how often a repetition counts, each (repetitions, 1 + resamples).
+    """
     # A repetition, or a resample of one, without a single pair says nothing.
-    has_pairs = pairs > 0
-    areas = np.divide(won, pairs, out=np.zeros_like(won), where=has_pairs).sum(axis=0) / np.maximum(
-        has_pairs.sum(axis=0), 1
-    )
-    resampled = areas[1:][has_pairs[:, 1:].any(axis=0)]
+    counted = counts * (pairs > 0)
+    shares = np.divide(won, pairs, out=np.zeros_like(won), where=pairs > 0)
+    areas = (counted * shares).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+    resampled = areas[1:][counted[:, 1:].any(axis=0)]
     return float(areas[0]), np.quantile(resampled, [0.025, 0.975]).tolist() if len(resampled) else [0.0, 1.0]
 
 
@@ -510,3 +517,10 @@ def _resampled_weights(groups: ArrayLike, num_resamples: int, stream: np.random.
     numbers = drawn + len(names) * np.arange(num_resamples)[:, None]
     counts = np.bincount(numbers.ravel(), minlength=num_resamples * len(names)).reshape(num_resamples, len(names))
     return np.concatenate([np.ones((1, len(codes))), counts[:, codes]])
+
+
+def _resampled_repetitions(
+    num_repetitions: int, num_resamples: int, stream: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return how often each repetition counts, (repetitions, 1 + resamples): once, and as often as it was drawn."""
+    return _resampled_weights(np.arange(num_repetitions), num_resamples, stream).T

@@ -23,6 +23,9 @@ from federation.metrics.neighbours import nearest_neighbours
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+Nearness = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
+"""Minus the distance of the nearest of some images, of each training and of each held-out image."""
+
 THUMBNAIL_SIDE = 8
 """Pixels of a thumbnail. A copy that is moved by a pixel, of 32, still has nearly the same."""
 
@@ -198,7 +201,7 @@ class CopySearch:
         groups = np.concatenate([self.train_groups, self.test_groups])
         self._surroundings = Surroundings(np.concatenate([train, test]), groups)
 
-    def nearness(self, references: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def nearness(self, references: NDArray[np.floating]) -> Nearness:
         """Return minus the distance of the nearest of `references` (k, d), of training and of held-out images."""
         of_train, of_test = (nearest_neighbours(real, references)[0][:, 0] for real in (self.train, self.test_images))
         return -of_train, -of_test
@@ -225,19 +228,23 @@ class CopySearch:
             self.test_groups[held_out],
         )
 
-    def control(self, halves: Sequence[NDArray[np.bool_]]) -> CopyTest:
+    def control(self, halves: Sequence[NDArray[np.bool_]], nearness: Sequence[Nearness] | None = None) -> CopyTest:
         """Ask the same of held-out images that stand for generated ones, while the others are held out.
 
         Parameters
         ----------
         halves
             Which held-out images these are, (m,), several times; no group is divided.
+        nearness
+            Of each, where it is known already.
 
         Returns
         -------
         The middle one of the tests by its p.
         """
-        tests = [self.test(*self.nearness(self.test_images[first]), first) for first in halves]
+        if nearness is None:
+            nearness = [self.nearness(self.test_images[first]) for first in halves]
+        tests = [self.test(*near, first) for near, first in zip(nearness, halves, strict=True)]
         return sorted(tests, key=lambda test: test.p)[len(tests) // 2]
 
 

@@ -62,7 +62,9 @@ TOLERATED_AUC_ERROR = 0.02
 """How far from .5 the null control's area may lie although its interval excludes .5. Many images make any
 difference significant; at .52 an attacker who sees one image of either kind picks the right one in 52 of 100 cases."""
 
-_NUM_HALVINGS = 5  # of the test part: no figure should depend on one of them
+# Of the test part: no figure should depend on which were drawn. On HAM10000 the area of five is off by .004 by their
+# chance alone (one standard deviation), that of so many by .002. Odd: one of them is in the middle.
+_NUM_HALVINGS = 21
 _UNUSUALLY_CLOSE = 0.01  # quantile of the distances of test images to training images
 _NO_RESAMPLES = 2  # of what has no interval
 
@@ -276,6 +278,7 @@ class _Judgement:
         self.test_to_train = nearest_neighbours(test_features, train_features)[0][:, 0]
         self.train_radii = nearest_neighbours(train_features, train_features, exclude_self=True)[0][:, 0]
         self.halves = _halve_groups(self.test.groups, seed)
+        self.near_halves = [self.by_features.nearness(test_features[first]) for first in self.halves]
 
     def section(self, networks: TrainedNetworks, *, extractor_saw_train: bool) -> dict[str, Any]:
         """Return all that is found; see :func:`judge_authenticity`."""
@@ -325,7 +328,8 @@ class _Judgement:
             if name == "features" and extractor_saw_train:
                 found[name] = {"not_measured": _learnt_from_train(self.extractor_name)}
                 continue
-            control, test = by.control(self.halves), by.test(*by.nearness(references))
+            known = self.near_halves if name == "features" else None
+            control, test = by.control(self.halves, known), by.test(*by.nearness(references))
             if min(control.p, control.p_opposite) <= FLAG_LEVEL / 2:
                 found[name] = {
                     "not_measured": "with real test images in the generator's place "
@@ -403,8 +407,8 @@ class _Judgement:
         ``generator`` and ``thumbnails``: the score is the nearness of a generated image, by features and by thumbnails;
         ``num_references`` says how many images are generated, and ``copier`` what training images in their place get,
         as many drawn with replacement: the scale. ``null_control``: the same by features, with one half of the test
-        images in the generated ones' place and the other half as non-members, over five halvings. ``networks`` and the
-        uploads: the score is that of the trained networks, named in ``score``.
+        images in the generated ones' place and the other half as non-members, over ``num_halvings``. ``networks`` and
+        the uploads: the score is that of the trained networks, named in ``score``.
         """
         self.steps.next("membership by generated images")
         found: dict[str, Any] = {
@@ -468,8 +472,8 @@ class _Judgement:
         member_scores = np.empty((len(halves), len(self.train)))
         # An image that stands for a generated one takes no part as a non-member.
         non_member_scores = np.full((len(halves), len(self.test)), np.nan)
-        for number, first in enumerate(halves):
-            member_scores[number], of_test = self.by_features.nearness(self.test_features[first])
+        for number, (first, (of_train, of_test)) in enumerate(zip(halves, self.near_halves, strict=True)):
+            member_scores[number] = of_train
             non_member_scores[number, ~first] = of_test[~first]
         attack = self._attack(member_scores, non_member_scores, self.train, by_site=True)
         if "not_measured" not in attack:
@@ -598,7 +602,8 @@ def _validity(null_control: dict[str, Any], extractor: str, extractor_saw_train:
     """Decide whether the figures can be read, and say why (not).
 
     They can if the extractor did not learn from training images, and the null control's area is .5, within its
-    interval or :data:`TOLERATED_AUC_ERROR`.
+    interval or :data:`TOLERATED_AUC_ERROR`. By chance alone one split in twenty is not: of 1,000 lots of who of
+    HAM10000's lesions is trained on, the others being test lesions, 5.3 %.
     """
     if extractor_saw_train:
         return False, _learnt_from_train(extractor)
@@ -609,6 +614,6 @@ def _validity(null_control: dict[str, Any], extractor: str, extractor_saw_train:
     if low <= 0.5 <= high or abs(area - 0.5) <= TOLERATED_AUC_ERROR:
         return True, f"{found}: neither {extractor} nor the split tells training from test images"
     return False, (
-        f"{found}, not .5: {extractor} or the split itself tells training from test images, so the figures cannot "
-        "be read as copying by the generator"
+        f"{found}, not .5: {extractor} or the split itself tells training from test images (chance alone puts one "
+        "split in twenty beyond its interval), so areas and distances cannot be read as copying by the generator"
     )

@@ -152,6 +152,8 @@ def _authenticity_lines(authenticity: Mapping[str, Any]) -> Iterator[str]:
         return
     if not authenticity["valid"]:
         yield f"authenticity: not valid: {authenticity['reason']}"
+        # The search for copies is no part of that: it has controls of its own, and is left out where these fail.
+        yield from _copies_line(authenticity)
         return
     yield (
         f"authenticity: AuthPct {authenticity['auth_pct']:.1f} (real images {authenticity['auth_pct_control']:.1f}); "
@@ -170,6 +172,10 @@ def _authenticity_lines(authenticity: Mapping[str, Any]) -> Iterator[str]:
         else:
             low, high = attack["interval"]
             yield f"  {label:<{width}} {attack['auc']:.3f} [{low:.3f}, {high:.3f}]{_scale(attack)}{site}"
+    yield from _copies_line(authenticity)
+
+
+def _copies_line(authenticity: Mapping[str, Any]) -> Iterator[str]:
     if "copies" in authenticity:
         yield f"  {copies_sentence(authenticity['copies'], authenticity['num_generated'])}"
 

@@ -307,20 +307,16 @@ def authenticity_sentence(authenticity: Mapping[str, Any]) -> str:
     """Say whether generated images look like copies of training images, and what trained networks give away."""
     groups = text(authenticity, "known_groups")
     known = f" Note: {groups.rstrip('.')}." if groups else ""
+    sentences = _search_for_copies(authenticity)
     if authenticity.get("valid") is not True:
         reason = text(authenticity, "reason").rstrip(".") or "it is not said whether the figures can be read"
-        return f"Nothing can be said about copying: {reason}.{known}"
-    copies, searched = section(authenticity, "copies"), number(authenticity, "num_generated")
-    signs = list(_signs_of_copying(authenticity))
-    if copies and searched is not None:
-        said = copies_sentence(copies, int(searched))
-        sentences = [said[:1].upper() + said[1:]]
-        if copies.get("flagged") is False:
-            sentences.append("That does not prove that there are none.")
-    elif signs:
-        sentences = [f"Signs of copying: {_listed(signs)}."]
-    else:
-        sentences = ["These tests found no sign of copying, which does not prove that there is none."]
+        # The search has controls of its own, and says so itself where these fail.
+        nothing = f"Nothing {'else ' if sentences else ''}can be said about copying: {reason}."
+        return " ".join([*sentences, nothing]) + known
+    if not sentences:
+        signs = list(_signs_of_copying(authenticity))
+        found_none = "These tests found no sign of copying, which does not prove that there is none."
+        sentences = [f"Signs of copying: {_listed(signs)}." if signs else found_none]
     membership = read_membership(authenticity)
     subject = words_of(membership.get("score")).subject
     for key, words in (("networks", f"{subject[:1].upper()}{subject[1:]}"), *_UPLOADS):
@@ -336,6 +332,16 @@ def authenticity_sentence(authenticity: Mapping[str, Any]) -> str:
                 f"{words} was not found to tell training images from held-out ones (area {_area(area, around)})."
             )
     return " ".join(sentences) + known
+
+
+def _search_for_copies(authenticity: Mapping[str, Any]) -> list[str]:
+    """Say what the search for copies found; nothing where there was none."""
+    copies, searched = section(authenticity, "copies"), number(authenticity, "num_generated")
+    if not copies or searched is None:
+        return []
+    said = copies_sentence(copies, int(searched))
+    unproven = ["That does not prove that there are none."] if copies.get("flagged") is False else []
+    return [said[:1].upper() + said[1:], *unproven]
 
 
 def _signs_of_copying(authenticity: Mapping[str, Any]) -> Iterator[str]:

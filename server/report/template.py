@@ -258,7 +258,7 @@ best state on
 {% if no_authenticity %}{{ absent(no_authenticity) }}{% else %}
 {% set valid = authenticity.get("valid") is sameas true %}
 <p class="{{ 'valid' if valid else 'not-valid' }}">
-<strong>{{ "The figures can be read:" if valid else "The figures cannot be read as evidence:" }}</strong>
+<strong>{{ "The figures can be read:" if valid else "Areas and distances cannot be read as evidence:" }}</strong>
 {{ authenticity.get("reason") or "it is not said why" }}.</p>
 {% if flag_of_copies[0] %}<p class="{{ flag_of_copies[2] }}">
 <strong>{{ flag_of_copies[0] }}</strong> {{ flag_of_copies[1] }}</p>{% endif %}

@@ -22,6 +22,7 @@ from federation.metrics.authenticity import (
     orientation_hashes,
     perceptual_hashes,
     smallest_bit_distances,
+    true_positive_rate,
 )
 from federation.seeding import numpy_stream
 
@@ -245,6 +246,19 @@ def test_repetitions_are_averaged_and_absent_images_left_out() -> None:
     assert plain_auc(scores, others)["auc"] == pytest.approx((4 / 6 + 0.5) / 2)
     result = plain_auc(np.array([1.0, np.nan]), np.array([0.0]))
     assert (result["auc"], result["num_members"]) == (1.0, 1)
+
+
+def test_intervals_hold_the_chance_of_repetitions() -> None:
+    # Whichever groups are drawn, one repetition tells all and the other nothing: the chance is theirs alone.
+    scores, others = np.repeat([[1.0], [0.0]], 40, axis=1), np.repeat([[0.0], [1.0]], 100, axis=1)
+    result = plain_auc(scores, others)
+    assert result["auc"] == 0.5
+    assert result["interval"] == [0, 1]
+    members, non_members = (
+        ScoredImages(of_kind, each_its_own(of_kind.shape[1]), np.zeros(of_kind.shape[1]))
+        for of_kind in (scores, others)
+    )
+    assert true_positive_rate(members, non_members, seed=0) == {"tpr": 0.5, "tpr_interval": [0, 1]}
 
 
 def test_membership_auc_repeats_and_refuses_what_does_not_fit() -> None:

@@ -222,6 +222,18 @@ def test_an_extractor_that_knows_the_training_images_is_found_out() -> None:
     assert control["auc"] < 0.05
     assert section["valid"] is False
     assert "memory or the split itself tells training from test images" in section["reason"]
+    # The search for copies goes by thumbnails alone then, and is told.
+    said = list(_authenticity_lines(section))
+    assert len(said) == 2
+    assert said[0].startswith("authenticity: not valid")
+    assert "not flagged" in said[1]
+
+
+def test_the_null_control_does_not_hang_on_how_the_test_part_is_halved() -> None:
+    # The real images are the same; the seed decides halves and resamples.
+    controls = [judge(FRESH[:16], seed=seed)[0]["membership"]["null_control"] for seed in range(8)]
+    width = np.mean([high - low for low, high in (control["interval"] for control in controls)])
+    assert np.std([control["auc"] for control in controls], ddof=1) < width / 15
 
 
 def test_an_extractor_that_saw_training_images_is_never_trusted() -> None:

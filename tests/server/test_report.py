@@ -861,6 +861,15 @@ def test_authenticity() -> None:
         "Nothing can be said about copying: the split itself tells them apart. Note: HAM10000 knows "
         "lesions, not patients."
     )
+    # The search for copies has controls of its own.
+    test = {"num_looked_at": 112, "num_trained_on": 90, "expected": 89.4, "p": 0.5}
+    copies = {"flagged": False, "nearer_to_held_out": False, "level": 0.01, "features": test}
+    unlike = {"valid": False, "reason": "the split itself tells them apart", "copies": copies, "num_generated": 20_000}
+    assert authenticity_sentence(authenticity | unlike).startswith(
+        "Copies of training images: not flagged: of the 112 patients or lesions that 20,000 generated images come "
+        "nearest to (by features), 90 were trained on, 89 by chance (p = 0.5). That does not prove that there are "
+        "none. Nothing else can be said about copying: the split itself tells them apart. Note"
+    )
 
 
 def test_reasons_are_short_and_without_a_traceback() -> None:
