@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from federation.allocation import keep_freed_memory
 from federation.config import Configuration, Layer, load_stored_toml, parse_assignments
 from federation.errors import InputError, RunDirectoryError, RunError, StorageError
 from federation.heartbeat import Heartbeat
@@ -316,6 +317,7 @@ def _judge(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     use_threads(configuration.evaluation.threads)
+    keep_freed_memory()
     inputs = prepare_inputs(configuration, progress)
     for note in inputs.notes:
         typer.echo(f"data: {note}", err=True)

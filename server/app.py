@@ -27,6 +27,7 @@ from rich.console import Console
 
 from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
+from federation.allocation import keep_freed_memory
 from federation.config import Configuration, Layer
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, StorageError
@@ -293,6 +294,7 @@ class FederatedRun:
         self.strategy.meet(self.sites)
         self._prepare_engine()
         use_threads(configuration.evaluation.threads)
+        keep_freed_memory()
         with self.watch.measure("evaluation"):
             self.evaluator = Evaluator(
                 self.inputs, self.directory, self.device, self.progress, knows_members=self._is_simulation()

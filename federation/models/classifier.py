@@ -90,7 +90,7 @@ class SmallCNN(Classifier):
                 # skip_init: a layer's own initialisation would draw from the global generator.
                 skip_init(nn.Conv2d, before, after, 3, padding=1, bias=False),
                 nn.BatchNorm2d(after),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             )
             for before, after in pairwise([3, *channels])
         )
@@ -140,7 +140,10 @@ class SmallCNN(Classifier):
 
     def embed(self, images: Tensor) -> Tensor:
         """Map (n, 3, r, r) in [-1, 1] to a non-negative embedding (n, 128)."""
-        return F.relu(self.embedding(self.activations(images)[-1].mean((2, 3))))
+        # The mean of (2, 3), to the bit; but the gradient of that would lie in memory in another order than the
+        # activations, which costs a layer's time.
+        places = self.activations(images)[-1].permute(0, 2, 3, 1).flatten(1, 2)
+        return F.relu(self.embedding(places.mean(1)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map (n, 3, r, r) in [-1, 1] to logits of the diagnosis (n, num_classes) and of the site, if asked."""
@@ -182,7 +185,10 @@ def augment(images: Tensor, stream: torch.Generator, *, colour_jitter: float) ->
     swap = transpose[:, :, None]
     row_index = torch.where(swap, rows[:, None, :], rows[:, :, None])
     column_index = torch.where(swap, columns[:, :, None], columns[:, None, :])
-    moved = images[torch.arange(count, device=device)[:, None, None], row_index, column_index]
+    # Whole pixels by one number each: three times as fast as by image, row and column.
+    first = torch.arange(count, device=device)[:, None, None] * side**2
+    places = (first + row_index * side + column_index).flatten()
+    moved = images.reshape(-1, 3).index_select(0, places).view(images.shape)
 
     gain = 1.0 + colour_jitter * (2.0 * torch.rand(count, 1, 1, 1, generator=stream) - 1.0)
     offset = colour_jitter * (2.0 * torch.rand(count, 3, 1, 1, generator=stream) - 1.0)

@@ -65,6 +65,21 @@ def test_augmentation_without_jitter_moves_pixels_and_nothing_else() -> None:
     assert {number // 8 for number in found} == set(range(25))
 
 
+def test_augmented_images_stay_in_their_places() -> None:
+    images = numpy_stream(0, "images").integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    moved = augment(torch.from_numpy(images), torch_stream(0, "augment"), colour_jitter=0.0)
+    seen = ((moved.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    for image, view in zip(images, seen, strict=True):
+        assert view.tobytes() in {move.tobytes() for move in all_moves(image)}
+
+
+def test_embedding_is_of_the_mean_over_places() -> None:
+    network = SmallCNN(resolution=32, num_classes=2, stream=torch_stream(0, "weights")).eval()
+    images = torch.randn(5, 3, 32, 32, generator=torch_stream(0, "images"))
+    mean = network.activations(images)[-1].mean((2, 3))
+    assert torch.equal(network.embed(images), torch.relu(network.embedding(mean)))
+
+
 def test_jitter_is_one_gain_and_one_offset_per_channel_within_bounds() -> None:
     values = np.zeros((2000, 32, 32, 3), dtype=np.uint8)
     values[:, :16] = 255
