@@ -65,6 +65,15 @@ PartOption = Annotated[
         "the end. Default: evaluation.part.",
     ),
 ]
+UtilityOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--utility/--no-utility",
+        help="Train classifiers on the images, to test if they serve one; it is said first what that costs. Default: "
+        "of a run as its evaluation.utility says, else not.",
+        show_default=False,
+    ),
+]
 ResolutionOption = Annotated[
     int,
     typer.Option(
@@ -90,6 +99,7 @@ def evaluate(
     compare: CompareOption = None,
     part: PartOption = "",
     resolution: ResolutionOption = 0,
+    utility: UtilityOption = None,
     set_values: SetOption = None,
 ) -> None:
     """Judge generated images: fidelity, diversity, predictive ability, authenticity.
@@ -113,7 +123,7 @@ def evaluate(
     _check_out(out)
     assignments = parse_assignments(set_values or [])
     targets = [target] if compare is None else [target, compare]
-    configuration = _configuration(targets, data, resolution, assignments)
+    configuration = _configuration(targets, data, resolution, utility, assignments)
     part = part or configuration.evaluation.part
 
     from server.evaluation.summary_text import describe_comparison, describe_judgement
@@ -122,7 +132,7 @@ def evaluate(
     with _Activity(Console(stderr=True)) as activity:
         # Classifiers take longest: what needs none is not lost with them.
         keep = None if out is None or compare is not None else partial(_keep, out, target, data)
-        judged = _judge(targets, configuration, part, assignments.values.keys(), activity, keep)
+        judged = _judge(targets, configuration, part, _asked(utility, assignments), activity, keep)
     for path, result in zip(targets, judged, strict=True):
         if compare is not None:
             typer.echo(f"{path}:")
@@ -206,7 +216,9 @@ def _is_final(path: Path) -> bool:
     return (path / "model.json").exists() or (path / "generator.safetensors").exists()
 
 
-def _configuration(targets: list[Path], data: str, resolution: int, assignments: Layer) -> Configuration:
+def _configuration(
+    targets: list[Path], data: str, resolution: int, utility: bool | None, assignments: Layer
+) -> Configuration:
     """Resolve what to judge with: a run's own settings, or those that the target's files and the data's layout give."""
     from data_partitions.sources.layout import recognise_layout
     from federation.models.final import load_final
@@ -216,6 +228,7 @@ def _configuration(targets: list[Path], data: str, resolution: int, assignments:
             what = "is a file" if path.exists() else "does not exist"
             raise InputError(f"{path}: {what}; give a finished run, its final/ folder, or a folder of images")
     layers: list[Layer] = []
+    of_a_run = False
     sides: dict[Path, int] = {}
     for path in targets:
         if _is_run(path):
@@ -230,11 +243,40 @@ def _configuration(targets: list[Path], data: str, resolution: int, assignments:
             sides[path] = configuration.model.resolution
             if not layers:
                 layers.append(load_stored_toml(directory.config))
+                of_a_run = True
         elif _is_final(path):
             final = load_final(path)
             sides[path] = final.resolution
             if final.classes and not layers:
                 layers.append(Layer(str(path), {"data.classes": join_names(final.classes)}))
+    side = _common_side(targets, sides, resolution)
+    if not _is_run(targets[0]):
+        if not data:
+            raise InputError(f"--data is missing: {targets[0]} does not know its real images; give their folder")
+        # Sites are read from the data; who trained on what is not known.
+        layers.append(Layer("target", {"partition.hospitals": 1}))
+    if data:
+        is_phantom = data == PHANTOM and not Path(data).exists()
+        found = {"data.source": PHANTOM} if is_phantom else recognise_layout(data, assignments.values.keys())
+        layers.append(Layer("--data", dict(found)))
+    layers.append(Layer("target", {"model.resolution": side}))
+    if utility is not None:
+        layers.append(Layer(_utility_option(utility), {"evaluation.utility": utility}))
+    elif not of_a_run:
+        # It takes longer than all the rest: whoever has a folder judged asks for it.
+        layers.append(Layer("target", {"evaluation.utility": False}))
+    layers.append(assignments)
+    configuration = resolve(layers).with_absolute_paths()
+    if utility not in (None, configuration.evaluation.utility):
+        raise InputError(
+            f"{_utility_option(utility)} and --set evaluation.utility={str(not utility).lower()}: they contradict each "
+            "other; leave one of the two out"
+        )
+    return configuration
+
+
+def _common_side(targets: list[Path], sides: dict[Path, int], resolution: int) -> int:
+    """Return the side at which all targets are judged; `sides` are those of runs and generators, which are fixed."""
     folders = [path for path in targets if path not in sides]
     if sides and resolution and set(sides.values()) != {resolution}:
         first = next(iter(sides))
@@ -247,19 +289,16 @@ def _configuration(targets: list[Path], data: str, resolution: int, assignments:
         raise InputError(
             f"{known}: cannot be compared at one resolution; generate both into folders and give --resolution"
         )
-    side = next(iter(sides.values()), 0) or resolution or _own_resolution(folders)
-    if not _is_run(targets[0]):
-        if not data:
-            raise InputError(f"--data is missing: {targets[0]} does not know its real images; give their folder")
-        # Sites are read from the data; who trained on what is not known.
-        layers.append(Layer("target", {"partition.hospitals": 1}))
-    if data:
-        is_phantom = data == PHANTOM and not Path(data).exists()
-        found = {"data.source": PHANTOM} if is_phantom else recognise_layout(data, assignments.values.keys())
-        layers.append(Layer("--data", dict(found)))
-    layers.append(Layer("target", {"model.resolution": side}))
-    layers.append(assignments)
-    return resolve(layers).with_absolute_paths()
+    return next(iter(sides.values()), 0) or resolution or _own_resolution(folders)
+
+
+def _asked(utility: bool | None, assignments: Layer) -> set[str]:
+    """Return the keys that the command line sets."""
+    return {*assignments.values, *([] if utility is None else ["evaluation.utility"])}
+
+
+def _utility_option(utility: bool) -> str:
+    return "--utility" if utility else "--no-utility"
 
 
 def _check_finished(path: Path) -> None:
@@ -325,11 +364,18 @@ def _judge(
     supplies = [_supply(path, inputs, device, progress) for path in targets]
     extractor = _extractor(targets, inputs, asked, device, progress)
     second = _second_extractor(targets, inputs, device)
-    judge = Judge(inputs, extractor, device=device, progress=progress, second=second)
-    return [
+    say = partial(typer.echo, err=True)
+    judge = Judge(inputs, extractor, device=device, progress=progress, second=second, say=say)
+    judged = [
         judge.judge(supply, attacked=attacked, part=part, members_unknown=reason, keep=keep)
         for (supply, attacked), reason in zip(supplies, members_unknown, strict=True)
     ]
+    # A run without it was set so; of anything else nobody was asked.
+    asked_or_not = configuration.evaluation.utility or "evaluation.utility" in asked or _is_run(targets[0])
+    if not asked_or_not and not all(judge.why_no_classifier(supply) for supply, _ in supplies):
+        cost = judge.utility_cost(part)
+        say(f"utility: not asked for; --utility trains {cost}" if cost else "utility: no classifier can be trained")
+    return judged
 
 
 def _why_members_are_unknown(path: Path, inputs: RunInputs, part: str) -> str:

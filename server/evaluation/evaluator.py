@@ -84,7 +84,9 @@ class Evaluator:
         self.second: FeatureExtractor = self._second_extractor()
         progress.say(f"second opinion: {self.second.name}")
 
-        self.judge = Judge(inputs, self.extractor, device=device, progress=self._show, second=self.second)
+        self.judge = Judge(
+            inputs, self.extractor, device=device, progress=self._show, second=self.second, say=progress.say
+        )
         self.members_unknown = "" if knows_members else "the hospitals' training images are not known to the server"
         progress.activity("features of real images")
         rows = inputs.choose("validation", settings.images)

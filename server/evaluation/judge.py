@@ -29,6 +29,7 @@ from server.evaluation.authenticity import (
     draw_closest_pairs,
     judge_authenticity,
 )
+from server.evaluation.classifier_cost import describe_cost, gain_work, measure_step, utility_work
 from server.evaluation.gain import GAIN_IS_OFF, Hospital, judge_gain
 from server.evaluation.membership import Attacked, AttackedUpload
 from server.evaluation.predictions import TestImages
@@ -75,6 +76,8 @@ class Judge:
         Called with what is being done, how much is done, and of how much.
     second
         Whose features are compared as well, for a second opinion on fidelity; None: of nobody.
+    say
+        Told in a line what classifiers will cost, before they are trained; None: nobody asks.
 
     Raises
     ------
@@ -90,8 +93,11 @@ class Judge:
         device: torch.device | str,
         progress: Progress,
         second: FeatureExtractor | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.inputs = inputs
+        self._say = say
+        self._step_seconds: tuple[float, int] | None = None
         self.second = second
         self._second_references: dict[str, SecondReference] = {}
         self.configuration = inputs.configuration
@@ -269,34 +275,50 @@ class Judge:
         return self.configuration.data.split_seed
 
     def _utility(self, supply: ImageSupply, part: str) -> dict[str, Any]:
-        inputs, settings = self.inputs, self.configuration.evaluation
+        settings = self.configuration.evaluation
         why = "" if settings.utility else "evaluation.utility is false"
-        why = why or self._why_no_classifier(supply)
+        why = why or self.why_no_classifier(supply)
         if why:
             return {"not_measured": why}
-        # What classifiers are tested on must not have chosen their state.
-        chosen_by = "extractor" if part == "validation" else "validation"
-
         try:
+            if self._say is not None and (cost := self.utility_cost(part)):
+                self._say(f"utility: {cost}; --set evaluation.utility=false leaves them out")
             return judge_utility(
-                self._terms(),
-                RealParts(
-                    train=self._labelled("train"),
-                    train_sites=inputs.index.sites[inputs.rows("train")],
-                    validation=self._labelled(chosen_by),
-                    test=self._test_images(part),
-                ),
-                partial(_generate, supply),
-                progress=self.progress,
+                self._terms(), self._real_parts(part), partial(_generate, supply), progress=self.progress
             )
         except NotFiniteError as error:
             # One classifier that diverges must not lose what else was judged.
             return {"not_measured": str(error)}
 
+    def utility_cost(self, part: str) -> str:
+        """Say how many classifiers the section ``utility`` needs, and how long they take here; empty where none."""
+        terms, real = self._terms(), self._real_parts(part)
+        seconds, batch_size = self._measured_step(real)
+        work = utility_work(terms, real, batch_size)
+        return describe_cost(work, seconds, terms) if work.count else ""
+
+    def _measured_step(self, real: RealParts) -> tuple[float, int]:
+        """Return how long a step takes, measured once, and of how many images."""
+        if self._step_seconds is None:
+            self.progress("timing a classifier's step", 0, 1)
+            self._step_seconds = measure_step(self._terms(), real)
+        return self._step_seconds
+
+    def _real_parts(self, part: str) -> RealParts:
+        inputs = self.inputs
+        # What classifiers are tested on must not have chosen their state.
+        chosen_by = "extractor" if part == "validation" else "validation"
+        return RealParts(
+            train=self._labelled("train"),
+            train_sites=inputs.index.sites[inputs.rows("train")],
+            validation=self._labelled(chosen_by),
+            test=self._test_images(part),
+        )
+
     def _gain(self, supply: ImageSupply, part: str, members_unknown: str) -> dict[str, Any]:
         inputs, settings, partition = self.inputs, self.configuration.evaluation, self.inputs.partition
         why = "" if settings.gain else GAIN_IS_OFF
-        why = why or members_unknown or self._why_no_classifier(supply)
+        why = why or members_unknown or self.why_no_classifier(supply)
         if why:
             return {"not_measured": why}
         index, test = inputs.index, self._test_images(part)
@@ -312,6 +334,10 @@ class Judge:
             for name in partition.hospitals
         ]
         try:
+            if self._say is not None and len(hospitals) > 1:
+                seconds, _ = self._measured_step(self._real_parts(part))
+                cost = describe_cost(gain_work(self._terms(), len(hospitals)), seconds, self._terms())
+                self._say(f"gain: {cost}; --set evaluation.gain=false leaves them out")
             return judge_gain(
                 self._terms(),
                 hospitals,
@@ -324,7 +350,7 @@ class Judge:
         except NotFiniteError as error:
             return {"not_measured": str(error)}
 
-    def _why_no_classifier(self, supply: ImageSupply) -> str:
+    def why_no_classifier(self, supply: ImageSupply) -> str:
         """Return why no classifier can be trained on generated images; empty where it can."""
         if not supply.knows_classes:
             return "the generated images bear no class, so that no classifier can be trained on them"

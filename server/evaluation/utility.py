@@ -66,7 +66,8 @@ if TYPE_CHECKING:
 RARE_SHARE = 0.5
 """A class is rare with less than this part of an even share (1 / k) of the training images. Half of it parts
 HAM10000's lesions where clinicians do: bcc, akiec, vasc and df (1 % to 5 %) from nv, mel and bkl (11 % and more)."""
-_BESIDE_REAL = ("real+synthetic", "rare", "real+gaussian", "real+permuted")
+BESIDE_REAL = ("real+synthetic", "rare", "real+gaussian", "real+permuted")
+"""Arms with images beside real ones."""
 # They depend on real images alone: every run on the same data and seed trains the same.
 _OF_NO_GENERATOR = ("real", "gaussian", "real+gaussian")
 _NO_RARE_CLASS = "no class is rare: each has at least half of an even share of the training images"
@@ -147,7 +148,7 @@ def judge_utility(
     started = time.perf_counter()
     if len(np.unique(real.train[1])) < 2:
         return {"not_measured": "training images are of one class, and a classifier needs two to tell apart"}
-    counts = _synthetic_of_each_arm(terms, real.train[1])
+    counts = synthetic_of_each_arm(terms, real.train[1])
     if not counts:
         return {"not_measured": _NO_RARE_CLASS}
     tester = _Tester(terms, real, counts, generate, progress)
@@ -186,7 +187,7 @@ def _guess_section(real: RealParts, classes: Sequence[str]) -> dict[str, Any]:
     return spread_of_seeds([scores], [resampled_figures(test, guessed)], seed=test.seed)
 
 
-def _synthetic_of_each_arm(terms: UtilityTerms, train_labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+def synthetic_of_each_arm(terms: UtilityTerms, train_labels: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     """Return the number of synthetic images of each class, by arm; without ``rare`` where no class is rare."""
     num_classes, ratio = len(terms.classes), terms.settings.utility_ratio
     any_rare = len(find_rare_classes(train_labels, num_classes)) > 0
@@ -215,7 +216,7 @@ def _arm_section(arm: str, tester: _Tester, outcomes: Mapping[str, Sequence[_Out
         return {"not_measured": _NO_RARE_CLASS}
     counts = tester.counts[arm]
     num_synthetic = int(counts.sum())
-    num_real = len(tester.real.train[1]) if arm == "real" or arm in _BESIDE_REAL else 0
+    num_real = len(tester.real.train[1]) if arm == "real" or arm in BESIDE_REAL else 0
     return {
         "description": describe_arm(arm, num_real, counts, tester.terms.classes),
         "num_train_images": num_real + num_synthetic,
@@ -276,7 +277,7 @@ def count_synthetic(arm: str, labels: NDArray[np.int64], *, num_classes: int, ra
         wanted[rare] = round(len(labels) / len(occurs)) - real[rare]
     elif arm != "real":
         # At least one of each, however small the ratio.
-        total = max(len(occurs), round(len(labels) * (ratio if arm in _BESIDE_REAL else 1.0)))
+        total = max(len(occurs), round(len(labels) * (ratio if arm in BESIDE_REAL else 1.0)))
         wanted[occurs] = total // len(occurs)
         wanted[occurs[: total % len(occurs)]] += 1
     return wanted
@@ -294,7 +295,7 @@ def share_beside_real(arm: str, labels: NDArray[np.int64], counts: NDArray[np.in
     counts
         See :func:`count_synthetic`: each class that is there is drawn alike.
     """
-    assert arm in _BESIDE_REAL
+    assert arm in BESIDE_REAL
     return float((counts > 0).sum() / len(np.unique(labels)))
 
 
@@ -523,7 +524,7 @@ class _Tester:
         if arm == "real":
             return *self.real.train, None
         images, labels = join_classes(drawn.gaussian if "gaussian" in arm else drawn.by_label, counts)
-        if arm not in _BESIDE_REAL:
+        if arm not in BESIDE_REAL:
             return images, labels, None
         if arm == "real+permuted":
             labels = permute_labels(labels, seed=derive_seed(self.terms.seed, f"utility, permuted {number}"))

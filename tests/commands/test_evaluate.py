@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def evaluate(*arguments: object, cache_dir: str) -> int:
     return call("evaluate", *arguments, *settings)
 
 
-def test_a_run_gets_the_figures_that_it_ended_with(run_dir: Path, tmp_path: Path, cache_dir: str) -> None:
+def test_a_run_gets_the_figures_that_it_ended_with(
+    run_dir: Path, tmp_path: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "judged.json"
     assert evaluate(run_dir, "--data", "phantom", "--out", out, cache_dir=cache_dir) == 0
     judged, summary = json.loads(out.read_text()), json.loads((run_dir / "summary.json").read_text())
@@ -83,6 +86,10 @@ def test_a_run_gets_the_figures_that_it_ended_with(run_dir: Path, tmp_path: Path
         assert judged[name] == value, name
     assert judged["authenticity"] == summary["authenticity"]
     assert judged["utility"]["arms"] == summary["utility"]["arms"]
+    # The run's own settings ask for classifiers; what they take is said there and here.
+    cost = "utility: 6 classifiers (6 arms x 1 seeds) of 10 steps each: a"
+    assert cost in capsys.readouterr().err
+    assert cost in (run_dir.parent / "out.txt").read_text()
     assert judged["extractor"] == read_lines(run_dir / "metrics.jsonl")[-1]["extractor"]
     assert "auc" in judged["authenticity"]["membership"]["networks"]
 
@@ -132,7 +139,7 @@ def test_what_needs_no_classifier_is_written_first(
 
     monkeypatch.setattr(Judge, "_utility", dies)
     out = tmp_path / "judged.json"
-    arguments = [images, "--data", "phantom", "--out", out, "--set=data.phantom-images=400"]
+    arguments = [images, "--utility", "--data", "phantom", "--out", out, "--set=data.phantom-images=400"]
     assert evaluate(*arguments, cache_dir=cache_dir) == 1
     judged = json.loads(out.read_text())
     assert judged["kid"] is not None
@@ -141,23 +148,62 @@ def test_what_needs_no_classifier_is_written_first(
     assert f"wrote {out}, all but what classifiers say" in capsys.readouterr().err
 
 
-def test_a_process_judges_and_writes_nothing_but_the_file(images: Path, tmp_path: Path, cache_dir: str) -> None:
-    out = tmp_path / "judged.json"
+def judge_in_a_process(cache_dir: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     settings = [f"--set={value}" for value in (f"data.cache-dir={cache_dir}", "data.phantom-images=400", *FEW)]
-    command = [sys.executable, "-c", "from commands.main import main; main()"]
-    process = subprocess.run(
-        [*command, "evaluate", str(images), "--data", "phantom", "--out", str(out), *settings],
+    command = [sys.executable, "-c", "from commands.main import main; main()", "evaluate", *map(str, arguments)]
+    return subprocess.run(
+        [*command, "--data", "phantom", *settings],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
+
+
+def test_a_process_judges_and_writes_nothing_but_the_file(images: Path, tmp_path: Path, cache_dir: str) -> None:
+    out = tmp_path / "judged.json"
+    process = judge_in_a_process(cache_dir, images, "--out", out)
     assert process.returncode == 0, process.stderr
     assert f"wrote {out}" in process.stdout
     assert "authenticity" in process.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["judged.json"]
-    assert json.loads(out.read_text())["num_generated"] == 40
+    judged = json.loads(out.read_text())
+    assert judged["num_generated"] == 40
+    # Classifiers take longest, and nobody has asked for them: it is said what they would take, and how to ask.
+    assert judged["utility"] == {"not_measured": "evaluation.utility is false"}
+    cost = r"--utility trains 6 classifiers \(6 arms x 1 seeds\) of 10 steps each: a.* at most here\n"
+    assert re.search(f"utility: not asked for; {cost}", process.stderr), process.stderr
+
+
+@pytest.mark.parametrize("asked", ["--utility", "--set=evaluation.utility=true"])
+def test_classifiers_of_a_folder_are_asked_for_at_a_stated_cost(
+    images: Path, tmp_path: Path, cache_dir: str, asked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "judged.json"
+    arguments = [images, asked, "--data", "phantom", "--set=data.phantom-images=400", "--out", out]
+    assert evaluate(*arguments, cache_dir=cache_dir) == 0
+    assert json.loads(out.read_text())["utility"]["num_seeds"] == 1
+    said = capsys.readouterr().err
+    assert "utility: 6 classifiers (6 arms x 1 seeds) of 10 steps each: a" in said
+    assert said.count("--set evaluation.utility=false leaves them out") == 1
+    assert "not asked for" not in said
+
+
+def test_who_says_no_is_told_no_cost(
+    images: Path, cache_dir: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measures(*arguments: object) -> None:
+        raise AssertionError("a step was timed")
+
+    monkeypatch.setattr(Judge, "_measured_step", measures)
+    arguments = [images, "--data", "phantom", "--set=data.phantom-images=400"]
+    assert evaluate(*arguments, "--no-utility", cache_dir=cache_dir) == 0
+    assert "classifiers: not measured: evaluation.utility is false" in capsys.readouterr().out
+    for option, value in (("--no-utility", "true"), ("--utility", "false")):
+        assert evaluate(*arguments, option, f"--set=evaluation.utility={value}", cache_dir=cache_dir) == 2
+        say = " ".join(capsys.readouterr().err.split())
+        assert f"{option} and --set evaluation.utility={value}: they contradict each other" in say
 
 
 def test_a_run_is_judged_on_its_own_split_wherever_it_stands(
