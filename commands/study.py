@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from data_partitions.wording import counted
 from federation.errors import RunError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def study(
 
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from server.progress import BenchmarkProgress
-    from server.study.run import Voice, run_study
+    from server.study.run import Voice, resume_command, run_study
 
     console = Console()
     if not console.is_terminal:
@@ -69,8 +70,8 @@ def study(
     _tell(finished, console)
     if finished.failed:
         raise RunError(
-            f"{len(finished.failed)} rows were not judged, as a run of theirs failed: {', '.join(finished.failed)}. "
-            f"Try again with dermafed study {file} --out {folder} --resume"
+            f"{counted(len(finished.failed), 'row')} not judged, as a run of theirs failed, or a classifier: "
+            f"{', '.join(finished.failed)}. Try again with {resume_command(file, folder, set_values or [])}"
         )
 
 

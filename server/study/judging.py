@@ -78,7 +78,10 @@ class TableJudge:
         directories
             Its finished runs, in the order of its cells.
         """
-        inputs = replace(self.inputs, configuration=with_values(self.inputs.configuration, {"seed": row.seed}))
+        values: dict[str, Any] = {"seed": row.seed}
+        if "small-cnn" not in self._networks(row):
+            values["evaluation.utility"] = False
+        inputs = replace(self.inputs, configuration=with_values(self.inputs.configuration, values))
         judge = Judge(inputs, self.extractor, device=self.device, progress=self.progress, second=self.second)
         generators: list[dict[str, Any]] = []
         resampled: dict[str, NDArray[np.float64]] = {}
@@ -116,12 +119,16 @@ class TableJudge:
             return ConditionalSource(own[0], seed=row.seed, threads=self.threads, label=self.label, labels=labels)
         return PairSource(*own, seed=row.seed, threads=self.threads, label=self.label)
 
-    def _mixes(self, row: Row, source: Source) -> dict[str, dict[str, MixOutcome]]:
-        networks: dict[str, int] = {
+    def _networks(self, row: Row) -> dict[str, int]:
+        """Return the classifiers that are trained for a row, and for how many steps."""
+        return {
             name: one.steps
             for name, one in self.plan.classifiers.items()
             if one.concerns(row.table, row.regime, row.seed)
         }
+
+    def _mixes(self, row: Row, source: Source) -> dict[str, dict[str, MixOutcome]]:
+        networks = self._networks(row)
         if not networks:
             return {}
         settings = self.inputs.configuration.evaluation
@@ -170,6 +177,28 @@ def _resampled(name: str, mixes: Mapping[str, Mapping[str, MixOutcome]]) -> Iter
 def resampled_name(hospital: str, network: str, mix: str, figure: str) -> str:
     """Return the name of a figure's values in resampled sets."""
     return "|".join((hospital, network, mix, figure))
+
+
+def names_of_resampled(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of all figures whose values in resampled sets belong to a row."""
+    return [
+        resampled_name(generator["hospital"], network, mix, figure)
+        for generator in record["generators"]
+        for network, mixes in generator["mixes"].items()
+        for mix, figures in mixes.items()
+        for figure in figures
+    ]
+
+
+def judged_by(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return by which networks a row was judged, each by what it is: rows are compared where these are the same."""
+    first = record["generators"][0]
+    found = {
+        "extractor": first["test"].get("extractor"),
+        **{f"classifier {network}": name for network, name in first.get("classifiers", {}).items()},
+    }
+    found["second extractor"] = (first["test"].get("second") or {}).get("extractor")
+    return {what: str(name) for what, name in found.items() if name is not None}
 
 
 def judging_configuration(configuration: Configuration, plan: StudyPlan) -> Configuration:

@@ -54,8 +54,15 @@ _OURS = {
     "evaluation.utility-steps": "[classifiers.NAME] steps stands for it",
     "evaluation.utility-seeds": "each seed of the study has classifiers of its own",
     "evaluation.utility-arms": "the study has arms of its own",
+    "evaluation.utility-yardsticks": "the study has arms of its own",
+    "training.local-epochs": "every row shows as many images; set training.local-steps",
+    "early-stopping.patience": "every row shows as many images",
     "simulation.engine": "each run is a process of its own",
 }
+# What [kinds.NAME] may not set: a kind is a kind of generator, on the same images and before the same judge.
+_OF_ALL_KINDS = ("data.", "partition.", "evaluation.", "strategy.", "participation.", "model.resolution")
+# Schemes that give a hospital the images of some classes as they give it those of all, but for a few at the seams.
+_SAME_FOR_A_PART = ("natural", "iid", "dominant")
 
 
 class Classifiers(BaseModel):
@@ -63,7 +70,7 @@ class Classifiers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    steps: int = Field(ge=2)
+    steps: int = Field(ge=10)
     """Training steps of each."""
     seeds: list[int] | None = None
     """Seeds of the study for which it is trained; None: all."""
@@ -159,10 +166,13 @@ def load_study(path: Path, assignments: Sequence[str] = ()) -> StudyPlan:
         raise ConfigurationError([_describe(path, detail) for detail in error.errors()]) from None
     given = parse_assignments(assignments).values
     problems = [f"{path}: {problem}" for problem in _problems(plan)]
-    problems += [f"--set {key}: {_OURS[key]}" for key in given if key in _OURS]
+    problems += _problems_of_assignments(plan, given)
     if problems:
         raise ConfigurationError(problems)
     return plan.model_copy(update={"overrides": dict(flatten(plan.overrides)) | dict(given)})
+
+
+_EXAMPLES = {"name": 'name = "mine"', "seeds": "seeds = [0, 1, 2]", "steps": "steps = 300"}
 
 
 def _describe(path: Path, detail: Any) -> str:
@@ -175,29 +185,97 @@ def _describe(path: Path, detail: Any) -> str:
             "Settings of the runs stand in [base], [kinds.NAME] and [tables.NAME.settings]"
         )
     if detail["type"] == "missing":
-        example = {"name": 'name = "mine"', "seeds": "seeds = [0, 1, 2]"}.get(key, f"[{key}.NAME]")
+        example = _EXAMPLES.get(str(detail["loc"][-1]), f"[{key}.NAME]")
         return f"{path}: {key}: is missing; write for example {example}"
     return f"{path}: {key} = {detail['input']!r}: {detail['msg']}"
 
 
 def _problems(plan: StudyPlan) -> Iterator[str]:
-    places: list[tuple[str, Mapping[str, Any]]] = [("[base]", plan.base), ("[overrides]", plan.overrides)]
-    places += [(f"[kinds.{name}]", settings) for name, settings in plan.kinds.items()]
-    places += [(f"[tables.{name}.settings]", table.settings) for name, table in plan.tables.items()]
-    for where, settings in places:
-        yield from (f"{where} {key}: {_OURS[key]}" for key, _ in flatten(settings) if key in _OURS)
-    for name in plan.tables:
+    for where, settings in _places(plan):
+        yield from _problems_of_settings(plan, where, settings)
+    yield from _problems_of_kinds(plan)
+    for name, table in plan.tables.items():
         if _SEPARATOR in name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             yield f"[tables.{name}]: names are letters, digits, '.', '_' and single '-', as they become files"
         seeds = plan.seeds_of(name)
         if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
             yield f"[tables.{name}] seeds = {seeds}: each is a whole number from 0 on, and stands there once"
-    every = {seed for name in plan.tables for seed in plan.seeds_of(name)}
+        for key, listed in (("regimes", table.regimes), ("kinds", table.kinds)):
+            if len(set(listed)) != len(listed):
+                yield f"[tables.{name}] {key} = {listed}: each stands there once"
+    yield from _problems_of_classifiers(plan)
+
+
+def _places(plan: StudyPlan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where settings stand in the file, and which."""
+    yield "[base]", dict(flatten(plan.base))
+    yield "[overrides]", dict(flatten(plan.overrides))
+    yield from ((f"[kinds.{kind}]", dict(flatten(settings))) for kind, settings in plan.kinds.items())
+    yield from ((f"[tables.{name}.settings]", dict(flatten(table.settings))) for name, table in plan.tables.items())
+
+
+def _problems_of_settings(plan: StudyPlan, where: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what may not stand in a table of settings, or after ``--set``."""
+    yield from (f"{where} {key}: {_OURS[key]}" for key in settings if key in _OURS)
+    name = settings.get("strategy.name")
+    if name in _STRATEGIES.values():
+        yield f"{where} strategy.name = {name!r}: regimes stands for it; this is the strategy of the federation"
+    elif name is not None and not any("federated" in table.regimes for table in plan.tables.values()):
+        yield f"{where} strategy.name = {name!r}: no table has the regime federated; leave it out, or add that"
+    if "evaluation.utility-weights" in settings and "efficientnet-b2" not in plan.classifiers:
+        yield f"{where} evaluation.utility-weights: no [classifiers.efficientnet-b2] reads them; leave it out"
+
+
+def _problems_of_kinds(plan: StudyPlan) -> Iterator[str]:
+    used = {kind for table in plan.tables.values() for kind in table.kinds}
+    for kind, settings in plan.kinds.items():
+        if kind not in used:
+            yield f"[kinds.{kind}]: no table has such generators; leave it out, or add it to a table's kinds"
+        for key, _ in flatten(settings):
+            if key.startswith(_OF_ALL_KINDS):
+                yield f"[kinds.{kind}] {key}: is alike for all kinds; set it in [base] or [tables.NAME.settings]"
+
+
+def _problems_of_classifiers(plan: StudyPlan) -> Iterator[str]:
+    """Yield what classifiers are asked for that no row is of."""
+    rows = [
+        (name, regime, seed)
+        for name, table in plan.tables.items()
+        for regime, seed in itertools.product(table.regimes, plan.seeds_of(name))
+    ]
+    every = {seed for _, _, seed in rows}
     for name, classifiers in plan.classifiers.items():
-        for seed in sorted(set(classifiers.seeds or []) - every):
-            yield f"[classifiers.{name}] seeds: {seed} is no seed of a table"
-        for table in sorted(set(classifiers.tables or []) - plan.tables.keys()):
-            yield f"[classifiers.{name}] tables: there is no [tables.{table}]"
+        unknown = [f"seeds: {seed} is no seed of a table" for seed in sorted(set(classifiers.seeds or []) - every)]
+        unknown += [
+            f"tables: there is no [tables.{table}]"
+            for table in sorted(set(classifiers.tables or []) - plan.tables.keys())
+        ]
+        yield from (f"[classifiers.{name}] {problem}" for problem in unknown)
+        if unknown:
+            continue
+        concerned = [row for row in rows if classifiers.concerns(*row)]
+        if not concerned:
+            yield f"[classifiers.{name}]: no row is of its tables, regimes and seeds at once; widen these"
+            continue
+        asked = (("tables", classifiers.tables), ("regimes", classifiers.regimes), ("seeds", classifiers.seeds))
+        for place, (key, listed) in enumerate(asked):
+            idle = [one for one in dict.fromkeys(listed or []) if one not in {row[place] for row in concerned}]
+            if idle:
+                named = ", ".join(map(str, idle))
+                yield f"[classifiers.{name}] {key}: {named} has no row that it is trained for; leave it out"
+
+
+def _problems_of_assignments(plan: StudyPlan, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with ``--set``."""
+    yield from _problems_of_settings(plan, "--set", given)
+    last = {
+        name: (dict(flatten(plan.base)) | dict(flatten(table.settings)) | dict(given)).get("data.source", "phantom")
+        for name, table in plan.tables.items()
+    }
+    if set(last.values()) == {"phantom"}:
+        yield from (
+            f"--set {key}: every table is of generated images; leave it out" for key in _OF_IMAGES if key in given
+        )
 
 
 def table_configuration(plan: StudyPlan, path: Path, table: str) -> Configuration:
@@ -244,7 +322,46 @@ def make_rows(plan: StudyPlan, path: Path, classes: Mapping[str, Sequence[str]])
         rows.append(Row(table, regime, kind, seed, tuple(cells)))
     if problems:
         raise ConfigurationError(problems)
+    _check_alike(rows)
     return rows
+
+
+def _check_alike(rows: Sequence[Row]) -> None:
+    """Refuse rows of one table that would be compared although they differ by more than the table says.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming what differs.
+    """
+    problems = {}
+    shown: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        for one in (cell.configuration for cell in row.cells):
+            training, scheme = one.training, one.partition.scheme
+            images = one.rounds * one.asked_hospitals() * (1 - one.participation.dropout)
+            images *= training.local_steps * training.batch_size
+            of_row = shown.setdefault((row.table, row.seed), {})
+            of_row[row.key] = of_row.get(row.key, 0) + images
+            is_pooled = one.partition.hospitals == 1 and scheme != "prevalence"
+            if row.kind == "unconditional" and not is_pooled and scheme not in _SAME_FOR_A_PART:
+                problems[row.table] = (
+                    f"[tables.{row.table}] partition.scheme = {scheme}: among the images of one of a pair it would be "
+                    "another partition than among all of them, and hospitals would not hold the same images in every "
+                    f'row; set one of {", ".join(_SAME_FOR_A_PART)}, or kinds = ["conditional"]'
+                )
+    for (table, _), images_of in shown.items():
+        least, most = min(images_of, key=images_of.__getitem__), max(images_of, key=images_of.__getitem__)
+        # Centralised training takes a whole number of steps for those that are there.
+        if images_of[most] > 1.05 * images_of[least]:
+            problems.setdefault(
+                f"images of {table}",
+                f"[tables.{table}]: {most} would show {images_of[most]:,.0f} images and {least} "
+                f"{images_of[least]:,.0f}; rows that are compared show as many: set rounds, training.local-steps and "
+                "training.batch-size for all of them in [base] or [tables.NAME.settings]",
+            )
+    if problems:
+        raise ConfigurationError(list(problems.values()))
 
 
 def split_classes(plan: StudyPlan, classes: Sequence[str]) -> tuple[str, tuple[str, ...]]:

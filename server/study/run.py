@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,16 +17,19 @@ import numpy as np
 import torch
 
 from data_partitions.wording import counted
-from federation.errors import RunDirectoryError
+from federation.errors import NotFiniteError, RunDirectoryError
 from federation.models.classifier import Progress
+from federation.models.efficientnet import find_imagenet_weights
+from federation.models.final import DESCRIPTION
 from federation.run_directory import RunDirectory, read_json, to_json, write_text, written_atomically
 from server.benchmark.archive import CELL_FILES, CELLS, ENVIRONMENT
 from server.benchmark.cells import CellRunner, comparable
+from server.benchmark.plan import Cell
 from server.benchmark.run import check_images, default_jobs
 from server.environment import describe_environment
 from server.evaluation.threads import use_threads
 from server.inputs import RunInputs, prepare_inputs
-from server.study.judging import JudgedRow, TableJudge, judging_configuration
+from server.study.judging import JudgedRow, TableJudge, judged_by, judging_configuration, names_of_resampled
 from server.study.page import markdown, render_page
 from server.study.plan import Row, StudyPlan, load_study, make_rows, plan_text, split_classes, table_configuration
 from server.study.results import KeptRow, StudyResults
@@ -41,7 +46,7 @@ class FinishedStudy:
     results: StudyResults
     folder: Path
     failed: list[str]
-    """Rows that were not judged since a run of theirs failed."""
+    """Rows that were not judged since a run of theirs, or a classifier, failed."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def run_study(
         voice.say(
             "every row is judged: no image is read, and the tables are made again" if kept else _describe(rows, jobs)
         )
-        with _saying_how_to_go_on(path, folder, voice.say):
+        with _saying_how_to_go_on(resume_command(path, folder, assignments), voice.say):
             failed = study.run(rows)
         return _finish(plan, folder, rows, against, failed, facts)
 
@@ -113,8 +118,8 @@ def _classes_of_finished(plan: StudyPlan, path: Path, folder: Path) -> dict[str,
         return {}
     classes: dict[str, Sequence[str]] = read_json(facts).get("classes", {})
     rows = make_rows(plan, path, dict.fromkeys(plan.tables, ()))
-    is_done = classes.keys() == plan.tables.keys() and all(row_path(folder, row).is_file() for row in rows)
-    return classes if is_done else {}
+    is_done = plan.tables.keys() <= classes.keys() and all(row_path(folder, row).is_file() for row in rows)
+    return {name: classes[name] for name in plan.tables} if is_done else {}
 
 
 def _inputs(plan: StudyPlan, path: Path, table: str, voice: Voice) -> RunInputs:
@@ -140,27 +145,56 @@ class _Study:
         self.plan, self.folder, self.inputs, self.against = plan, folder, inputs, against
         self.runner, self.voice = runner, voice
         self._judges: dict[str, TableJudge] = {}
+        self._kept: dict[str, KeptRow] = {}
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Refuse to go on where a row was judged, or a run begun, with other settings or images."""
-        problems = []
+        """Refuse to go on where a row is damaged, or was judged, or a run begun, with other settings or images.
+
+        All of it now, and not after hours of training.
+        """
+        self._kept = {}
+        problems: list[str] = []
         for row in rows:
-            kept = row_path(self.folder, row)
-            if kept.is_file():
-                problems += list(_differences(kept, read_json(kept)["settings"], self._settings(row)))
+            kept = read_row(self.folder, row)
+            if kept is not None:
+                self._kept[row.key] = kept
+                problems += _differences(row_path(self.folder, row), kept.record["settings"], self._settings(row))
         if problems:
             more = len(problems) - 8
             raise RunDirectoryError(problems[:8] + ([f"and {more} more like these"] if more > 0 else []))
-        pending = [cell for row in rows if not row_path(self.folder, row).is_file() for cell in row.cells]
-        self.runner.check(pending)
-        if pending:
-            check_images(
-                [(cell, self.runner.directory(cell)) for cell in pending], self.voice.prepare, lambda note: None
-            )
+        pending = [row for row in rows if row.key not in self._kept]
+        cells = [cell for row in pending for cell in row.cells]
+        self.runner.check(cells)
+        self._check_generators(cells)
+        self._check_weights(pending)
+        if cells:
+            check_images([(cell, self.runner.directory(cell)) for cell in cells], self.voice.prepare, lambda note: None)
+
+    def _check_generators(self, cells: Sequence[Cell]) -> None:
+        """Refuse finished runs without their generators, which are not committed: nothing could be judged."""
+        directories = [self.runner.directory(cell) for cell in cells if self.runner.is_done(cell)]
+        problems = [
+            f"{directory.final}: is missing, its run is finished and its row is not judged; put it back from where it "
+            f"was trained, or remove {directory.path} to train anew"
+            for directory in directories
+            if not (directory.final / DESCRIPTION).is_file()
+        ]
+        if problems:
+            raise RunDirectoryError(problems)
+
+    def _check_weights(self, pending: Sequence[Row]) -> None:
+        """Refuse weights of EfficientNet-B2 that are named and are not there, or not the published ones."""
+        asked = self.plan.classifiers.get("efficientnet-b2")
+        for table in {row.table for row in pending if asked and asked.concerns(row.table, row.regime, row.seed)}:
+            settings = self.inputs[table].configuration.evaluation
+            find_imagenet_weights(settings.utility_weights, allow_downloads=settings.allow_downloads)
 
     def run(self, rows: Sequence[Row]) -> list[str]:
         """Train and judge, all of one seed before the next; return the rows that could not be judged."""
         failed = []
+        for table in dict.fromkeys(row.table for row in rows if row.key not in self._kept):
+            if any(kept.table == table for kept in self._kept.values()):
+                self._judge_of(table)  # that it is another one must show now
         for seed in dict.fromkeys(row.seed for row in rows):
             pending = [row for row in rows if row.seed == seed and not row_path(self.folder, row).is_file()]
             outcomes = {
@@ -170,24 +204,56 @@ class _Study:
                 if any(outcomes[cell.key].summary is None for cell in row.cells):
                     failed.append(row.key)
                     continue
-                self._keep(row, self._judge(row))
+                try:
+                    judged = self._judge(row)
+                except NotFiniteError as error:
+                    self.voice.say(f"{row.key} could not be judged: {error}")
+                    failed.append(row.key)
+                    continue
+                self._keep(row, judged)
         return failed
 
     def _judge(self, row: Row) -> JudgedRow:
-        if row.table not in self._judges:
+        judge = self._judge_of(row.table)
+        return judge.judge(row, [self.runner.directory(cell) for cell in row.cells])
+
+    def _judge_of(self, table: str) -> TableJudge:
+        """Return the judge of a table, made once."""
+        if table not in self._judges:
             use_threads(1)
-            self._judges[row.table] = TableJudge(
-                self.inputs[row.table],
+            judge = TableJudge(
+                self.inputs[table],
                 self.plan,
-                self.against[row.table],
+                self.against[table],
                 threads=self.runner.jobs,
                 progress=self.voice.prepare,
             )
-            self.voice.say(f"extractor of {row.table}: {self._judges[row.table].sentence}")
-        return self._judges[row.table].judge(row, [self.runner.directory(cell) for cell in row.cells])
+            self.voice.say(f"extractor of {table}: {judge.sentence}")
+            self._check_same_judge(table, {"extractor": judge.extractor.name, "second extractor": judge.second.name})
+            self._judges[table] = judge
+        return self._judges[table]
+
+    def _check_same_judge(self, table: str, found: Mapping[str, str]) -> None:
+        """Refuse to put rows beside each other that were judged by other networks.
+
+        Raises
+        ------
+        RunDirectoryError
+            Naming both.
+        """
+        for key, kept in self._kept.items():
+            before = judged_by(kept.record)
+            for what, name in found.items():
+                if kept.table == table and before.get(what, name) != name:
+                    raise RunDirectoryError(
+                        f"{self.folder / ROWS / key}.json: its {what} was {before[what]}, and here it is {name}: the "
+                        "rows could not be compared. What is trained here differs from machine to machine: go on "
+                        "where the rows were judged, or remove them to judge anew"
+                    )
 
     def _keep(self, row: Row, judged: JudgedRow) -> None:
         """Write the resampled sets first: where the record is, the row is done."""
+        self._check_same_judge(row.table, judged_by(judged.record))
         path = row_path(self.folder, row)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_atomically(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
@@ -195,8 +261,10 @@ class _Study:
             np.savez_compressed(file, **kept)
         content = {"settings": self._settings(row), **judged.record}
         write_text(path, to_json(content) + "\n")
-        kids = ", ".join(f"{one['test']['kid']:.3f}" for one in judged.record["generators"])
-        self.voice.say(f"judged {row.key}: KID {kids}")
+        self._kept[row.key] = KeptRow(row.table, row.regime, row.kind, row.seed, content, judged.resampled)
+        kids = [one["test"]["kid"] for one in judged.record["generators"]]
+        shown = ", ".join("–" if kid is None else f"{kid:.3f}" for kid in kids)
+        self.voice.say(f"judged {row.key}: KID {shown}")
 
     def _settings(self, row: Row) -> dict[str, Any]:
         """Return what a row's figures depend on."""
@@ -243,31 +311,52 @@ def _describe(rows: Sequence[Row], jobs: int) -> str:
     return f"{counted(len(rows), 'row')} of {counted(runs, 'run')}, {jobs} side by side"
 
 
+def resume_command(path: Path, folder: Path, assignments: Sequence[str]) -> str:
+    """Return what is typed to go on."""
+    given = [part for one in assignments for part in ("--set", one)]
+    return shlex.join(["dermafed", "study", str(path), "--out", str(folder), *given, "--resume"])
+
+
 @contextlib.contextmanager
-def _saying_how_to_go_on(path: Path, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _saying_how_to_go_on(command: str, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"interrupted; go on with dermafed study {path} --out {folder} --resume")
+        say(f"interrupted; go on with {command}")
         raise
 
 
-def read_rows(folder: Path, rows: Sequence[Row]) -> list[KeptRow]:
-    """Read the rows that were judged."""
-    found = []
-    for row in rows:
-        path = row_path(folder, row)
-        if not path.is_file():
-            continue
-        try:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as sets:
-                resampled = {name: sets[name].astype(np.float64) for name in sets.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise RunDirectoryError(
-                f"{path.with_suffix('.npz')}: cannot be read ({error}); put it back, or remove {path} to judge anew"
-            ) from None
-        found.append(KeptRow(row.table, row.regime, row.kind, row.seed, read_json(path), resampled))
-    return found
+def read_row(folder: Path, row: Row) -> KeptRow | None:
+    """Read a row that was judged; None where it was not.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is not as it was written.
+    """
+    path = row_path(folder, row)
+    if not path.is_file():
+        return None
+    again = f"or remove {path} to judge anew"
+    try:
+        record = read_json(path)
+        names = names_of_resampled(record)
+        missing = sorted({"settings", "costs"} - record.keys())
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}, {again}") from None
+    except (KeyError, TypeError, AttributeError):
+        missing = ["generators"]
+    if missing:
+        raise RunDirectoryError(
+            f"{path}: is damaged (without {' and '.join(missing)}); put it back from a copy, {again}"
+        )
+    sets = path.with_suffix(".npz")
+    try:
+        with sets.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            resampled = {name: kept[name].astype(np.float64) for name in names}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunDirectoryError(f"{sets}: cannot be read ({error}); put it back, {again}") from None
+    return KeptRow(row.table, row.regime, row.kind, row.seed, record, resampled)
 
 
 def _finish(
@@ -279,7 +368,8 @@ def _finish(
     facts: Mapping[str, Any],
 ) -> FinishedStudy:
     """Write raw figures, tables and page."""
-    results = StudyResults(plan, read_rows(folder, rows), against)
+    kept = [found for row in rows if (found := read_row(folder, row)) is not None]
+    results = StudyResults(plan, kept, against)
     write_text(folder / "raw.csv", results.raw_csv())
     write_text(folder / "tables.md", markdown(results))
     shown = [
@@ -297,14 +387,21 @@ def _facts(
 ) -> dict[str, Any]:
     """Return command and machine of the study's first part, and the classes of its tables; kept in the folder."""
     kept = folder / ENVIRONMENT
+    named = {name: list(names) for name, names in classes.items()}
     if kept.is_file():
-        return read_json(kept)
+        before = read_json(kept)
+        if named.items() <= before.get("classes", {}).items():
+            return before
+        # A table that has come since: its classes are to be known too, when all its rows are judged.
+        facts = before | {"classes": before.get("classes", {}) | named}
+        write_text(kept, to_json(facts, indent=2) + "\n")
+        return facts
     command = ["dermafed", "study", path.name, *(part for given in assignments for part in ("--set", given))]
     facts = {
         "command": shlex.join(command),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "jobs": jobs,
-        "classes": {name: list(names) for name, names in classes.items()},
+        "classes": named,
         **describe_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
     write_text(kept, to_json(facts, indent=2) + "\n")

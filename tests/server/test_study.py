@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 from commands.main import cli
-from federation.errors import ConfigurationError
+from federation.config import Configuration
+from federation.errors import ConfigurationError, NotFiniteError, RunDirectoryError
 from federation.models.final import FinalGenerator
+from server.benchmark.cells import CellRunner, Outcome
 from server.evaluation.mixes import FIGURES, MIXES
-from server.study.judging import figures_of, resampled_name
-from server.study.plan import Row, StudyPlan, load_study, make_rows, split_classes
+from server.study import judging
+from server.study.judging import JudgedRow, TableJudge, figures_of, judging_configuration, resampled_name
+from server.study.plan import Row, StudyPlan, load_study, make_rows, split_classes, table_configuration
 from server.study.results import FIDELITY, KeptRow, StudyResults, sentences
+from server.study.run import Voice, _facts, _Study, resume_command, run_study
 from server.study.supplies import ConditionalSource, PairSource
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -31,7 +36,7 @@ seeds = [0, 1]
 rounds = 4
 training.local-steps = 2
 [classifiers.small-cnn]
-steps = 5
+steps = 10
 [tables.both]
 settings.partition = { scheme = "iid", hospitals = 3 }
 """
@@ -117,12 +122,48 @@ def test_the_published_studies_are_valid() -> None:
         ("rounds = 4", "seed = 3", r"\[base\] seed: seeds stands for it"),
         ("rounds = 4", "evaluation.gain = true", r"\[base\] evaluation.gain: the study judges the generators itself"),
         ("rounds = 4", "ronds = 4", "unknown key; the nearest known key is rounds"),
-        ("steps = 5", "step = 5", "classifiers.small-cnn.step: unknown key"),
-        ("steps = 5", "steps = 5\nseeds = [7]", "seeds: 7 is no seed of a table"),
-        ("steps = 5", 'steps = 5\ntables = ["other"]', r"there is no \[tables.other\]"),
+        ("steps = 10", "step = 10", "classifiers.small-cnn.step: unknown key"),
+        ("steps = 10", "steps = 10\nseeds = [7]", "seeds: 7 is no seed of a table"),
+        ("steps = 10", 'steps = 10\ntables = ["other"]', r"there is no \[tables.other\]"),
         ("[tables.both]", '[tables.both]\nregimes = ["pooled"]', "tables.both.regimes.0 = 'pooled'"),
         ('name = "small"', 'name = "small"\nagainst = "melanoma"', "against: there is no class 'melanoma'"),
         ("[tables.both]", '[tables."a--b"]', "names are letters, digits"),
+        # What would be without effect, or would set rows apart by more than a table says.
+        ("steps = 10", "", r"classifiers.small-cnn.steps: is missing; write for example steps = 300"),
+        ("steps = 10", "steps = 9", r"classifiers.small-cnn.steps = 9: Input should be greater than or equal to 10"),
+        ("steps = 10", "steps = 10\nseeds = []", r"\[classifiers.small-cnn\]: no row is of its tables, regimes and"),
+        ("[tables.both]", '[tables.both]\nregimes = ["alone", "alone"]', r"regimes = .*: each stands there once"),
+        (
+            "[tables.both]",
+            '[tables.both]\nkinds = ["conditional", "conditional"]',
+            r"kinds = .*: each stands there once",
+        ),
+        ("rounds = 4", 'rounds = 4\nstrategy.name = "alone"', r"strategy.name = 'alone': regimes stands for it"),
+        ("training.local-steps = 2", "training.local-epochs = 1.0", "every row shows as many images; set training.loc"),
+        ("rounds = 4", "rounds = 4\nearly-stopping.patience = 1", "early-stopping.patience: every row shows as many"),
+        ("rounds = 4", 'rounds = 4\nevaluation.utility-yardsticks = ""', "the study has arms of its own"),
+        (
+            "rounds = 4",
+            'rounds = 4\nevaluation.utility-weights = "a"',
+            r"no \[classifiers.efficientnet-b2\] reads them",
+        ),
+        (
+            "[tables.both]",
+            "[kinds.conditional]\ndata.split-seed = 1\n[tables.both]",
+            "is alike for all kinds; set it in",
+        ),
+        ("[tables.both]", "[kinds.conditional]\nrounds = 8\n[tables.both]", "seed-0 would show 384 images and both--c"),
+        (
+            "[tables.both]",
+            '[kinds.unconditional]\nstylegan2.channel-max = 32\n[tables.both]\nkinds = ["conditional"]',
+            r"\[kinds.unconditional\]: no table has such generators",
+        ),
+        (
+            "iid",
+            "dirichlet",
+            r"\[tables.both\] partition.scheme = dirichlet: among the images of one of a pair it would",
+        ),
+        ("iid", "prevalence", r"\[tables.both\] partition.scheme = prevalence: among the images of one of a pair"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -133,6 +174,36 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, before: str, after: 
     assert any(re.search(message, problem) for problem in caught.value.problems), caught.value.problems
 
 
+def test_what_a_classifier_is_not_trained_for_is_named(tmp_path: Path) -> None:
+    """Seed 1 is a seed of the study, but of none of the rows that are left."""
+    more = 'seeds = [0, 1]\ntables = ["other"]\n[tables.other]\nseeds = [0]\nregimes = ["federated"]\n'
+    text = SMALL.replace("steps = 10", f"steps = 10\n{more}")
+    with pytest.raises(
+        ConfigurationError, match=r"small-cnn\] seeds: 1 has no row that it is trained for; leave it out"
+    ):
+        load_study(study_file(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seed=3", "--set seed: seeds stands for it"),
+        ("strategy.name=centralised", "--set strategy.name = 'centralised': regimes stands for it"),
+        ("data.root=/images", "--set data.root: every table is of generated images; leave it out"),
+    ],
+)
+def test_what_cannot_be_set_for_all_runs(tmp_path: Path, given: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load_study(study_file(tmp_path, SMALL.replace("rounds = 4", 'rounds = 4\ndata.source = "phantom"')), [given])
+
+
+def test_partitions_that_need_not_be_the_same_for_a_pair(tmp_path: Path) -> None:
+    """A pooled table, and one of conditional generators alone, may have any scheme."""
+    text = SMALL.replace("iid", "dirichlet")
+    for only in ('regimes = ["centralised"]', 'kinds = ["conditional"]'):
+        assert rows_of(study_file(tmp_path, text.replace("[tables.both]", f"[tables.both]\n{only}")))
+
+
 def test_the_class_that_is_told_from_the_rest() -> None:
     plan = StudyPlan.model_validate({"name": "a", "seeds": [0], "classifiers": {}, "tables": {"a": {}}} | _SOME)
     assert split_classes(plan, ("nv", "MEL")) == ("MEL", ("nv",))
@@ -140,7 +211,7 @@ def test_the_class_that_is_told_from_the_rest() -> None:
         split_classes(plan, ("a", "b"))
 
 
-_SOME: dict[str, Any] = {"classifiers": {"small-cnn": {"steps": 2}}}
+_SOME: dict[str, Any] = {"classifiers": {"small-cnn": {"steps": 10}}}
 
 
 # Where images come from --------------------------------------------------------------------------------------------
@@ -278,6 +349,184 @@ def test_a_study_that_is_not_there() -> None:
     result = CliRunner().invoke(cli, ["study", "absent.toml"])
     assert isinstance(result.exception, ConfigurationError)
     assert "absent.toml: cannot be read (No such file or directory)" in str(result.exception)
+
+
+# Going on ----------------------------------------------------------------------------------------------------------
+
+
+SILENT = Voice(lambda line: None, lambda done, total, running: None, lambda what, done, total: None)
+
+
+class Kept:
+    """A study of which every row was judged, as it lies in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.folder = study_file(folder), folder / "out"
+        self.rows = rows_of(self.path)
+        self.said: list[str] = []
+        voice = Voice(self.said.append, SILENT.show, SILENT.prepare)
+        runner = CellRunner(self.folder / "cells", 1, voice.say, voice.show)
+        self.study = _Study(load_study(self.path), self.folder, {}, {"both": "mel"}, runner, voice)
+        (self.folder / "rows").mkdir(parents=True)
+        (self.folder / "study.toml").write_text(self.path.read_text())
+        facts = {"classes": {"both": CLASSES}, "date": "2026-01-01", "cores": 2, "processor": "a", "device": "cpu"}
+        (self.folder / "environment.json").write_text(json.dumps(facts | {"command": "dermafed study small.toml"}))
+        for row in self.rows:
+            hospitals = 3 if row.regime == "alone" else 1
+            made_up = made_up_row(row.regime, row.kind, row.seed, kid=0.5, area=0.0, hospitals=hospitals)
+            made_up.record["generators"][0]["test"]["extractor"] = "lesion-cnn-32@aaaa"
+            self.study._keep(row, JudgedRow(dict(made_up.record), dict(made_up.resampled)))
+
+    def go_on(self) -> None:
+        run_study(self.path, self.folder, resume=True, jobs=1, voice=SILENT)
+
+    def file(self, number: int, suffix: str = ".json") -> Path:
+        return self.folder / "rows" / f"{self.rows[number].key}{suffix}"
+
+
+def test_tables_are_made_again_from_what_is_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.go_on()
+    assert "# small" in (kept.folder / "tables.md").read_text()
+    assert len((kept.folder / "raw.csv").read_text().splitlines()) > 100
+
+
+def damage_settings(kept: Kept) -> str:
+    path = kept.file(0)
+    path.write_text(
+        json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "costs"})
+    )
+    return "is damaged (without costs); put it back from a copy, or remove "
+
+
+def damage_figures(kept: Kept) -> str:
+    path = kept.file(0, ".npz")
+    with np.load(path) as sets:
+        fewer = {name: sets[name] for name in sets.files[1:]}
+    np.savez_compressed(path, **fewer)
+    return "real|f1 is not a file in the archive"
+
+
+def cut(suffix: str) -> Callable[[Kept], str]:
+    def damage(kept: Kept) -> str:
+        path = kept.file(3, suffix)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return f"remove {kept.file(3)} to judge anew"
+
+    return damage
+
+
+def remove_figures(kept: Kept) -> str:
+    kept.file(2, ".npz").unlink()
+    return f"No such file or directory: '{kept.file(2, '.npz')}'); put it back, or remove {kept.file(2)} to judge anew"
+
+
+@pytest.mark.parametrize("damage", [cut(".json"), cut(".npz"), remove_figures, damage_settings, damage_figures])
+def test_a_damaged_row_is_named_before_anything_runs(tmp_path: Path, damage: Callable[[Kept], str]) -> None:
+    kept = Kept(tmp_path)
+    message = damage(kept)
+    with pytest.raises(RunDirectoryError) as caught:
+        kept.go_on()
+    assert message in str(caught.value)
+    assert not (kept.folder / "tables.md").exists()
+
+
+def test_a_finished_run_without_its_generator_is_named(tmp_path: Path) -> None:
+    """As in a fresh clone: weights are not committed."""
+    kept = Kept(tmp_path)
+    kept.file(1).unlink()
+    directory = kept.study.runner.directory(kept.rows[1].cells[0]).path
+    directory.mkdir(parents=True)
+    (directory / "summary.json").write_text('{"status": "done"}')
+    with pytest.raises(
+        RunDirectoryError, match=r"final: is missing, its run is finished and its row is not judged; put"
+    ):
+        kept.study.check(kept.rows)
+
+
+def test_rows_of_other_judges_are_not_put_beside_each_other(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.study.check(kept.rows)
+    row = kept.rows[0]
+    made_up = made_up_row(row.regime, row.kind, row.seed, kid=0.5, area=0.0)
+    for what, entry in (("extractor", made_up.record["generators"][0]["test"]), ("classifier small-cnn", None)):
+        if entry is not None:
+            entry["extractor"] = "lesion-cnn-32@bbbb"
+        else:
+            made_up.record["generators"][0]["test"]["extractor"] = "lesion-cnn-32@aaaa"
+            made_up.record["generators"][0]["classifiers"]["small-cnn"] = "another"
+        with pytest.raises(
+            RunDirectoryError, match=f"its {what} was .* and here it is .*: the rows could not be compared"
+        ):
+            kept.study._keep(row, JudgedRow(dict(made_up.record), dict(made_up.resampled)))
+
+
+def test_a_classifier_that_diverges_costs_its_row_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(tmp_path)
+    kept.file(0).unlink()
+    kept.file(1).unlink()
+    kept.study._kept = {}
+    runner = kept.study.runner
+    monkeypatch.setattr(runner, "run", lambda cells: [Outcome(cell, runner.directory(cell), {}) for cell in cells])
+
+    def judge(row: Row) -> JudgedRow:
+        if row.key == kept.rows[0].key:
+            raise NotFiniteError("the loss is not finite")
+        made_up = made_up_row(row.regime, row.kind, row.seed, kid=0.5, area=0.0)
+        made_up.record["generators"][0]["test"]["kid"] = None
+        return JudgedRow(dict(made_up.record), dict(made_up.resampled))
+
+    monkeypatch.setattr(kept.study, "_judge", judge)
+    assert kept.study.run(kept.rows) == [kept.rows[0].key]
+    assert kept.file(1).is_file()
+    assert kept.said[-2:] == [
+        f"{kept.rows[0].key} could not be judged: the loss is not finite",
+        f"judged {kept.rows[1].key}: KID –",
+    ]
+
+
+def test_a_table_that_comes_later_needs_no_image_at_the_end(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    facts = json.loads((kept.folder / "environment.json").read_text())
+    (kept.folder / "environment.json").write_text(json.dumps(facts | {"classes": {"another": ["a"]}}))
+    _facts(kept.path, [], kept.folder, 1, {"both": CLASSES})
+    kept.go_on()
+    assert json.loads((kept.folder / "environment.json").read_text())["classes"] == {
+        "another": ["a"],
+        "both": list(CLASSES),
+    }
+
+
+def test_what_is_typed_to_go_on() -> None:
+    command = resume_command(Path("my study.toml"), Path("/out"), ["data.root=/a b"])
+    assert command == "dermafed study 'my study.toml' --out /out --set 'data.root=/a b' --resume"
+
+
+def test_classifiers_of_all_classes_are_trained_where_the_small_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = load_study(study_file(tmp_path, SMALL.replace("steps = 10", 'steps = 10\nregimes = ["federated"]')))
+    configuration = judging_configuration(table_configuration(plan, tmp_path, "both"), plan)
+    asked = []
+
+    @dataclasses.dataclass
+    class Inputs:
+        configuration: Configuration
+
+    class Listening:
+        def __init__(self, inputs: Inputs, *others: object, **more: object) -> None:
+            asked.append((inputs.configuration.evaluation.utility, inputs.configuration.evaluation.utility_steps))
+
+    judge = TableJudge.__new__(TableJudge)
+    vars(judge).update(
+        inputs=Inputs(configuration), plan=plan, extractor=None, second=None, device="cpu", progress=None
+    )
+    monkeypatch.setattr(judging, "Judge", Listening)
+    monkeypatch.setattr(judging, "costs", lambda row, directories: {})
+    monkeypatch.setattr(TableJudge, "_sources", lambda self, row, finals: iter(()))
+    for row in rows_of(tmp_path / "small.toml")[:6:2]:
+        judge.judge(row, [])
+    assert asked == [(False, 10), (True, 10), (False, 10)]
 
 
 @pytest.mark.whole
