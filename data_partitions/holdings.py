@@ -60,7 +60,7 @@ def find_holdings(
     notes = list(index.notes)
     with noted(notes):
         if site:
-            parts = leave_out_classes(index, parts, data.only_names)
+            parts = leave_out_classes(index, parts, data.only_names, judges=False)
             return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
         of_split = check_split(index, parts)
         notes += of_split

@@ -366,6 +366,13 @@ def _prevalence(groups: pd.DataFrame, settings: PartitionSettings, classes: tupl
     is_of_class = (groups["label"] == classes.index(name)).to_numpy()
     parts = ((is_of_class, sizes * shares), (~is_of_class, sizes * (1 - shares)))
     images = groups["images"].to_numpy()
+    for rows, wanted, what in ((*parts[0], f"of class {name}"), (*parts[1], f"of another class than {name}")):
+        if wanted.sum() > 0 and not images[rows].sum():
+            raise PartitionError(
+                f"partition.prevalences = {settings.prevalences!r}: there is no training image {what}, and hospitals "
+                "shall hold some; choose another partition.scheme, another partition.prevalence-of, or leave data.only "
+                "empty"
+            )
     # As many images as the scarcer of the two allows.
     scale = min(images[rows].sum() / wanted.sum() for rows, wanted in parts if wanted.sum() > 0)
     holders = np.full(len(groups), -1, dtype=np.int64)

@@ -57,7 +57,9 @@ def split_parts(groups: Sequence[str] | NDArray[np.object_], split_seed: int) ->
     return np.array(PARTS)[parts_of_groups[numbers]]
 
 
-def leave_out_classes(index: ImageIndex, parts: NDArray[np.str_], only: Sequence[str]) -> NDArray[np.str_]:
+def leave_out_classes(
+    index: ImageIndex, parts: NDArray[np.str_], only: Sequence[str], *, judges: bool = True
+) -> NDArray[np.str_]:
     """Return the parts where images of some classes alone are trained on and judged.
 
     Parameters
@@ -68,6 +70,9 @@ def leave_out_classes(index: ImageIndex, parts: NDArray[np.str_], only: Sequence
         Of :func:`split_parts`.
     only
         Names of classes; none: all of them.
+    judges
+        Whether these are the images that the generator is judged with, too. A real site's are not: it need not have
+        any of these classes beyond its training images.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def leave_out_classes(index: ImageIndex, parts: NDArray[np.str_], only: Sequence
     Raises
     ------
     DataError
-        If there is no such class, or no other.
+        If there is no such class, or no other; or, where these images judge, if fewer than two are left in a part.
     """
     if not only:
         return parts
@@ -89,8 +94,8 @@ def leave_out_classes(index: ImageIndex, parts: NDArray[np.str_], only: Sequence
         raise DataError("data.only: names every class, and so leaves none out; leave it empty")
     chosen = np.isin(index.labels, [index.classes.index(name) for name in only])
     left = np.where(chosen | (parts == "extractor"), parts, LEFT_OUT)
-    few = [part for part in PARTS if (parts == part).any() and (left == part).sum() < 2]
-    if few:
+    few = [part for part in PARTS if part != "extractor" and (parts == part).any() and (left == part).sum() < 2]
+    if few and judges:
         raise DataError(
             f"data.only: leaves fewer than two images in the {' and the '.join(few)} part; name more classes, add "
             "images, or set another data.split-seed"

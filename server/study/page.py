@@ -46,8 +46,10 @@ def shown_tables(results: StudyResults) -> Iterator[ShownTable]:
             results, table, f"{table}: fidelity and diversity", FIDELITY, said=list(fidelity_sentences(results, table))
         )
         if hospitals := results.hospitals(table):
+            images, real = results.which_images(table)
             note = (
-                f"Against {results.which_images(table)}. Of hospitals alone, each one's own generator against its own."
+                f"Against {images}. Of hospitals alone, each one's own generator against its own. Real images are "
+                f"a hospital's own. {real}"
             )
             yield _plain(results, table, f"{table}: KID by hospital", hospitals, note=note)
         yield _plain(results, table, f"{table}: cost", COSTS, note="Of hospitals alone, of all of them together.")
@@ -62,7 +64,8 @@ def shown_tables(results: StudyResults) -> Iterator[ShownTable]:
                 f"{table}: classifiers of all classes, balanced accuracy",
                 ALL_CLASSES,
                 lines=conditional,
-                note="Of conditional generators: a pair does not know the classes of the rest.",
+                note="Of conditional generators: a pair does not know the classes of the rest. Intervals are "
+                "Student's over seeds: the choice of test lesions is not in them.",
             )
 
 
@@ -103,7 +106,8 @@ def _of_mixes(results: StudyResults, table: str, network: str, figure: str) -> S
                 above = results.mix(table, line, network, mix, figure, above_real=True)
             if above is not None:
                 ends = "" if above.interval is None else f" [{above.interval[0]:+.3f}, {above.interval[1]:+.3f}]"
-                beside = f"{beside}; {above.mean:+.3f}{ends} to real"
+                beside = f"{beside}; " if beside else ""
+                beside += f"{above.mean:+.3f}{ends} to real"
             cells.append((text, beside))
         if any(text != "–" for text, _ in cells):
             rows.append((", ".join(line), cells))
@@ -127,8 +131,8 @@ def notes(results: StudyResults) -> list[str]:
     """Say how the tables are to be read."""
     return [
         "A mean over seeds, of hospitals alone over hospitals too; in brackets each seed's value and a 95 % interval. "
-        "Of fidelity, diversity and cost it is Student's over seeds; of classifiers it holds the choice of test "
-        "lesions too, and with one seed that alone.",
+        "Of fidelity, diversity and cost it is Student's over seeds; of classifiers of one class against the rest it "
+        "holds the choice of test lesions too, and with one seed that alone.",
         "Conditional: one generator of all classes. Unconditional: one generator of "
         f"{' or '.join(dict.fromkeys(results.against.values()))} and one of the rest, each with half the images.",
         "Real images: training images in the generator's place, against the same test images.",

@@ -21,6 +21,8 @@ from server.study.plan import KINDS, REGIMES, StudyPlan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_DRAWS_OF_SEEDS = 100
+"""For each resampled set of lesions: the ends of an interval are then known to about a hundredth of its width."""
 RAW_COLUMNS = ("table", "regime", "kind", "seed", "classifier", "figure", "value")
 
 
@@ -37,19 +39,20 @@ class Column:
 
 
 _SHARE = (0.0, 1.0)
+_AMOUNT = (0.0, math.inf)
 FIDELITY = (
     Column("kid", "KID", 3),
     Column("second_kid", "KID, second opinion", 3),
-    Column("fid", "FID", 1),
+    Column("fid", "FID", 1, bounds=_AMOUNT),
     Column("precision", "precision", 3, bounds=_SHARE),
-    Column("density", "density", 3),
+    Column("density", "density", 3, bounds=_AMOUNT),
     Column("recall", "recall", 3, bounds=_SHARE),
     Column("coverage", "coverage", 3, bounds=_SHARE),
-    Column("vendi", "Vendi score", 1),
+    Column("vendi", "Vendi score", 1, bounds=(1.0, math.inf)),
 )
 COSTS = (
-    Column("seconds", "seconds to train", 0),
-    Column("seconds_per_kimg", "seconds per 1,000 images", 2),
+    Column("seconds", "seconds to train", 0, bounds=_AMOUNT),
+    Column("seconds_per_kimg", "seconds per 1,000 images", 2, bounds=_AMOUNT),
     Column("images", "images shown", 0),
     Column("bytes", "MB sent", 1, 1e-6),
 )
@@ -165,9 +168,12 @@ class StudyResults:
             values[row.seed] = found[f"{figure}[{mix}]"] - base
             own = row.sets(network, mix, figure)
             sets.append(own - row.sets(network, REAL, figure) if above_real else own)
-        stream = numpy_stream(0, f"seeds, resampled, {table}, {line}, {network}, {mix}, {figure}, {above_real}")
         bounds = (-1.0, 1.0) if above_real else (0.0, 1.0)
-        intervals = resampled_intervals(np.stack(sets, axis=1), stream, bounds=bounds)
+        # Equal values have equal intervals, whichever row they stand in: the chance of seeds is drawn alike for all.
+        stream = numpy_stream(0, "seeds, resampled")
+        # Of two or three seeds it has so long tails that one draw for each set would leave the ends to chance.
+        often = np.repeat(np.stack(sets, axis=1), _DRAWS_OF_SEEDS if len(sets) > 1 else 1, axis=0)
+        intervals = resampled_intervals(often, stream, bounds=bounds)
         ends = intervals["whole_interval"] or intervals["test_interval"]
         return Figure(float(np.mean(list(values.values()))), values, None if ends is None else (ends[0], ends[1]))
 
@@ -194,10 +200,11 @@ class StudyResults:
         }
         return [Column(site_figure(name), name, 3) for name in sorted(names)]
 
-    def which_images(self, table: str) -> str:
-        """Say which images stand for each hospital."""
+    def which_images(self, table: str) -> tuple[str, str]:
+        """Say which images stand for each hospital, and which real ones are held against them."""
         judged = [row.record["generators"][0]["test"] for row in self.rows if row.table == table]
-        return str(judged[0].get("per_site_say", "")) if judged else ""
+        said = judged[0] if judged else {}
+        return str(said.get("per_site_say", "")), str(said.get("per_site_real_say", ""))
 
     def raw_csv(self) -> str:
         """Return every figure of every row."""
@@ -295,7 +302,7 @@ def _direction(found: Figure) -> int:
     return int(math.copysign(1, found.mean))
 
 
-_ONE_SEED = "; with one seed, whose chance is in no interval"
+_ONE_SEED = "; these intervals are over test lesions, and the chance of a seed is in none"
 
 
 def mix_sentences(results: StudyResults, table: str, network: str) -> Iterator[str]:
@@ -314,9 +321,11 @@ def mix_sentences(results: StudyResults, table: str, network: str) -> Iterator[s
         if helps or harms:
             parts = [f"help in {', '.join(helps)}" if helps else "", f"harm in {', '.join(harms)}" if harms else ""]
             verdict = f"synthetic images beside real ones {' and '.join(part for part in parts if part)}"
+        several = all(figure is None or len(figure.values) > 1 for figure in found.values())
+        if not several:
+            verdict = "with one seed it cannot be told if synthetic images beside real ones help"
         differences = ", ".join(f"{mix} {signed(figure, 3)}" for mix, figure in found.items() if figure is not None)
-        sure = "" if all(figure is None or len(figure.values) > 1 for figure in found.values()) else _ONE_SEED
-        yield f"{what}: {verdict} (AUROC above real images alone: {differences}{sure})."
+        yield f"{what}: {verdict} (AUROC above real images alone: {differences}{'' if several else _ONE_SEED})."
 
 
 def signed(found: Figure, digits: int) -> str:

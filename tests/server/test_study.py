@@ -23,7 +23,7 @@ from server.evaluation.mixes import FIGURES, MIXES
 from server.study import judging
 from server.study.judging import JudgedRow, TableJudge, figures_of, judging_configuration, resampled_name
 from server.study.plan import Row, StudyPlan, load_study, make_rows, split_classes, table_configuration
-from server.study.results import FIDELITY, KeptRow, StudyResults, sentences
+from server.study.results import COSTS, FIDELITY, KeptRow, StudyResults, sentences
 from server.study.run import Voice, _facts, _Study, resume_command, run_study
 from server.study.supplies import ConditionalSource, PairSource
 
@@ -333,9 +333,43 @@ def test_what_a_table_shows_in_words(tmp_path: Path) -> None:
     assert len(said) == 5
 
 
+def test_the_same_values_have_the_same_interval_in_every_row(tmp_path: Path) -> None:
+    """Real images alone are the same classifiers, whoever made the images of the other mixes."""
+    results = made_up_results(tmp_path)
+    found = [
+        results.mix("both", (regime, "conditional"), "small-cnn", mix, "auroc", above_real=above)
+        for regime, mix, above in (
+            ("federated", "real", False),
+            ("centralised", "real", False),
+            ("federated", "real+half", True),
+            ("federated", "synthetic", True),
+        )
+    ]
+    intervals = [figure.interval for figure in found if figure is not None and figure.interval is not None]
+    assert intervals[0] == intervals[1]
+    assert intervals[2] == intervals[3]
+    # Seeds alone differ there, by a thousandth each: Student's interval of 2 degrees of freedom, and not chance's.
+    assert intervals[2] == pytest.approx((0.051 - 0.002484, 0.051 + 0.002484), abs=2e-4)
+
+
+def test_an_amount_is_not_below_nought(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path)
+    for seed, seconds in enumerate((100.0, 100.0, 700.0)):
+        results.of("both", ("federated", "conditional"))[seed].record["costs"]["seconds"] = seconds
+    found = results.figure("both", ("federated", "conditional"), COSTS[0])
+    assert found is not None
+    assert found.interval is not None
+    assert found.interval[0] == 0.0
+
+
 def test_one_seed_tells_nothing_apart(tmp_path: Path) -> None:
     rows = [row for row in made_up_results(tmp_path).rows if row.seed == 0]
     results = StudyResults(load_study(study_file(tmp_path)), rows, {"both": "mel"})
+    # Classifiers gain .05 in every resampled set; those of another seed need not.
+    assert list(sentences(results, "both"))[3].startswith(
+        "mel against the rest, small-cnn, images of the federation, conditional: with one seed it cannot be told if "
+        "synthetic images beside real ones help (AUROC above real images alone: real+class +0.050 [+0.050, +0.050]"
+    )
     assert next(iter(sentences(results, "both"))) == (
         "Conditional generators: with one seed the federation and one place with all images cannot be told apart (KID "
         "+0.200 by the first extractor, +0.400 by the second extractor)."
