@@ -133,6 +133,8 @@ def notes(results: StudyResults) -> list[str]:
         "A mean over seeds, of hospitals alone over hospitals too; in brackets each seed's value and a 95 % interval. "
         "Of fidelity, diversity and cost it is Student's over seeds; of classifiers of one class against the rest it "
         "holds the choice of test lesions too, and with one seed that alone.",
+        "An interval is of one comparison: of twenty, one is beyond its own by chance. Two are told apart by KID where "
+        "both extractors do.",
         "Conditional: one generator of all classes. Unconditional: one generator of "
         f"{' or '.join(dict.fromkeys(results.against.values()))} and one of the rest, each with half the images.",
         "Real images: training images in the generator's place, against the same test images.",

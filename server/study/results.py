@@ -252,7 +252,7 @@ def _regime_sentences(results: StudyResults, table: str, lines: Sequence[tuple[s
     for kind in KINDS:
         for first, second in (("federated", "centralised"), ("federated", "alone")):
             if (first, kind) in lines and (second, kind) in lines:
-                yield _kid_sentence(
+                yield from _pair_sentences(
                     f"{kind.capitalize()} generators", _WHO[first], _WHO[second],
                     results, table, ((first, kind), (second, kind)),
                 )  # fmt: skip
@@ -262,21 +262,21 @@ def _kind_sentences(results: StudyResults, table: str, lines: Sequence[tuple[str
     for regime in REGIMES:
         pair = (regime, "unconditional"), (regime, "conditional")
         if all(line in lines for line in pair):
-            yield _kid_sentence(
+            yield from _pair_sentences(
                 f"Trained by {_WHO[regime]}", "a pair of unconditional generators", "one conditional generator",
                 results, table, pair,
             )  # fmt: skip
 
 
-def _kid_sentence(
+def _pair_sentences(
     where: str,
     first: str,
     second: str,
     results: StudyResults,
     table: str,
     lines: tuple[tuple[str, str], tuple[str, str]],
-) -> str:
-    """Say how two lines differ in KID by both extractors, seed by seed."""
+) -> Iterator[str]:
+    """Yield how two lines differ in KID by both extractors, and in recall where that tells them apart."""
     said = []
     verdicts = []
     differences = [results.difference(table, *lines, name) for name in ("kid", "second_kid")]
@@ -292,7 +292,11 @@ def _kid_sentence(
         words = f"with one seed {first} and {second} cannot be told apart"
     if {-1, 1} <= set(verdicts):
         words = f"the extractors contradict each other on {first} and {second}"
-    return f"{where}: {words} (KID {', '.join(said)})."
+    yield f"{where}: {words} (KID {', '.join(said)})."
+    recall = results.difference(table, *lines, "recall")
+    if recall is not None and _direction(recall):
+        more, less = (first, second) if recall.mean > 0 else (second, first)
+        yield f"{where}: {more} is more varied than {less} (recall of {first} {signed(recall, 3)})."
 
 
 def _direction(found: Figure) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -582,3 +583,16 @@ def test_the_whole_road_of_a_study(tmp_path: Path, cache_dir: str) -> None:
     assert len(record["generators"]) == 2
     result = CliRunner().invoke(cli, [*command, "--resume", "--set", "training.batch-size=16"])
     assert "conditional: training.batch-size was 8 and is 16 now" in str(result.exception)
+
+
+def test_the_published_tables_are_made_again_without_an_image(tmp_path: Path) -> None:
+    published = CONF.parent / "docs" / "study-ham10000"
+    with tarfile.open(published / "rows.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    shutil.copy(published / "environment.json", tmp_path)
+    (tmp_path / "study.toml").touch()
+    command = ["study", str(CONF / "study-ham10000.toml"), "--set", "data.root=PATH", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, [*command, "--resume"])
+    assert result.exit_code == 0, result.output
+    for name in ("raw.csv", "tables.md", "tables.html"):
+        assert (tmp_path / name).read_bytes() == (published / name).read_bytes(), name
