@@ -65,6 +65,9 @@ def find_holdings(
         of_split = check_split(index, parts)
         notes += of_split
         parts = leave_out_classes(index, parts, data.only_names)
+        if (parts == LEFT_OUT).any():
+            left = counted(int((parts == LEFT_OUT).sum()), "image")
+            of_split += (f"{left} of classes that data.only does not name: neither trained on nor judged",)
         held = partition_images(index, parts, partition)
         unheld = np.setdiff1d(np.flatnonzero(parts == "train"), np.concatenate(list(held.rows.values())))
         if len(unheld):
@@ -72,7 +75,7 @@ def find_holdings(
             parts = parts.copy()
             parts[unheld] = LEFT_OUT
             of_split += (
-                f"{counted(len(unheld), 'training image')} are held by no hospital, so that each has its "
+                f"{counted(len(unheld), 'training image')} held by no hospital, so that each has its "
                 "partition.prevalences",
             )
         return Holdings(index, parts, held, of_split)

@@ -688,3 +688,15 @@ def test_a_prevalence_of_no_class() -> None:
         partition_images(index, all_train(index), prevalence(prevalence_of="mel"))
     partition = partition_images(index, all_train(index), prevalence(prevalence_of="bkl"))
     assert partition.counts[:, 1] / partition.counts.sum(axis=1) == pytest.approx([0.72, 0.10, 0.11], abs=0.01)
+
+
+def test_a_prevalence_among_images_that_lack_a_class() -> None:
+    """As ``data.only`` leaves them: no hospital could have it."""
+    index = pure_index({"nv": 300, "mel": 300})
+    for gone, what in ((1, "of class mel"), (0, "of another class than mel")):
+        parts = np.where(index.labels == gone, "left-out", "train")
+        with pytest.raises(PartitionError, match=rf"there is no training image {what}, .* or leave data.only empty"):
+            partition_images(index, parts, prevalence())
+    # Where none is wished for, none is missed.
+    parts = np.where(index.labels == 1, "left-out", "train")
+    assert partition_images(index, parts, prevalence(prevalences="0,0,0")).counts[:, 1].tolist() == [0, 0, 0]

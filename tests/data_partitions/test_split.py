@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from data_partitions.holdings import find_holdings
 from data_partitions.image_index import COLUMNS, ImageIndex
 from data_partitions.split import (
     FRACTIONS,
@@ -24,6 +25,7 @@ from data_partitions.split import (
     split_table,
 )
 from federation.errors import DataError
+from federation.settings.data import DataSettings, PartitionSettings
 
 GROUP_IDS = st.lists(st.text(max_size=12), min_size=1, max_size=60)
 
@@ -145,3 +147,24 @@ def test_classes_that_cannot_be_left_out(only: list[str], message: str) -> None:
     parts[:3] = "train"
     with pytest.raises(DataError, match=f"data.only: .*{message}"):
         leave_out_classes(index, parts, only)
+
+
+def test_a_real_site_needs_its_classes_for_training_alone() -> None:
+    """Nobody is judged with a site's images: three of a class, all in the train part, are enough."""
+    index = make_index([0] * 3 + [1, 2] * 100, ("akiec", "mel", "nv"))
+    parts = split_parts(index.groups, 0)
+    parts[:3] = "train"
+    held = leave_out_classes(index, parts, ["akiec"], judges=False)
+    assert np.flatnonzero(held == "train").tolist() == [0, 1, 2]
+
+
+def test_what_is_left_out_is_said_and_a_site_may_hold_little() -> None:
+    data = DataSettings(phantom_images=400, only="bcc")
+    with pytest.raises(DataError, match="data.only: leaves fewer than two images in the"):
+        find_holdings(data.model_copy(update={"only": "df"}), PartitionSettings(scheme="iid", hospitals=1), 32)
+    pooled = PartitionSettings(scheme="iid", hospitals=1, min_images=1)
+    held = find_holdings(data, pooled, 32)
+    left = int((held.parts == LEFT_OUT).sum())
+    assert held.notes[-1] == f"{left} images of classes that data.only does not name: neither trained on nor judged"
+    own = find_holdings(data.model_copy(update={"only": "df"}), pooled, 32, site="clinic")
+    assert set(own.index.labels[own.partition.rows["clinic"]]) == {own.index.classes.index("df")}
