@@ -532,9 +532,22 @@ def test_a_table_that_comes_later_needs_no_image_at_the_end(tmp_path: Path) -> N
     }
 
 
-def test_what_is_typed_to_go_on() -> None:
-    command = resume_command(Path("my study.toml"), Path("/out"), ["data.root=/a b"])
-    assert command == "dermafed study 'my study.toml' --out /out --set 'data.root=/a b' --resume"
+def test_who_interrupts_while_rows_are_judged_is_told_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(tmp_path)
+
+    def run(self: _Study, rows: list[Row]) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Study, "run", run)
+    voice = Voice(kept.said.append, SILENT.show, SILENT.prepare)
+    given = ["data.cache-dir=/a b"]
+    with pytest.raises(KeyboardInterrupt):
+        run_study(kept.path, kept.folder, assignments=given, resume=True, jobs=1, voice=voice)
+    typed = f"dermafed study {kept.path} --out {kept.folder} --set 'data.cache-dir=/a b' --resume"
+    assert kept.said[-1] == f"interrupted; go on with {typed}"
+    assert resume_command(kept.path, kept.folder, given) == typed
 
 
 def test_classifiers_of_all_classes_are_trained_where_the_small_one_is(
