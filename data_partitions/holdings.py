@@ -8,7 +8,7 @@ import numpy as np
 
 from data_partitions.image_cache import Progress
 from data_partitions.image_index import ImageIndex
-from data_partitions.partition import Partition, partition_for_site, partition_images
+from data_partitions.partition import Partition, keep_training_images, partition_for_site, partition_images
 from data_partitions.sources import load_index
 from data_partitions.split import LEFT_OUT, check_split, leave_out_classes, split_parts
 from data_partitions.wording import counted
@@ -64,12 +64,14 @@ def find_holdings(
             return Holdings(index, parts, partition_for_site(index, parts, site, partition), ())
         of_split = check_split(index, parts)
         notes += of_split
-        parts = leave_out_classes(index, parts, data.only_names)
-        if (parts == LEFT_OUT).any():
-            left = counted(int((parts == LEFT_OUT).sum()), "image")
-            of_split += (f"{left} of classes that data.only does not name: neither trained on nor judged",)
         held = partition_images(index, parts, partition)
         unheld = np.setdiff1d(np.flatnonzero(parts == "train"), np.concatenate(list(held.rows.values())))
+        if data.only_names:
+            # Afterwards: a hospital holds the same images of a class whichever others are left out.
+            parts = leave_out_classes(index, parts, data.only_names)
+            held = keep_training_images(held, index, parts)
+            left = counted(int((parts == LEFT_OUT).sum()), "image")
+            of_split += (f"{left} of classes that data.only does not name: neither trained on nor judged",)
         if len(unheld):
             # So that whatever is compared with training images is compared with those that are trained on.
             parts = parts.copy()

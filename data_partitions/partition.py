@@ -154,6 +154,32 @@ def partition_images(index: ImageIndex, parts: NDArray[np.str_], settings: Parti
     return _describe(index, rows, settings)
 
 
+def keep_training_images(partition: Partition, index: ImageIndex, parts: NDArray[np.str_]) -> Partition:
+    """Leave to each hospital what it holds of the images that are trained on.
+
+    Parameters
+    ----------
+    partition
+        Of all training images: who holds an image does not depend on which others are left out.
+    index, parts
+        As for :func:`partition_images`; some images may have left the train part.
+
+    Raises
+    ------
+    PartitionError
+        If a hospital would hold fewer than ``partition.min-images`` images.
+    """
+    rows = {name: held[parts[held] == "train"] for name, held in partition.rows.items()}
+    least = partition.settings.min_images
+    small = [f"{name} {len(held):,}" for name, held in rows.items() if len(held) < least]
+    if small:
+        raise PartitionError(
+            f"partition.min-images = {least}: of the classes in data.only too few training images at {_some(small)}; "
+            "name more classes, set another partition.scheme, or lower partition.min-images"
+        )
+    return _describe(index, rows, partition.settings)
+
+
 def partition_for_site(index: ImageIndex, parts: NDArray[np.str_], site: str, settings: PartitionSettings) -> Partition:
     """Give all training images to one named hospital: a real site that holds nothing but its own.
 

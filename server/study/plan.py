@@ -61,8 +61,6 @@ _OURS = {
 }
 # What [kinds.NAME] may not set: a kind is a kind of generator, on the same images and before the same judge.
 _OF_ALL_KINDS = ("data.", "partition.", "evaluation.", "strategy.", "participation.", "model.resolution")
-# Schemes that give a hospital the images of some classes as they give it those of all, but for a few at the seams.
-_SAME_FOR_A_PART = ("natural", "iid", "dominant")
 
 
 class Classifiers(BaseModel):
@@ -334,22 +332,15 @@ def _check_alike(rows: Sequence[Row]) -> None:
     ConfigurationError
         Naming what differs.
     """
-    problems = {}
+    problems: dict[str, str] = {}
     shown: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
         for one in (cell.configuration for cell in row.cells):
-            training, scheme = one.training, one.partition.scheme
+            training = one.training
             images = one.rounds * one.asked_hospitals() * (1 - one.participation.dropout)
             images *= training.local_steps * training.batch_size
             of_row = shown.setdefault((row.table, row.seed), {})
             of_row[row.key] = of_row.get(row.key, 0) + images
-            is_pooled = one.partition.hospitals == 1 and scheme != "prevalence"
-            if row.kind == "unconditional" and not is_pooled and scheme not in _SAME_FOR_A_PART:
-                problems[row.table] = (
-                    f"[tables.{row.table}] partition.scheme = {scheme}: among the images of one of a pair it would be "
-                    "another partition than among all of them, and hospitals would not hold the same images in every "
-                    f'row; set one of {", ".join(_SAME_FOR_A_PART)}, or kinds = ["conditional"]'
-                )
     for (table, _), images_of in shown.items():
         least, most = min(images_of, key=images_of.__getitem__), max(images_of, key=images_of.__getitem__)
         # Centralised training takes a whole number of steps for those that are there.

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 
 from data_partitions.heterogeneity import effective_classes, jensen_shannon_divergence, total_variation
 from data_partitions.image_index import COLUMNS, ImageIndex
-from data_partitions.partition import Partition, partition_for_site, partition_images, write_split_csv
+from data_partitions.partition import (
+    Partition,
+    keep_training_images,
+    partition_for_site,
+    partition_images,
+    write_split_csv,
+)
 from data_partitions.split import split_parts
 from federation.errors import PartitionError
 from federation.settings.data import PartitionSettings
@@ -700,3 +706,13 @@ def test_a_prevalence_among_images_that_lack_a_class() -> None:
     # Where none is wished for, none is missed.
     parts = np.where(index.labels == 1, "left-out", "train")
     assert partition_images(index, parts, prevalence(prevalences="0,0,0")).counts[:, 1].tolist() == [0, 0, 0]
+
+
+def test_a_hospital_without_the_classes_that_are_trained_on() -> None:
+    index = pure_index({"nv": 400, "mel": 400})
+    partition = partition_images(
+        index, all_train(index), PartitionSettings(scheme="pathological", hospitals=2, classes_per_hospital=1)
+    )
+    parts = np.where(index.labels == 0, "left-out", "train")
+    with pytest.raises(PartitionError, match=r"of the classes in data.only too few training images at hospital-0\d 0;"):
+        keep_training_images(partition, index, parts)

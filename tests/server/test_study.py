@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands.main import cli
+from data_partitions.holdings import find_holdings
 from federation.config import Configuration
 from federation.errors import ConfigurationError, NotFiniteError, RunDirectoryError
 from federation.models.final import FinalGenerator
@@ -159,12 +160,6 @@ def test_the_published_studies_are_valid() -> None:
             '[kinds.unconditional]\nstylegan2.channel-max = 32\n[tables.both]\nkinds = ["conditional"]',
             r"\[kinds.unconditional\]: no table has such generators",
         ),
-        (
-            "iid",
-            "dirichlet",
-            r"\[tables.both\] partition.scheme = dirichlet: among the images of one of a pair it would",
-        ),
-        ("iid", "prevalence", r"\[tables.both\] partition.scheme = prevalence: among the images of one of a pair"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -198,11 +193,20 @@ def test_what_cannot_be_set_for_all_runs(tmp_path: Path, given: str, message: st
         load_study(study_file(tmp_path, SMALL.replace("rounds = 4", 'rounds = 4\ndata.source = "phantom"')), [given])
 
 
-def test_partitions_that_need_not_be_the_same_for_a_pair(tmp_path: Path) -> None:
-    """A pooled table, and one of conditional generators alone, may have any scheme."""
-    text = SMALL.replace("iid", "dirichlet")
-    for only in ('regimes = ["centralised"]', 'kinds = ["conditional"]'):
-        assert rows_of(study_file(tmp_path, text.replace("[tables.both]", f"[tables.both]\n{only}")))
+@pytest.mark.parametrize("partition", ["iid", "dirichlet", "prevalence"])
+def test_a_hospital_holds_the_same_images_of_a_class_in_every_row(tmp_path: Path, partition: str) -> None:
+    rows = rows_of(study_file(tmp_path, SMALL.replace("iid", partition)))
+    held: dict[str, dict[str, set[int]]] = {}
+    for cell in (cell for row in rows if row.regime == "alone" and row.seed == 0 for cell in row.cells):
+        settings = cell.configuration
+        settings = settings.with_values({"partition.min-images": 1})
+        found = find_holdings(settings.data, settings.partition, 32).partition
+        held[cell.model] = {name: set(rows.tolist()) for name, rows in found.rows.items()}
+    assert len(held["conditional"]) == 3
+    for name, whole in held["conditional"].items():
+        assert held["melanoma"][name] | held["rest"][name] == whole
+        assert not held["melanoma"][name] & held["rest"][name]
+        assert held["melanoma"][name]
 
 
 def test_the_class_that_is_told_from_the_rest() -> None:
