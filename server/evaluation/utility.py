@@ -538,12 +538,14 @@ def _run_trials(tester: _Tester, workers: int) -> dict[str, list[_Outcome]]:
     pending: dict[str, list[Future[_Outcome]]] = {arm: [] for arm in tester.counts}
     settings = tester.terms.settings
     num_steps = len(tester.counts) * settings.utility_seeds * settings.utility_steps
+    # Those that take longest first: at the end no worker then waits long for another.
+    in_turn = sorted(pending, key=lambda arm: arm not in BESIDE_REAL)
     with Trials(workers, num_steps, tester.progress) as trials:
         for number in range(settings.utility_seeds):
             # It waits its turn behind the classifiers of the seed before, so that there are the images of two
             # seeds in memory at most, and images are drawn by one thread at a time.
             drawn = trials.submit(tester.draw, number, trials.report).result()
-            for arm, futures in pending.items():
-                futures.append(trials.submit(tester.train_and_test, arm, number, drawn, trials.report))
+            for arm in in_turn:
+                pending[arm].append(trials.submit(tester.train_and_test, arm, number, drawn, trials.report))
         trials.wait([future for futures in pending.values() for future in futures])
         return {arm: [future.result() for future in futures] for arm, futures in pending.items()}
