@@ -79,46 +79,53 @@ def gain_work(terms: UtilityTerms, num_hospitals: int) -> ClassifierWork:
 
 
 def measure_step(terms: UtilityTerms, real: RealParts) -> tuple[float, int]:
-    """Train a classifier for a few steps; return the seconds of one, and how many images it saw.
+    """Train classifiers for a few steps; return the seconds of one, and how many images it saw.
 
-    As those that count are trained: on a worker's thread, with the batch and the images of the arm ``real``.
+    As those that count are trained: so many side by side, which share the memory's bandwidth, each on a worker's
+    thread, with the batch and the images of the arm ``real``.
     """
     settings, (images, labels) = terms.settings, real.train
     weights = None
     if settings.utility_classifier == "efficientnet-b2":
         weights = find_imagenet_weights(settings.utility_weights, allow_downloads=settings.allow_downloads)
-    stream = torch_stream(terms.seed, "what a classifier's step costs")
-    classifier = build_classifier(
-        settings.utility_classifier,
-        resolution=images.shape[1],
-        num_classes=len(terms.classes),
-        stream=stream,
-        imagenet_weights=weights,
-    ).to(terms.device)
-    ends: list[float] = []
 
-    def ended(*_: object) -> None:
-        if torch.device(terms.device).type == "cuda":
-            torch.cuda.synchronize(terms.device)
-        ends.append(time.perf_counter())
+    def fit() -> tuple[list[float], int]:
+        stream = torch_stream(terms.seed, "what a classifier's step costs")
+        classifier = build_classifier(
+            settings.utility_classifier,
+            resolution=images.shape[1],
+            num_classes=len(terms.classes),
+            stream=stream,
+            imagenet_weights=weights,
+        ).to(terms.device)
+        ends: list[float] = []
 
-    def fit() -> None:
+        def ended(*_: object) -> None:
+            if torch.device(terms.device).type == "cuda":
+                torch.cuda.synchronize(terms.device)
+            ends.append(time.perf_counter())
+
         steps = _WARM_UP_STEPS + _TIMED_STEPS
         fit_classifier(classifier, images, labels, steps=steps, stream=stream, progress=ended)
+        return [after - before for before, after in pairwise(ends)], classifier.batch_size
 
-    with Trials(1, 0, None) as trials:
-        trials.submit(fit).result()
-    taken = [after - before for before, after in pairwise(ends)]
-    return statistics.median(taken), classifier.batch_size
+    workers = _side_by_side(terms)
+    with Trials(workers, 0, None) as trials:
+        timed = trials.wait([trials.submit(fit) for _ in range(workers)])
+    return statistics.median(seconds for steps, _ in timed for seconds in steps), timed[0][1]
+
+
+def _side_by_side(terms: UtilityTerms) -> int:
+    """Return how many classifiers are trained at once."""
+    return 1 if torch.device(terms.device).type == "cuda" else max(1, min(terms.threads, count_cores()))
 
 
 def describe_cost(work: ClassifierWork, step_seconds: float, terms: UtilityTerms) -> str:
-    """Say what is trained and how long that takes at most: classifiers that are kept from earlier are not trained."""
-    on_gpu = torch.device(terms.device).type == "cuda"
-    side_by_side = 1 if on_gpu else max(1, min(terms.threads, count_cores(), work.count))
+    """Say what is trained and about how long that takes; classifiers that are kept from earlier are not trained."""
+    side_by_side = min(_side_by_side(terms), work.count)
     return (
         f"{work.count:,} classifiers ({work.words}) of {work.steps:,} steps each: "
-        f"{_rounded(work.batches * step_seconds / side_by_side)} at most here"
+        f"{_rounded(work.batches * step_seconds / side_by_side)} of training here, less where some are kept"
     )
 
 

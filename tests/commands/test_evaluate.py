@@ -172,7 +172,7 @@ def test_a_process_judges_and_writes_nothing_but_the_file(images: Path, tmp_path
     assert judged["num_generated"] == 40
     # Classifiers take longest, and nobody has asked for them: it is said what they would take, and how to ask.
     assert judged["utility"] == {"not_measured": "evaluation.utility is false"}
-    cost = r"--utility trains 6 classifiers \(6 arms x 1 seeds\) of 10 steps each: a.* at most here\n"
+    cost = r"--utility trains 6 classifiers \(6 arms x 1 seeds\) of 10 steps each: a.* of training here"
     assert re.search(f"utility: not asked for; {cost}", process.stderr), process.stderr
 
 

@@ -95,5 +95,5 @@ def test_times_in_two_digits(seconds: float, threads: int, words: str, monkeypat
     monkeypatch.setattr(classifier_cost, "count_cores", lambda: 2)
     work = ClassifierWork(count=18, words="6 arms x 3 seeds", steps=300, batches=1000)
     assert describe_cost(work, seconds, terms_of(threads=threads)) == (
-        f"18 classifiers (6 arms x 3 seeds) of 300 steps each: {words} at most here"
+        f"18 classifiers (6 arms x 3 seeds) of 300 steps each: {words} of training here, less where some are kept"
     )
