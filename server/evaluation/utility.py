@@ -541,13 +541,10 @@ def _run_trials(tester: _Tester, workers: int) -> dict[str, list[_Outcome]]:
     # Those that take longest first: at the end no worker then waits long for another.
     in_turn = sorted(pending, key=lambda arm: arm not in BESIDE_REAL)
     with Trials(workers, num_steps, tester.progress) as trials:
-        coming = trials.submit(tester.draw, 0, trials.report)
         for number in range(settings.utility_seeds):
-            drawn = coming.result()
-            if number + 1 < settings.utility_seeds:
-                # Before this seed's classifiers, and behind those of the seed before: no worker waits for images, which
-                # are drawn by one thread at a time, and those of three seeds at most are in memory.
-                coming = trials.submit(tester.draw, number + 1, trials.report)
+            # It waits its turn behind the classifiers of the seed before, so that there are the images of two
+            # seeds in memory at most, and images are drawn by one thread at a time.
+            drawn = trials.submit(tester.draw, number, trials.report).result()
             for arm in in_turn:
                 pending[arm].append(trials.submit(tester.train_and_test, arm, number, drawn, trials.report))
         trials.wait([future for futures in pending.values() for future in futures])
