@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,7 @@ from server.benchmark.budget import planned_bytes, planned_evaluations, planned_
 from strategies.catalogue import STRATEGIES
 from strategies.configuration import names_in_use, resolve, with_values
 
+PlanT = TypeVar("PlanT", bound=BaseModel)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 BUDGET_TOLERANCE = 0.02
 """Part of the baseline's budget by which another strategy's may differ: a matter of rounding."""
@@ -116,22 +117,42 @@ def load_plan(path: Path, assignments: Sequence[str] = ()) -> BenchmarkPlan:
     ConfigurationError
         With every problem of the file itself.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); give a benchmark file, e.g. conf/benchmark-smoke.toml"
-        ) from None
-    try:
-        plan = BenchmarkPlan.model_validate(parse_toml(content, str(path)))
-    except ValidationError as error:
-        raise ConfigurationError([_describe(path, detail) for detail in error.errors()]) from None
+    plan = read_plan(path, BenchmarkPlan, "a benchmark file, e.g. conf/benchmark-smoke.toml", _describe)
     given = parse_assignments(assignments).values
     problems = [f"{path}: {problem}" for problem in _problems(plan)]
     problems += [f"--set {key}: {problem}" for key in given for problem in _misplaced(key)]
     if problems:
         raise ConfigurationError(problems)
     return plan.model_copy(update={"overrides": dict(flatten(plan.overrides)) | dict(given)})
+
+
+def read_plan(path: Path, kind: type[PlanT], wanted: str, describe: Callable[[Path, Any], str]) -> PlanT:
+    """Read a file that says what is compared.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        What stands in it.
+    wanted
+        What to give in its place where it cannot be read.
+    describe
+        Says in a sentence what is wrong with a key, from the path and pydantic's detail.
+
+    Raises
+    ------
+    ConfigurationError
+        With every problem of the file's keys.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give {wanted}") from None
+    try:
+        return kind.model_validate(parse_toml(content, str(path)))
+    except ValidationError as error:
+        raise ConfigurationError([describe(path, detail) for detail in error.errors()]) from None
 
 
 def _describe(path: Path, detail: Any) -> str:

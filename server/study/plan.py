@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from federation.config import Configuration, Layer, flatten, parse_assignments
 from federation.diagnoses import find_melanoma_class
 from federation.errors import ConfigurationError
 from federation.settings.section import join_names
-from federation.toml_files import parse_toml
 from server.benchmark.cells import Cell
-from server.benchmark.plan import NAME_PATTERN
+from server.benchmark.plan import NAME_PATTERN, read_plan
 from strategies.configuration import resolve
 
 Regime = Literal["centralised", "federated", "alone"]
@@ -152,16 +151,7 @@ def load_study(path: Path, assignments: Sequence[str] = ()) -> StudyPlan:
     ConfigurationError
         With every problem of the file itself.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); give a study's file, e.g. conf/study-ham10000.toml"
-        ) from None
-    try:
-        plan = StudyPlan.model_validate(parse_toml(content, str(path)))
-    except ValidationError as error:
-        raise ConfigurationError([_describe(path, detail) for detail in error.errors()]) from None
+    plan = read_plan(path, StudyPlan, "a study's file, e.g. conf/study-ham10000.toml", _describe)
     given = parse_assignments(assignments).values
     problems = [f"{path}: {problem}" for problem in _problems(plan)]
     problems += _problems_of_assignments(plan, given)

@@ -14,7 +14,7 @@ import numpy as np
 from federation.metrics.intervals import spread
 from federation.metrics.resampling import resampled_intervals
 from federation.seeding import numpy_stream
-from server.evaluation.mixes import FIGURES, MIXES, REAL
+from server.evaluation.mixes import MIXES, REAL
 from server.study.judging import figures_of, resampled_name, site_figure
 from server.study.plan import KINDS, REGIMES, StudyPlan
 
@@ -351,6 +351,3 @@ def written(found: Figure | None, column: Column) -> tuple[str, str]:
         low, high = (end * column.scale for end in found.interval)
         said.append(f"[{low:{style}}, {high:{style}}]")
     return format(found.mean * column.scale, style), " ".join(said)
-
-
-__all__ = ["FIGURES", "FIGURE_WORDS", "Column", "Figure", "KeptRow", "StudyResults", "sentences", "signed", "written"]
