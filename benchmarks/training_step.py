@@ -36,6 +36,7 @@ from torch.utils.flop_counter import flop_registry
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_partitions.dataset import ImageDataset
+from federation.allocation import keep_freed_memory
 from federation.config import Configuration, Layer, load_toml, parse_assignments, resolve
 from federation.models import build_model
 from federation.models.stylegan2.settings import StyleGAN2Settings
@@ -177,7 +178,9 @@ def measure(arguments: argparse.Namespace, together: Any = None) -> dict[str, An
     """Measure one process; `together` keeps several in step."""
     configuration = configuration_of(arguments)
     device = torch.device(arguments.device)
+    # As a hospital's process does.
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     dtype = compute_dtype(configuration.training.precision, device)
     period, batch = lazy_period(configuration), configuration.training.batch_size
     _, step = make_trainer(configuration, device)

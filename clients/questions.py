@@ -17,6 +17,7 @@ from clients.attack import falsify_update, is_attacker, poison_images
 from clients.hospital import Hospital, Identity, load_hospital
 from clients.local_training import LocalResult, train_locally
 from clients.outbox import Answer, Outbox
+from federation.allocation import keep_freed_memory
 from federation.config import Configuration
 from federation.errors import PolicyError, WireError
 from federation.exchange import ARRAYS, CLASS_COUNTS, DEPLOYED, NUM_EXAMPLES, SITE, check_arrays
@@ -97,7 +98,7 @@ def _check_run(configuration: Configuration, outbox: Outbox) -> None:
 def preflight(asked: Asked, identity: Identity, outbox: Outbox) -> Answer:
     """Take training steps on this hospital's images; say what they cost. Nothing of them stays."""
     configuration = asked.configuration
-    torch.set_num_threads(configuration.training.threads)
+    _use_processor(configuration)
     hospital = load_cached_hospital(configuration, identity, outbox.policy.cache_dir)
     # The model is the one that training will use, already warm: a round overwrites every entry of it.
     model, _ = load_cached_model(configuration)
@@ -128,8 +129,7 @@ def train(asked: Asked, identity: Identity, outbox: Outbox) -> Answer:
     """Train the global networks on this hospital's images for a round."""
     start = time.perf_counter()
     configuration = asked.configuration
-    # Set here, by every launcher: the number of threads changes the last bits.
-    torch.set_num_threads(configuration.training.threads)
+    _use_processor(configuration)
     hospital = load_cached_hospital(configuration, identity, outbox.policy.cache_dir)
     rounds = _LocalRound(asked, hospital)
     is_hostile = not outbox.is_site and is_attacker(configuration, identity.partition_id)
@@ -265,6 +265,13 @@ def _falsified(
 def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the entries with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _use_processor(configuration: Configuration) -> None:
+    """Set what training takes of its processor: here, for every launcher."""
+    # The number of threads changes the last bits.
+    torch.set_num_threads(configuration.training.threads)
+    keep_freed_memory()
 
 
 def _peak_memory_bytes() -> int:

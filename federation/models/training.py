@@ -98,12 +98,18 @@ def move_averages(
     """
     for follower, leader in averages.items():
         moved: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-        pairs = zip(networks[follower].named_parameters(), networks[leader].parameters(), strict=True)
-        for (name, average), parameter in pairs:
-            shown = clock.shown(f"{follower}.{name}", images_shown)
-            kept, towards = moved.setdefault(shown, ([], []))
-            kept.append(average)
-            towards.append(parameter.detach())
+        if clock.own:
+            pairs = zip(networks[follower].named_parameters(), networks[leader].parameters(), strict=True)
+            for (name, average), parameter in pairs:
+                shown = clock.shown(f"{follower}.{name}", images_shown)
+                kept, towards = moved.setdefault(shown, ([], []))
+                kept.append(average)
+                towards.append(parameter)
+        else:
+            moved[clock.shown("", images_shown)] = (
+                list(networks[follower].parameters()),
+                list(networks[leader].parameters()),
+            )
         for shown, (kept, towards) in moved.items():
             torch._foreach_lerp_(kept, towards, 1 - ema_decay(settings, images_in_step, shown))
         for buffer, newest in zip(networks[follower].buffers(), networks[leader].buffers(), strict=True):

@@ -22,7 +22,8 @@ from federation.models.stylegan2.networks import (
     minibatch_std,
     normalize_second_moment,
 )
-from federation.models.stylegan2.resampling import filter_images
+from federation.models.stylegan2.preparation import demodulation, prepare_convs, prepare_modulations
+from federation.models.stylegan2.resampling import average_pairs, filter_images
 from federation.models.stylegan2.settings import StyleGAN2Settings
 from federation.models.stylegan2.step import StyleGAN2, layer_channels
 from federation.models.training import Clock, compute_dtype
@@ -63,7 +64,7 @@ def test_demodulated_weights_have_unit_norm() -> None:
     torch.manual_seed(0)
     conv = ModulatedConv(5, 7, 3, latent_size=4).double()
     style = torch.randn(2, 5, dtype=torch.float64)
-    norm = conv.demodulation(style)
+    norm = demodulation(style[None], conv.weight[None], conv.weight_gain)[0]
     for sample in range(2):
         # Eq. 1 and 3 of StyleGAN2, weight by weight.
         modulated = conv.weight * conv.weight_gain * style[sample][None, :, None, None]
@@ -81,7 +82,58 @@ def test_scaled_activations_equal_scaled_weights() -> None:
         weight = conv.weight * conv.weight_gain * style[sample][None, :, None, None]
         weight = weight * torch.rsqrt(weight.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8)
         expected.append(F.conv2d(x[sample : sample + 1], weight, padding=1))
-    assert torch.allclose(conv(x, w), torch.cat(expected), rtol=1e-9)
+    (ready,) = prepare_modulations([conv], [w], [1.0], torch.float64)
+    assert torch.allclose(conv(x, ready), torch.cat(expected), rtol=1e-9)
+
+
+@pytest.mark.parametrize("resampling", ["bilinear", "fir"])
+def test_layers_made_ready_together_are_what_each_is_alone(resampling: str) -> None:
+    """Of several shapes, with and without demodulation, mixed; and so are their gradients."""
+    torch.manual_seed(0)
+    kinds = [(5, 7, True), (5, 3, False), (5, 7, True), (5, 3, False), (5, 5, True)]
+    convs = [
+        ModulatedConv(
+            before, after, 3, latent_size=4, demodulate=demodulate, transposed=demodulate and resampling == "fir"
+        ).double()
+        for before, after, demodulate in kinds
+    ]
+    gains = [1.0, 1.0, 2.0, 1.0, 1.0]
+    x, ws = torch.randn(2, 5, 6, 6, dtype=torch.float64), list(torch.randn(5, 2, 4, dtype=torch.float64))
+    for conv, w, gain, ready in zip(
+        convs, ws, gains, prepare_modulations(convs, ws, gains, torch.float64), strict=True
+    ):
+        (alone,) = prepare_modulations([conv], [w], [gain], torch.float64)
+        y, expected = conv(x, ready), conv(x, alone)
+        assert torch.allclose(y, expected, rtol=1e-12)
+        parameters = list(conv.parameters())
+        gradients = torch.autograd.grad(y.square().sum(), parameters, retain_graph=True)
+        for gradient, other in zip(gradients, torch.autograd.grad(expected.square().sum(), parameters), strict=True):
+            assert torch.allclose(gradient, other, rtol=1e-9)
+
+
+def test_convolutions_made_ready_together_are_scaled_each_by_its_own_gain() -> None:
+    torch.manual_seed(0)
+    convs = [EqualizedConv(4, 6, 3, activate=True), EqualizedConv(4, 6, 3), EqualizedConv(4, 6, 3, bias=False)]
+    for conv in convs:
+        if conv.bias is not None:
+            torch.nn.init.normal_(conv.bias)
+    gains = [1.0, 0.5, 0.5]
+    for conv, gain, ready in zip(
+        convs, gains, prepare_convs(list(zip(convs, gains, strict=True)), torch.float32), strict=True
+    ):
+        gain = gain * math.sqrt(2.0) if conv.activate else gain
+        assert torch.allclose(ready.weight, conv.weight * (gain / 6))
+        assert ready.weight.is_contiguous(memory_format=torch.channels_last)
+        assert (ready.bias is None) == (conv.bias is None)
+        if conv.bias is not None and ready.bias is not None:
+            assert torch.allclose(ready.bias, conv.bias * gain)
+
+
+def test_pairs_are_averaged_as_by_pytorch_with_both_derivatives() -> None:
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(average_pairs(x), F.avg_pool2d(x, 2))
+    assert torch.autograd.gradcheck(average_pairs, x)
+    assert torch.autograd.gradgradcheck(average_pairs, x)
 
 
 def test_equalised_layers_have_the_papers_gain() -> None:

@@ -16,12 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from federation.models.stylegan2.resampling import filter_images
+from federation.models.stylegan2.preparation import (
+    Modulation,
+    ReadyConv,
+    prepare_convs,
+    prepare_modulations,
+    scaled,
+)
+from federation.models.stylegan2.resampling import average_pairs, filter_images
 
 LEAKY_SLOPE = 0.2
 # sqrt(2) undoes what a leaky ReLU takes from the variance (StyleGAN2's equalised layers).
@@ -103,13 +111,14 @@ class EqualizedConv(nn.Module):
         self.stride = stride
         self.padding = kernel // 2 if stride == 1 else 0
         self.activate = activate
+        self.activation_gain = ACTIVATION_GAIN if activate else 1.0
 
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width), in x's type."""
-        gain = gain * (ACTIVATION_GAIN if self.activate else 1.0)
-        weight = (self.weight * (self.weight_gain * gain)).to(x.dtype, memory_format=torch.channels_last)
-        bias = None if self.bias is None else (self.bias * gain).to(x.dtype)
-        y = F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
+    def forward(self, x: Tensor, ready: ReadyConv) -> Tensor:
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width), in x's type.
+
+        `ready` is what :func:`~federation.models.stylegan2.preparation.prepare_convs` made of this layer.
+        """
+        y = F.conv2d(x, ready.weight, ready.bias, stride=self.stride, padding=self.padding)
         return leaky_relu(y) if self.activate else y
 
 
@@ -146,47 +155,41 @@ class ModulatedConv(nn.Module):
         self.demodulate = demodulate
         self.transposed = transposed
 
-    def demodulation(self, style: Tensor) -> Tensor:
-        """Return 1 / norm of the modulated weights, (batch, out_channels), without `weight_gain` (Eq. 3)."""
-        squared_norms = self.weight.square().sum(dim=(2, 3))
-        # Eq. 3's epsilon is meant for scaled weights.
-        return torch.rsqrt(F.linear(style.square(), squared_norms) + 1e-8 / self.weight_gain**2)
-
-    def forward(self, x: Tensor, w: Tensor, gain: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, ready: Modulation) -> Tensor:
         """Convolve.
 
         Parameters
         ----------
         x
             (batch, in_channels, height, width), in the type to compute in.
-        w
-            (batch, latent_size), fp32.
-        gain
-            Factor on the result.
+        ready
+            What :func:`~federation.models.stylegan2.preparation.prepare_modulations` made of this layer and a style.
 
         Returns
         -------
         (batch, out_channels, height, width), or 2 n + 1 of both where transposed, in x's type.
         """
-        style = self.style(w)
-        if self.demodulate:
-            scale = self.demodulation(style) * gain
-            weight = self.weight
-        else:
-            style = style * (self.weight_gain * gain)
-            scale, weight = None, self.weight
-        x = x * style.to(x.dtype)[:, :, None, None]
+        x = x * ready.style
         if self.transposed:
-            # PyTorch wants (in, out, …) here. A transposed convolution also mirrors the kernel, which is learned.
-            y = F.conv_transpose2d(x, weight.transpose(0, 1).to(x.dtype, memory_format=torch.channels_last), stride=2)
+            y = F.conv_transpose2d(x, ready.weight, stride=2)
         else:
-            y = F.conv2d(x, weight.to(x.dtype, memory_format=torch.channels_last), padding=self.padding)
-        return y if scale is None else y * scale.to(x.dtype)[:, :, None, None]
+            y = F.conv2d(x, ready.weight, padding=self.padding)
+        return y if ready.scale is None else y * ready.scale
 
 
 def upsample(x: Tensor) -> Tensor:
     """Double height and width, bilinearly."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class ReadyLayer(NamedTuple):
+    """What a :class:`SynthesisLayer` works with, made ready with all others."""
+
+    conv: Modulation
+    bias: Tensor
+    """(out_channels, 1, 1), in the type to compute in."""
+    noise_strength: Tensor
+    """Scalar, fp32."""
 
 
 class SynthesisLayer(nn.Module):
@@ -207,24 +210,23 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.up = up
 
-    def forward(self, x: Tensor, w: Tensor, noise: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, ready: ReadyLayer, noise: torch.Generator | None) -> Tensor:
         """Map (batch, in_channels, r, r) to (batch, out_channels, r or 2 r, ...).
 
         `noise` draws one value for each pixel of each sample; None leaves noise out.
         """
-        x = self.conv(x, w, gain=ACTIVATION_GAIN)
+        x = self.conv(x, ready.conv)
         if self.up == "fir":
             x = filter_images(x, "after-transposed")
         elif self.up == "bilinear":
             x = upsample(x)
-        bias = (self.bias * ACTIVATION_GAIN).to(x.dtype)[None, :, None, None]
         if noise is None:
-            return leaky_relu(x + bias)
+            return leaky_relu(x + ready.bias)
         # Drawn where the stream lives and moved: a stream on the processor gives every device the same.
         values = torch.randn(x.shape[0], 1, *x.shape[2:], generator=noise, device=noise.device)
         # The first sum makes a tensor of its own, on which the rest works in place.
-        x = x + (values.to(self.noise_strength) * (self.noise_strength * ACTIVATION_GAIN)).to(x.dtype)
-        return leaky_relu(x.add_(bias))
+        x = x + (values.to(ready.noise_strength) * ready.noise_strength).to(x.dtype)
+        return leaky_relu(x.add_(ready.bias))
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
@@ -365,18 +367,38 @@ class Generator(nn.Module):
         """
         x = self.constant.to(self.compute_dtype).expand(styles.shape[0], -1, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)
+        layers, to_rgb = self._prepare(styles)
         image: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x = layer(x, styles[:, index], noise)
+            x = layer(x, layers[index], noise)
             if index % 2 == 0:  # the last layer of a resolution: 0 at 4 px, then 2, 4, …
                 level = index // 2
-                rgb = self.to_rgb[level](x, styles[:, index + 1]).to(styles.dtype)
+                rgb = self.to_rgb[level](x, to_rgb[level]).to(styles.dtype)
                 rgb = rgb + self.rgb_bias[level][None, :, None, None]
                 if image is not None:
                     image = filter_images(image, "up") if self.resampling == "fir" else upsample(image)
                 image = rgb if image is None else image + rgb
         assert image is not None
         return image
+
+    def _prepare(self, styles: Tensor) -> tuple[list[ReadyLayer], list[Modulation]]:
+        """Make layers and ToRGB ready for styles (batch, num_styles, latent_size)."""
+        layers = [layer for layer in self.layers if isinstance(layer, SynthesisLayer)]
+        to_rgb = [conv for conv in self.to_rgb if isinstance(conv, ModulatedConv)]
+        ws = styles.unbind(1)
+        modulations = prepare_modulations(
+            [*(layer.conv for layer in layers), *to_rgb],
+            # ToRGB follows the last layer of a resolution, and has the style of the next.
+            [*ws[: len(layers)], *ws[1::2]],
+            [ACTIVATION_GAIN] * len(layers) + [1.0] * len(to_rgb),
+            self.compute_dtype,
+        )
+        gains = [ACTIVATION_GAIN] * len(layers)
+        biases = scaled([layer.bias[:, None, None] for layer in layers], gains, self.compute_dtype)
+        strengths = scaled([layer.noise_strength for layer in layers], gains, styles.dtype)
+        # `strict` is left out: what is behind the layers' modulations is that of ToRGB.
+        ready = [ReadyLayer(*parts) for parts in zip(modulations, biases, strengths, strict=False)]
+        return ready, modulations[len(layers) :]
 
     def forward(
         self, z: Tensor, labels: Tensor | None, noise: torch.Generator | None, truncation: float = 1.0
@@ -414,15 +436,24 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = EqualizedConv(in_channels, out_channels, 3, activate=True, stride=2 if resampling == "fir" else 1)
         self.shortcut = EqualizedConv(in_channels, out_channels, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_channels, r, r) to (batch, out_channels, r / 2, r / 2)."""
-        y = self.conv0(x)
+    def convs(self) -> list[tuple[EqualizedConv, float]]:
+        """Return the convolutions, and the factor on the result of each.
+
+        Both branches carry 1 / sqrt(2), so that their sum keeps the variance.
+        """
+        return [(self.conv0, 1.0), (self.conv1, math.sqrt(0.5)), (self.shortcut, math.sqrt(0.5))]
+
+    def forward(self, x: Tensor, ready: Sequence[ReadyConv]) -> Tensor:
+        """Map (batch, in_channels, r, r) to (batch, out_channels, r / 2, r / 2).
+
+        `ready` is what :func:`~federation.models.stylegan2.preparation.prepare_convs` made of :meth:`convs`.
+        """
+        y = self.conv0(x, ready[0])
         if self.resampling == "fir":
             x, y = filter_images(x, "down"), filter_images(y, "before-strided")
         else:
-            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-        # Both branches carry 1 / sqrt(2), so that their sum keeps the variance.
-        return self.shortcut(x, gain=math.sqrt(0.5)) + self.conv1(y, gain=math.sqrt(0.5))
+            x, y = average_pairs(x), average_pairs(y)
+        return self.shortcut(x, ready[2]) + self.conv1(y, ready[1])
 
 
 def minibatch_std(x: Tensor, group: int) -> Tensor:
@@ -474,11 +505,9 @@ class Discriminator(nn.Module):
         self.minibatch_std_group = minibatch_std_group
         self.compute_dtype = torch.float32
         self.from_rgb = EqualizedConv(3, channels[-1], 1, activate=True)
-        self.blocks = nn.Sequential(
-            *(
-                DiscriminatorBlock(channels[level], channels[level - 1], resampling=resampling)
-                for level in range(len(channels) - 1, 0, -1)
-            )
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(channels[level], channels[level - 1], resampling=resampling)
+            for level in range(len(channels) - 1, 0, -1)
         )
         self.conv = EqualizedConv(channels[0] + (minibatch_std_group > 0), channels[0], 3, activate=True)
         self.dense = EqualizedLinear(channels[0] * 16, channels[0], activate=True)
@@ -502,10 +531,15 @@ class Discriminator(nn.Module):
         Logits (batch,), fp32: high for real images.
         """
         x = images.to(self.compute_dtype, memory_format=torch.channels_last)
-        x = self.blocks(self.from_rgb(x))
+        blocks = [block for block in self.blocks if isinstance(block, DiscriminatorBlock)]
+        convs = [conv for block in blocks for conv in block.convs()]
+        ready = prepare_convs([(self.from_rgb, 1.0), *convs, (self.conv, 1.0)], self.compute_dtype)
+        x = self.from_rgb(x, ready[0])
+        for number, block in enumerate(blocks):
+            x = block(x, ready[1 + 3 * number : 4 + 3 * number])
         if self.minibatch_std_group:
             x = minibatch_std(x, self.minibatch_std_group)
-        x = self.conv(x)
+        x = self.conv(x, ready[-1])
         features = self.dense(x.to(self.dense.weight.dtype).flatten(1))
         logits = self.output(features).squeeze(1)
         if self.class_projection is not None:
