@@ -16,6 +16,7 @@ from federation.errors import WireError
 from federation.exchange import (
     ARRAYS,
     CHECKPOINT_ROUNDS,
+    CLASS_TOTALS,
     CONFIG,
     DESCRIBE,
     IMAGES_SHOWN,
@@ -72,6 +73,7 @@ def _unpack(message: Message) -> Asked:
         last_round=record.pop(LAST_ROUND, 0),
         images_shown=record.pop(IMAGES_SHOWN, None),
         checkpoint_rounds=record.pop(CHECKPOINT_ROUNDS, []),
+        class_totals=record.pop(CLASS_TOTALS, []),
         send_own=bool(record.pop(SEND_OWN_GENERATOR, False)),
         configuration=resolve([Layer("server", record, settled=True)]),
         arrays=message.content.array_records.get(ARRAYS),

@@ -235,7 +235,7 @@ def load_hospital(
             rows,
             device=device,
             flips=configuration.training.flips,
-            balanced=configuration.training.balanced_classes,
+            balanced=configuration.balanced_over != "none",
             table=index.table,
         ),
         private_state=PrivateState(_state_root(configuration, identity) / folder_name(site)),

@@ -27,7 +27,7 @@ from federation.seeding import torch_stream
 from federation.settings.participation import AttackSettings
 from federation.sharing import OWN, load_tensors, named_tensors, own_drawing, private_tensors, shared_tensors
 from strategies.building import build_local_rule
-from strategies.configuration import numbers_in_use, reads_class_counts
+from strategies.configuration import asks_class_counts, numbers_in_use, reads_class_counts
 from strategies.local_rule import LocalRule
 from strategies.sharing import sharing_policy
 
@@ -48,6 +48,8 @@ class Asked:
     """The last round in which this hospital's reply was taken."""
     images_shown: float | None = None
     """Images that the federation has shown at one hospital before this round; None: as many as this one."""
+    class_totals: list[int] = field(default_factory=list)
+    """Training images of each class in the whole federation; empty where nobody balances over it."""
     checkpoint_rounds: list[int] = field(default_factory=list)
     """Rounds that the server can go back to."""
     send_own: bool = False
@@ -73,7 +75,7 @@ def describe(asked: Asked, identity: Identity, outbox: Outbox) -> Answer:
         NUM_EXAMPLES: len(hospital.dataset),
         DEPLOYED: outbox.is_site,
     }
-    if reads_class_counts(configuration.strategy):
+    if asks_class_counts(configuration):
         counts = torch.bincount(hospital.dataset.labels.cpu(), minlength=len(configuration.class_names))
         facts[CLASS_COUNTS] = counts.tolist()
     return Answer(facts=facts)
@@ -172,6 +174,8 @@ class _LocalRound:
         configuration = asked.configuration
         self.asked = asked
         self.hospital = hospital
+        if configuration.balanced_over == "federation":
+            hospital.dataset.balance(asked.class_totals)
         self.model, self.initial = load_cached_model(configuration)
         self.policy = sharing_policy(configuration, asked.server_round)
         self.rule: LocalRule = build_local_rule(configuration)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from data_partitions.image_cache import ImageCache, Progress
 from data_partitions.image_index import ImageIndex
 from federation.batch import Batch
+from federation.errors import WireError
 from federation.images import to_floats
 
 
@@ -94,13 +97,38 @@ class ImageDataset:
         if table is not None:
             self._add_attributes(table, rows)
         self.flips = flips
-        self.weights = 1.0 / torch.bincount(self.labels)[self.labels].float() if balanced else None
+        self.weights: Tensor | None = None
         """Relative frequency of each image, shape (n,); None: alike."""
         self._generator: torch.Generator | None = None
         self._order = torch.empty(0, dtype=torch.int64)
+        if balanced:
+            self.balance()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def balance(self, totals: Sequence[int] = ()) -> None:
+        """Draw images by their classes from now on.
+
+        Parameters
+        ----------
+        totals
+            Images of each class in a whole federation: an image is drawn in inverse proportion to those of its class,
+            so that hospitals that weigh as :func:`federation.balance.shares` says show all classes alike. Empty: this
+            dataset's own, and it shows its own classes alike.
+
+        Raises
+        ------
+        WireError
+            If there are fewer of a class than this dataset holds.
+        """
+        held = torch.bincount(self.labels, minlength=len(totals))
+        of_class = torch.tensor(totals, dtype=torch.int64, device=held.device) if totals else held
+        if len(of_class) < len(held) or (of_class < held).any():
+            raise WireError(
+                f"images of each class in the federation: {of_class.tolist()} are fewer than the {held.tolist()} here"
+            )
+        self.weights = 1.0 / of_class[self.labels].float()
 
     def _add_attributes(self, table: pd.DataFrame, rows: np.ndarray) -> None:
         device = self.labels.device

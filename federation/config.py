@@ -129,6 +129,13 @@ class Configuration(Section):
         """What the model is made of."""
         return self.family.anatomy(self)
 
+    @property
+    def balanced_over(self) -> str:
+        """Over whom classes are balanced: ``none``, each ``hospital`` by itself, or the ``federation``."""
+        if self.training.balanced_classes == "auto":
+            return "federation" if self.model.conditional else "none"
+        return self.training.balanced_classes
+
     def asked_hospitals(self) -> int:
         """Return how many hospitals are asked in a round."""
         return self.participation.asked(self.partition.hospitals)

@@ -14,11 +14,19 @@ class Site:
     name: str
     node_id: int
     num_images: int
-    """Its training images: its weight in an average."""
+    """Its training images: its weight in an average, unless it has a share."""
     class_counts: tuple[int, ...] = ()
-    """Of each class; empty unless a strategy needs them."""
+    """Of each class; empty unless they were asked for and told."""
+    share: int = 0
+    """What it shows of all that a federation balanced over classes shows, in parts of
+    :data:`federation.balance.WHOLE`; 0: it weighs by its images."""
     is_deployed: bool = False
     """Whether it is a real site and not a simulated one."""
+
+    @property
+    def size(self) -> int:
+        """Its weight in an average."""
+        return self.share or self.num_images
 
 
 def folder_name(site: str) -> str:

@@ -28,6 +28,7 @@ from rich.console import Console
 from data_partitions.heterogeneity import plot_partition
 from data_partitions.partition import write_split_csv
 from federation.allocation import keep_freed_memory
+from federation.balance import balance_over
 from federation.config import Configuration, Layer
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, StorageError
@@ -58,7 +59,7 @@ from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
 from server.inputs import RunInputs, prepare_inputs
-from server.messaging import choose_sites, describe_sites, fewest_replies, list_sites
+from server.messaging import choose_sites, describe_sites, fewest_replies, list_shares, list_sites
 from server.preflight import check_workers
 from server.progress import RunProgress, Stopwatch
 from server.report import write_report
@@ -265,6 +266,7 @@ class FederatedRun:
         self.peak_worker_bytes: dict[int, int] = {}
         self.seconds_before = 0.0
         self.sites: list[Site] = []
+        self.class_totals: tuple[int, ...] = ()
         self.started_writing = False
         self.finished = False
         self.log_handler: logging.Handler | None = None
@@ -287,6 +289,8 @@ class FederatedRun:
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
+        if configuration.balanced_over == "federation" and len(self.sites) > 1:
+            self._balance_classes()
         check_deployment(self.sites, configuration)
         if any(site.is_deployed for site in self.sites):
             for name in names_in_use(configuration.strategy):
@@ -328,6 +332,17 @@ class FederatedRun:
             self.grid.close()  # its cores and memory are the judge's now, and nothing that dies there matters any more
         self._finish()
 
+    def _balance_classes(self) -> None:
+        """Give each hospital its share of what a federation balanced over classes shows."""
+        balance = balance_over(self.sites)
+        self.sites, self.class_totals = list(balance.sites), balance.totals
+        self.progress.say(f"classes balanced over the federation: {list_shares(self.sites)}")
+        if balance.by_themselves:
+            self.progress.say(
+                f"balanced by themselves, as their policy tells no images of each class: "
+                f"{', '.join(balance.by_themselves)}"
+            )
+
     def _prepare_engine(self) -> None:
         """Tell a simulation what to expect of each hospital; see if its workers fit."""
         if not isinstance(self.grid, SimulationGrid):
@@ -367,6 +382,7 @@ class FederatedRun:
             losses=self.anatomy.losses,
             required=numbers_in_use(configuration),
             training=configuration.training,
+            class_totals=self.class_totals,
         )
         config = ConfigRecord(dict(configuration.to_flat()))
         config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()

@@ -11,6 +11,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from federation.balance import WHOLE
 from federation.config import Configuration
 from federation.engine.grid import SimulationGrid
 from federation.errors import ConfigurationError, HospitalError
@@ -133,6 +134,15 @@ def list_sites(sites: Sequence[Site]) -> str:
     if len(sites) > _MOST_NAMED:
         rest = sites[_MOST_NAMED:]
         named.append(f"and {len(rest):,} more ({sum(site.num_images for site in rest):,} images)")
+    return ", ".join(named)
+
+
+def list_shares(sites: Sequence[Site]) -> str:
+    """Name hospitals and what they show of all that is shown; of many, the first few."""
+    named = [f"{site.name} {site.share / WHOLE:.1%}" for site in sites[:_MOST_NAMED]]
+    if len(sites) > _MOST_NAMED:
+        rest = sites[_MOST_NAMED:]
+        named.append(f"and {len(rest):,} more ({sum(site.share for site in rest) / WHOLE:.1%})")
     return ", ".join(named)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from federation.engine.grid import TOO_LATE, SimulationGrid
 from federation.errors import HospitalError, RunError, StorageError, WireError
 from federation.exchange import (
+    CLASS_TOTALS,
     LAST_ROUND,
     NUM_EXAMPLES,
     REFUSED,
@@ -103,6 +104,8 @@ class TrainingRound:
         Names of the numbers that the strategy reads of every reply.
     training
         What hospitals are told to do; None: their steps are not looked at.
+    class_totals
+        Training images of each class in the whole federation, for those that told theirs; empty: for nobody.
     """
 
     grid: Grid
@@ -120,6 +123,7 @@ class TrainingRound:
     losses: Mapping[str, Loss] = field(default_factory=dict)
     required: Sequence[str] = ()
     training: TrainingSettings | None = None
+    class_totals: Sequence[int] = ()
 
     accepted: list[Site] = field(default_factory=list)
     """Whose replies were handed on."""
@@ -161,6 +165,8 @@ class TrainingRound:
             if site.node_id in messages:
                 message = messages.pop(site.node_id)
                 config_of(message)[LAST_ROUND] = self.last_rounds.get(site.name, 0)
+                if site.class_counts and self.class_totals:
+                    config_of(message)[CLASS_TOTALS] = list(self.class_totals)
                 self._down[site.name] = count_bytes(arrays_of(message))
                 self._send(site, message, attempt=1)
             else:

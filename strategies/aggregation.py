@@ -52,7 +52,7 @@ class Federation:
         """
         adversaries = self.anatomy.adversaries
         asks_alike = adversaries is not None and adversaries.asks_alike
-        return asks_alike or self.configuration.training.balanced_classes
+        return asks_alike or self.configuration.balanced_over != "none"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Reply:
 
     @property
     def num_images(self) -> float:
-        """Training images of the hospital."""
+        """Training images of the hospital; see :meth:`Aggregation.size_of` for its weight."""
         return self.metrics[NUM_EXAMPLES]
 
     def values(self) -> dict[str, np.ndarray]:
@@ -98,6 +98,14 @@ class Aggregation(Strategy):
     def meet(self, sites: Mapping[str, Site]) -> None:
         """Take note of who is in the federation, before the first round."""
         self.sites = sites
+
+    def size_of(self, reply: Reply) -> float:
+        """Return n_i of a reply: the hospital's images, or, balanced over the federation, its share of what is shown.
+
+        See :mod:`federation.balance`.
+        """
+        site = self.sites.get(reply.site)
+        return reply.num_images if site is None or not site.share else float(site.share)
 
     def choose(self, sites: Sequence[Site], number: int, server_round: int) -> list[Site] | None:
         """Return who takes part in a round; None leaves that to chance."""
@@ -149,7 +157,7 @@ class WeightedAverage(Aggregation):
 
     def weight_of(self, reply: Reply) -> float:
         """Return n_i."""
-        return reply.num_images
+        return self.size_of(reply)
 
     def add(self, reply: Reply) -> None:
         """See :class:`Aggregation`."""
@@ -228,9 +236,10 @@ class ServerStep(Aggregation):
 
     def add(self, reply: Reply) -> None:
         """See :class:`Aggregation`."""
-        self._buffers.add(self._select(reply, trained=False), reply.num_images)
-        self._images += reply.num_images * reply.metrics["num-images"]
-        self._weights += reply.num_images
+        size = self.size_of(reply)
+        self._buffers.add(self._select(reply, trained=False), size)
+        self._images += size * reply.metrics["num-images"]
+        self._weights += size
         self.add_trained(reply, self._select(reply, trained=True))
 
     def _select(self, reply: Reply, *, trained: bool) -> ArrayRecord:

@@ -32,7 +32,12 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
     configuration = federation.config.resolve(layers, check=strategy_problems)
     from strategies.catalogue import STRATEGIES
 
-    return STRATEGIES[configuration.strategy.name].adapted(configuration)
+    strategy = STRATEGIES[configuration.strategy.name]
+    training = configuration.training
+    if training.balanced_classes == "auto" and configuration.balanced_over == "federation" and not strategy.balances:
+        by_itself = training.model_copy(update={"balanced_classes": "hospital"})
+        configuration = configuration.model_copy(update={"training": by_itself})
+    return strategy.adapted(configuration)
 
 
 def with_values(configuration: Configuration, values: Mapping[str, Scalar]) -> Configuration:
@@ -66,6 +71,11 @@ def reads_class_counts(settings: StrategySettings) -> bool:
     from strategies.catalogue import STRATEGIES
 
     return any(STRATEGIES[name].counts_classes for name in names_in_use(settings))
+
+
+def asks_class_counts(configuration: Configuration) -> bool:
+    """Return whether each hospital is asked for its number of images of each class: needed, or of use where told."""
+    return configuration.balanced_over == "federation" or reads_class_counts(configuration.strategy)
 
 
 def numbers_in_use(configuration: Configuration) -> tuple[str, ...]:
@@ -111,6 +121,12 @@ def strategy_problems(configuration: Configuration) -> Iterator[str]:
             yield (
                 f"strategy {name}: {rule}, and here {asked} hospitals are asked in a round, at least {least} "
                 "are needed; set partition.hospitals or participation.fraction higher, or another strategy.name"
+            )
+        if configuration.training.balanced_classes == "federation" and not strategy.balances:
+            yield (
+                f"training.balanced-classes = federation: under strategy {name} hospitals do not weigh by what they "
+                "show, so that classes cannot be balanced over them; set training.balanced-classes=hospital, or leave "
+                "it at auto"
             )
         if strategy.adversarial and anatomy.adversaries is None:
             yield (

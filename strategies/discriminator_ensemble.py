@@ -98,7 +98,7 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
         if not self.adversaries.asks_alike:
             return torch.zeros_like(counts)
         held = counts > 0
-        shown = held.double() if self.federation.configuration.training.balanced_classes else counts
+        shown = self.shown_odds(counts)
         # They ask for all classes alike, also for those that they do not hold.
         ratios = shown.sum(dim=1, keepdim=True) / (counts.shape[1] * shown)
         return torch.where(held, ratios, torch.ones_like(ratios)).log()

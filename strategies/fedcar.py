@@ -57,7 +57,7 @@ class FedCAR(ScoredAverage):
 
     def weights(self, replies: Sequence[Reply]) -> NDArray[np.float64]:
         """See :class:`ScoredAverage`."""
-        sizes = np.array([reply.num_images for reply in replies])
+        sizes = np.array([self.size_of(reply) for reply in replies])
         if len(replies) == 1:
             return sizes
         drawn = self.draw(replies)

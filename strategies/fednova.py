@@ -31,15 +31,15 @@ class FedNova(ServerStep):
 
     def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
         """Σ_i n_i d_i and Σ_i n_i τ_i."""
-        steps = reply.metrics["num-steps"]
+        steps, size = reply.metrics["num-steps"], self.size_of(reply)
         for name, array in arrays.items():
-            direction = (self.current[name].astype(np.float64) - array.numpy()) * (reply.num_images / steps)
+            direction = (self.current[name].astype(np.float64) - array.numpy()) * (size / steps)
             if name in self._directions:
                 self._directions[name] += direction
             else:
                 self._directions[name] = direction
-        self._images_in_all += reply.num_images
-        self._steps += reply.num_images * steps
+        self._images_in_all += size
+        self._steps += size * steps
 
     def step(self) -> dict[str, np.ndarray]:
         """Return w_t − τ_eff Σ_i p_i d_i."""

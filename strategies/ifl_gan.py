@@ -71,11 +71,11 @@ class IFLGAN(ScoredAverage):
     def problems(cls, configuration: Configuration, anatomy: Anatomy) -> Iterator[str]:
         """See :class:`strategies.strategy.Strategy`."""
         yield from super().problems(configuration, anatomy)
-        if configuration.training.balanced_classes and not configuration.model.conditional:
+        if configuration.balanced_over != "none" and not configuration.model.conditional:
             yield (
-                "training.balanced-classes = true: with model.conditional = false the generator learns classes as they "
-                "are shown, all alike, and ifl-gan would count as its mistake that they are not so among the "
-                "hospital's images; set model.conditional=true, or leave it out"
+                f"training.balanced-classes = {configuration.training.balanced_classes}: with model.conditional = "
+                "false the generator learns classes as they are shown, all alike, and ifl-gan would count as its "
+                "mistake that they are not so among the hospital's images; set model.conditional=true, or leave it out"
             )
 
     @classmethod

@@ -70,6 +70,8 @@ class Centralised(WeightedAverage):
 class Alone(WeightedAverage):
     """The mean of nothing: all entries are private."""
 
+    balances = False
+
     told = "its own generator, to be judged"
     shown = "nothing"
     for_one_network = False

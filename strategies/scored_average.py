@@ -62,7 +62,7 @@ class ScoredAverage(WeighsSomeNetworks, CollectingAggregation):
         for reply, weight in zip(replies, self.weights(replies), strict=True):
             weighted, others = self.split_weighted(reply.arrays)
             scored.add(weighted, float(weight))
-            by_images.add(others, reply.num_images)
+            by_images.add(others, self.size_of(reply))
         return {name: array.numpy() for mean in (scored, by_images) for name, array in mean.result().items()}
 
 
@@ -82,7 +82,7 @@ class KnownScoreAverage(WeighsSomeNetworks):
         """See :class:`Aggregation`."""
         weighted, others = self.split_weighted(reply.arrays)
         self._scored.add(weighted, self.weight_of(reply.site))
-        self._by_images.add(others, reply.num_images)
+        self._by_images.add(others, self.size_of(reply))
 
     def result(self) -> Mapping[str, np.ndarray]:
         """See :class:`Aggregation`."""
@@ -98,7 +98,7 @@ class KnownScoreAverage(WeighsSomeNetworks):
 
     def size_share(self, site: str) -> float:
         """Return n_i / N over the whole federation."""
-        return self.sites[site].num_images / sum(other.num_images for other in self.sites.values())
+        return self.sites[site].size / sum(other.size for other in self.sites.values())
 
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

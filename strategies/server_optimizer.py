@@ -35,7 +35,7 @@ class ServerOptimizer(ServerStep):
 
     def add_trained(self, reply: Reply, arrays: ArrayRecord) -> None:
         """See :class:`ServerStep`."""
-        self._mean.add(arrays, reply.num_images)
+        self._mean.add(arrays, self.size_of(reply))
 
     def step(self) -> dict[str, np.ndarray]:
         """See :class:`ServerStep`."""

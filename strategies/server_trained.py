@@ -170,6 +170,15 @@ class ServerTrainedGenerator(Strategy, FederatedStrategy):
         """Return the images of each class at each of these hospitals, float64 (hospitals, classes)."""
         return torch.tensor([self.members[name].class_counts for name in names], dtype=torch.float64)
 
+    def shown_odds(self, counts: Tensor) -> Tensor:
+        """Return how often hospitals show each class, up to a factor a row, given their images of it."""
+        balanced_over = self.federation.configuration.balanced_over
+        if balanced_over == "none":
+            return counts
+        if balanced_over == "hospital":
+            return (counts > 0).double()
+        return counts / self.class_counts(list(self.members)).sum(dim=0).clamp(min=1)
+
     def class_odds(self, counts: Tensor) -> Tensor:
         """Return how often a class is asked for, given how many images of it there are: as often, or all alike."""
         return (counts > 0).double() if self.federation.classes_alike else counts

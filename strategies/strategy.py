@@ -24,6 +24,9 @@ class Strategy:
     """Whether ``strategy.generator`` or ``strategy.discriminator`` may name it."""
     counts_classes: ClassVar[bool] = False
     """Whether each hospital tells the server how many images of each class it holds."""
+    balances: ClassVar[bool] = True
+    """Whether classes can be balanced over the federation (:mod:`federation.balance`): hospitals learn one model
+    together, and weigh in it."""
     adversarial: ClassVar[bool] = False
     """Whether hospitals train the critic alone and the server the generator: for families that have such a pair."""
     told: ClassVar[str] = ""

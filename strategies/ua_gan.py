@@ -45,7 +45,7 @@ class UAGAN(DiscriminatorEnsemble):
             counts = self.class_counts(names)
             offsets = self.label_offsets(counts)
         else:
-            counts = torch.tensor([[self.members[name].num_images] for name in names], dtype=torch.float64)
+            counts = torch.tensor([[self.members[name].size] for name in names], dtype=torch.float64)
             offsets = torch.zeros_like(counts)
         # Of a class that nobody holds no image is asked.
         log_priors = ((counts / counts.sum(dim=0).clamp(min=1)).log() + offsets).to(self.federation.device)

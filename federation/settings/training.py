@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from federation.settings.section import Section
 
@@ -53,11 +53,21 @@ class TrainingSettings(Section):
     on initial weights (0.05 in StyleGAN2-ADA, for runs a thousand times as long). 0: no ramp."""
     flips: bool = True
     """Whether real images are flipped and turned by quarter turns at random: dermoscopy has no upright."""
-    balanced_classes: bool = False
-    """Whether every class that a hospital holds is drawn equally often, for long tails; else every image is. Where the
-    server draws, to train the generator or to compare hospitals, it asks for all classes alike too."""
+    balanced_classes: Literal["auto", "none", "hospital", "federation"] = "auto"
+    """Which classes are drawn equally often, for long tails. ``none``: every image is. ``hospital``: those that a
+    hospital holds. ``federation``: all together show all classes alike, each hospital those of which it holds more, and
+    each weighs as much as it shows; it tells the server its images of each class, and one whose policy forbids that is
+    balanced by itself. ``auto``: ``federation`` for conditional models, ``none`` for others. Where the server draws, to
+    train the generator or to compare hospitals, it asks for all classes alike too."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the convolutions. ``auto``: bf16 where the processor has it. Weights are always fp32."""
+
+    @field_validator("balanced_classes", mode="before")
+    @classmethod
+    def _as_it_was(cls, value: object) -> object:
+        """Read what the setting was when it was a switch."""
+        switch = {"true": "hospital", "false": "none"}
+        return switch.get(str(value).lower(), value)
 
     def count_steps(self, num_images: int) -> int:
         """Return the steps of a round at a hospital with `num_images` training images, at least 1."""

@@ -24,6 +24,7 @@ from federation.errors import ConfigurationError, DataError, NotFiniteError, Wir
 from federation.exchange import (
     ARRAYS,
     CHECKPOINT_ROUNDS,
+    CLASS_TOTALS,
     CONFIG,
     DESCRIBE,
     LAST_ROUND,
@@ -247,6 +248,22 @@ def test_a_policy_that_allows_more_lets_it_go(images: Path, tmp_path: Path, one_
     }
     counted = ask(DESCRIBE, settings("stylegan2", images, tmp_path, "strategy.name=label-aware"), node)
     assert sum(counted.content[CONFIG]["class-counts"]) == counted.content[CONFIG]["num-examples"]  # type: ignore[arg-type]
+
+
+def test_a_site_that_tells_no_classes_takes_part_and_is_balanced_by_itself(
+    images: Path, tmp_path: Path, one_thread: None
+) -> None:
+    configuration = settings("stylegan2", images, tmp_path, "training.balanced-classes=federation")
+    strict = site_node(images, tmp_path)
+    told = ask(DESCRIBE, configuration, strict).content[CONFIG]
+    assert set(told) == {"site", "num-examples", "deployed"}
+    assert not train(configuration, strict, **{SEND_OWN_GENERATOR: False}).has_error()
+    open_to_counts = site_node(images, tmp_path, 'counts = "images, classes"')
+    assert ask(DESCRIBE, configuration, open_to_counts).content[CONFIG]["class-counts"] == [10, 10]
+    # What a server says of the federation is checked against what lies here.
+    reply = train(configuration, open_to_counts, **{SEND_OWN_GENERATOR: False, CLASS_TOTALS: [9, 400]})
+    assert "fewer than the [10, 10] here" in reply.error.reason
+    assert not train(configuration, open_to_counts, **{SEND_OWN_GENERATOR: False, CLASS_TOTALS: [10, 400]}).has_error()
 
 
 @pytest.mark.parametrize("counts", ["", "classes"])

@@ -527,7 +527,7 @@ NOW = [
     "stylegan2.path-length-weight=2.0", "stylegan2.fake-labels=uniform", "stylegan2.label-dropout=0.1",
     "stylegan2.transition-images=500.0", "stylegan2.augmentation.name=ada",
     "stylegan2.augmentation.transforms=bgc,-hue", "stylegan2.augmentation.ada-target=0.5",
-    "stylegan2.augmentation.ada-kimg=100.0", "strategy.averaged-state=ada-p",
+    "stylegan2.augmentation.ada-kimg=100.0", "strategy.averaged-state=ada-p", "training.balanced-classes=none",
 ]  # fmt: skip
 
 

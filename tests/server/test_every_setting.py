@@ -315,7 +315,7 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
     "training.ema-half-life-images": Acts("0.5", learned),
     "training.ema-ramp": Acts("0.5", learned),
     "training.flips": Acts("false", learned),
-    "training.balanced-classes": Acts("true", learned),
+    "training.balanced-classes": Acts("none", learned),
     "training.precision": Acts("bf16", learned),
     "strategy.name": Acts("fedmedian", combined),
     "strategy.generator": Acts("fedmedian", combined),

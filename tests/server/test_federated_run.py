@@ -306,6 +306,35 @@ def test_a_policy_about_nothing_is_refused_before_anything_is_written(tmp_path: 
 
 
 @pytest.mark.usefixtures("without_pictures")
+def test_hospitals_weigh_as_much_as_they_show(tmp_path: Path, cache_dir: str) -> None:
+    """Balanced over the federation, averages are by shares, of which the screen says how large they are."""
+    from safetensors.torch import load_file
+
+    settings = configuration(tmp_path / "run", cache_dir, "rounds=1", "evaluation.authenticity=false")
+    sent: dict[int, dict[str, np.ndarray]] = {}
+
+    def watched(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        if message.metadata.message_type == "train":
+            sent[int(str(context.node_config["partition-id"]))] = unpack_arrays(reply.content.array_records[ARRAYS])
+        return reply
+
+    screen = run(settings, watched)  # type: ignore[arg-type]
+    inputs = prepare_inputs(settings)
+    counts = inputs.partition.counts.astype(float)
+    share = (counts / counts.sum(axis=0)).sum(axis=1) / counts.shape[1]
+    named = ", ".join(
+        f"{name} {value:.1%}" for name, value in sorted(zip(inputs.partition.hospitals, share, strict=True))
+    )
+    assert f"classes balanced over the federation: {named}" in screen
+    assert not np.allclose(share, counts.sum(axis=1) / counts.sum(), atol=0.02)
+    final = load_file(tmp_path / "run" / "final" / "generator.safetensors")
+    for name in ("constant", "layers.0.conv.weight"):
+        expected = sum(share[number] * arrays[f"generator_ema.{name}"] for number, arrays in sent.items())
+        np.testing.assert_allclose(final[name].numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("recipe", [[], EVERYTHING], ids=["default", "everything"])
 def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tmp_path: Path, cache_dir: str) -> None:
     """Centralised training by hand, no Flower in between: the same bits, whatever training carries along."""
@@ -326,7 +355,7 @@ def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tm
         inputs.index.labels,
         inputs.rows("train"),
         flips=True,
-        balanced=settings.training.balanced_classes,
+        balanced=settings.balanced_over != "none",
     )
     for server_round in (1, 2):
         stream = torch_stream(0, "local training", server_round=server_round, site="all")
@@ -404,6 +433,7 @@ def test_state_that_hospitals_average(tmp_path: Path, cache_dir: str) -> None:
         "stylegan2.augmentation.ada-every=1",
         "stylegan2.augmentation.ada-kimg=0.1",
         "stylegan2.augmentation.p=0.5",
+        "training.balanced-classes=none",
     ]
     run(configuration(tmp_path / "own", cache_dir, *ada), client_app)
     run(configuration(tmp_path / "shared", cache_dir, *ada, "strategy.averaged-state=ada-p"), client_app)

@@ -399,7 +399,7 @@ def test_ifl_gan_does_not_take_balanced_classes_for_a_generators_mistake() -> No
     balanced = ("strategy.name=ifl-gan", "training.balanced-classes=true")
     resolved(*balanced)
     assert problems_of(*balanced, "model.conditional=false") == (
-        "training.balanced-classes = true: with model.conditional = false the generator learns classes as they are "
+        "training.balanced-classes = hospital: with model.conditional = false the generator learns classes as they are "
         "shown, all alike, and ifl-gan would count as its mistake that they are not so among the hospital's images; "
         "set model.conditional=true, or leave it out",
     )
