@@ -13,6 +13,7 @@ from data_partitions.dataset import ImageDataset
 from federation.errors import NotFiniteError
 from federation.models import GenerativeModel
 from federation.models.protocol import Adversarial
+from federation.models.training import learning_rate_factor
 from federation.settings.training import TrainingSettings
 
 
@@ -37,6 +38,7 @@ def train_locally(
     stream: torch.Generator,
     *,
     critic_only: bool = False,
+    rounds_done: tuple[int, int] = (0, 1),
 ) -> LocalResult:
     """Train on the hospital's own images.
 
@@ -52,6 +54,8 @@ def train_locally(
         Of this hospital and round: which images, which latents, which noise.
     critic_only
         Whether the generator stays as it is.
+    rounds_done
+        Rounds of the federation before this one, and all of them: what a decay of the step size goes by.
 
     Raises
     ------
@@ -65,7 +69,9 @@ def train_locally(
         assert isinstance(model, Adversarial)
         step = model.train_critic
     terms: list[dict[str, Tensor]] = []
-    for _ in range(num_steps):
+    before, rounds = rounds_done
+    for number in range(num_steps):
+        model.learning_rate_factor = learning_rate_factor(settings, (before + number / num_steps) / rounds)
         terms.append(step(dataset.sample_batch(stream, settings.batch_size), stream))
 
     losses = _mean_losses(terms, model.anatomy.steadier)

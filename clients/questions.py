@@ -22,6 +22,7 @@ from federation.config import Configuration
 from federation.errors import PolicyError, WireError
 from federation.exchange import ARRAYS, CLASS_COUNTS, DEPLOYED, NUM_EXAMPLES, SITE, check_arrays
 from federation.models import GenerativeModel, build_model
+from federation.models.initial import build_initial_model
 from federation.models.training import Clock
 from federation.seeding import torch_stream
 from federation.settings.participation import AttackSettings
@@ -133,7 +134,7 @@ def train(asked: Asked, identity: Identity, outbox: Outbox) -> Answer:
     configuration = asked.configuration
     _use_processor(configuration)
     hospital = load_cached_hospital(configuration, identity, outbox.policy.cache_dir)
-    rounds = _LocalRound(asked, hospital)
+    rounds = _LocalRound(asked, hospital, is_site=outbox.is_site)
     is_hostile = not outbox.is_site and is_attacker(configuration, identity.partition_id)
     before = rounds.begin(remember=is_hostile)
     result, said = rounds.train()
@@ -168,15 +169,18 @@ class _LocalRound:
         What the server wants.
     hospital
         Whose images and state they are.
+    is_site
+        Whether it is a real one.
     """
 
-    def __init__(self, asked: Asked, hospital: Hospital) -> None:
+    def __init__(self, asked: Asked, hospital: Hospital, *, is_site: bool) -> None:
         configuration = asked.configuration
         self.asked = asked
         self.hospital = hospital
         if configuration.balanced_over == "federation":
             hospital.dataset.balance(asked.class_totals)
-        self.model, self.initial = load_cached_model(configuration)
+        # A real site reads no file of a server's; a simulated one begins with what its run began with.
+        self.model, self.initial = load_cached_model(configuration, begun=not is_site)
         self.policy = sharing_policy(configuration, asked.server_round)
         self.rule: LocalRule = build_local_rule(configuration)
         # On a GPU numbers are drawn there: a step then never waits for the processor.
@@ -236,6 +240,7 @@ class _LocalRound:
             self.asked.configuration.training,
             self.stream,
             critic_only=rule.critic_only,
+            rounds_done=(self.asked.server_round - 1, self.asked.configuration.rounds),
         )
         model.correct_gradients = None
         return result, rule.end(model, self.hospital.dataset, self.stream)
@@ -297,7 +302,10 @@ def load_cached_hospital(configuration: Configuration, identity: Identity, cache
 
 
 @lru_cache(maxsize=1)
-def load_cached_model(configuration: Configuration) -> tuple[GenerativeModel, dict[str, Tensor]]:
-    """Return the model and the initial values of all its entries."""
-    model = build_model(configuration, device=_device())
+def load_cached_model(
+    configuration: Configuration, *, begun: bool = False
+) -> tuple[GenerativeModel, dict[str, Tensor]]:
+    """Return the model and the initial values of all its entries: random, or those that its run has `begun` with."""
+    build = build_initial_model if begun and configuration.model.initial else build_model
+    model = build(configuration, device=_device())
     return model, {name: value.clone() for name, value in named_tensors(model.networks).items()}

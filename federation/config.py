@@ -63,8 +63,15 @@ RENAMED_KEYS: dict[str, str] = {
 """Keys of earlier versions and what they are called now. Files of users and ``--set`` are told so; what a run has left
 behind is read with the new names."""
 
-# Defaults that are called otherwise since families of models have their own.
-_RENAMED_DEFAULTS = {("strategy.fairness-loss", "loss-discriminator"): "auto"}
+# What earlier versions did where they had no setting for it: for what they left behind.
+_BEFORE = {"training.learning-rate-decay": "none"}
+
+# Values that are called otherwise: a default since families of models have their own, and what was a switch.
+_RENAMED_VALUES: dict[tuple[str, str | bool], str] = {
+    ("strategy.fairness-loss", "loss-discriminator"): "auto",
+    ("training.balanced-classes", True): "hospital",
+    ("training.balanced-classes", False): "none",
+}
 
 
 class Configuration(Section):
@@ -151,7 +158,7 @@ class Configuration(Section):
     def with_absolute_paths(self) -> Configuration:
         """Return a copy whose paths do not depend on a process's working directory."""
         flat = self.to_flat()
-        paths = {key: str(flat[key]) for key in _PATHS if flat[key]}
+        paths = {key: str(flat[key]) for key in _PATHS if flat[key] and flat[key] not in SHIPPED_WEIGHTS}
         # A folder that nothing reads, as a later layer has chosen another source, was accepted before.
         absolute = {key: str(expand_home(path, key).absolute()) for key, path in paths.items()}
         return resolve([Layer("configuration", flat | absolute, settled=True)])
@@ -175,7 +182,16 @@ def schema() -> type[Configuration]:
     return _schema(tuple((name, family.settings) for name, family in FAMILIES.items()))
 
 
-_PATHS = ("run-dir", "data.root", "data.cache-dir", "evaluation.extractor-weights", "evaluation.utility-weights")
+_PATHS = (
+    "run-dir",
+    "data.root",
+    "data.cache-dir",
+    "model.initial",
+    "evaluation.extractor-weights",
+    "evaluation.utility-weights",
+)
+SHIPPED_WEIGHTS = ("phantoms",)
+"""What ``model.initial`` may be beside a path."""
 
 
 @dataclass(frozen=True)
@@ -265,13 +281,13 @@ def load_stored_toml(path: Path) -> Layer:
         raise RunDirectoryError(f"{path}: cannot be read ({error.strerror}); put it back from a copy") from None
     except ConfigurationError as error:
         raise RunDirectoryError(f"{error}; put it back from a copy") from None
-    return Layer(str(path), with_new_names(values), settled=True)
+    return Layer(str(path), _BEFORE | with_new_names(values), settled=True)
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted keys and their values, those of earlier versions under the names that they have now."""
     return {
-        RENAMED_KEYS.get(key, key): _RENAMED_DEFAULTS.get((key, value), value) if isinstance(value, str) else value
+        RENAMED_KEYS.get(key, key): _RENAMED_VALUES.get((key, value), value) if isinstance(value, str | bool) else value
         for key, value in values.items()
     }
 

@@ -249,6 +249,7 @@ class RunDirectory:
         self.option = option
         self.config = path / "config.toml"
         self.environment = path / "environment.json"
+        self.initial = path / "initial.safetensors"
         self.partition = path / "partition.json"
         self.partition_picture = path / "partition.png"
         self.split = path / "split.csv"

@@ -58,6 +58,7 @@ from server.evaluation.membership import save_uploads
 from server.evaluation.summary_text import describe_judgement
 from server.evaluation.threads import use_threads
 from server.evaluation.training_speed import measure_training_speed
+from server.initial_state import InitialState
 from server.inputs import RunInputs, prepare_inputs
 from server.messaging import choose_sites, describe_sites, fewest_replies, list_shares, list_sites
 from server.preflight import check_workers
@@ -248,6 +249,7 @@ class FederatedRun:
         self.anatomy = self.model.anatomy
         self.policy = sharing_policy(self.configuration, 0)
         self.policy.check(named_tensors(self.model.networks))
+        self.initial = InitialState.of(self.configuration, self.model, directory)
         self.strategy = build_strategy(describe_federation(self.configuration, self.model))
         self.local_rule = build_local_rule(self.configuration)
         # What draws as every hospital begins with it: of what is a hospital's own the server has no other.
@@ -289,6 +291,8 @@ class FederatedRun:
         self.progress.step("asking hospitals", 0, configuration.partition.hospitals)
         self.sites = describe_sites(self.grid, configuration)
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
+        for note in self.initial.notes(self.policy, deployed=any(site.is_deployed for site in self.sites)):
+            self.progress.say(note)
         if configuration.balanced_over == "federation" and len(self.sites) > 1:
             self._balance_classes()
         check_deployment(self.sites, configuration)
@@ -384,13 +388,9 @@ class FederatedRun:
             training=configuration.training,
             class_totals=self.class_totals,
         )
-        config = ConfigRecord(dict(configuration.to_flat()))
-        config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
-        config[IMAGES_SHOWN] = state.images_shown
-        config[SEND_OWN_GENERATOR] = self._needs_own_generators(server_round)
         start = time.perf_counter()
         try:
-            replies = training.replies(self.strategy, state.record, config)
+            replies = training.replies(self.strategy, state.record, self._question(server_round))
             record, _ = self.strategy.aggregate_train(server_round, replies)
         finally:
             self.directory.append(self.directory.hospitals, training.lines)
@@ -416,6 +416,14 @@ class FederatedRun:
             own={**state.own, **self.strategy.own},
         )
         return training
+
+    def _question(self, server_round: int) -> ConfigRecord:
+        """Return what all hospitals are told beside the networks."""
+        config = ConfigRecord(dict(self.configuration.to_flat()))
+        config[CHECKPOINT_ROUNDS] = self.directory.checkpoint_rounds()
+        config[IMAGES_SHOWN] = self.state.images_shown
+        config[SEND_OWN_GENERATOR] = self._needs_own_generators(server_round)
+        return config
 
     def _needs_own_generators(self, server_round: int) -> bool:
         """Return whether hospitals have generators of their own and the round may be judged.
@@ -594,6 +602,7 @@ class FederatedRun:
         # may go on for more rounds than it was started for.
         write_text(directory.config, with_end(configuration.with_values({"resume": False}).to_toml()))
         self._log_to_file()
+        self.initial.keep(directory)
         if not directory.partition.exists():
             self._write_description()
         if configuration.resume:
@@ -736,6 +745,7 @@ class FederatedRun:
             "left_out": count_left_out(hospitals),
             "engine": self.use.summary(),
             "strategy": {"name": self.configuration.strategy.name, **self.strategy.report()},
+            "initial": self.initial.summary(),
             "peak_memory_bytes": {"server": driver, "workers": sorted(workers.values(), reverse=True)},
         }
         if lines:

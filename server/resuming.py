@@ -25,6 +25,7 @@ _RESUMABLE = (
     "data.root",
     "data.csv",
     "data.cache-dir",
+    "model.initial",
     "evaluation.extractor-weights",
     "evaluation.utility-weights",
     "rounds",

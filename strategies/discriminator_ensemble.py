@@ -24,8 +24,9 @@ from flwr.serverapp import Grid
 from torch import Tensor, nn
 
 from federation.exchange import pack_arrays
-from federation.models import GenerativeModel, build_model
+from federation.models import GenerativeModel
 from federation.models.anatomy import Anatomy
+from federation.models.initial import build_initial_model
 from federation.settings.strategy import StrategySettings
 from federation.sharing import load_tensors, named_tensors
 from strategies.aggregation import Arrays, Federation
@@ -50,7 +51,7 @@ class DiscriminatorEnsemble(ServerTrainedGenerator):
     def discriminator_of(self, site: str) -> dict[str, np.ndarray]:
         """Return the discriminator that a hospital trains next."""
         if site not in self.discriminators:
-            model = build_model(self.federation.configuration)
+            model = build_initial_model(self.federation.configuration)
             critic = self.adversaries.critic
             entries = named_tensors({critic: model.networks[critic]})
             self.discriminators[site] = {name: value.detach().numpy() for name, value in entries.items()}

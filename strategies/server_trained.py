@@ -24,6 +24,7 @@ from federation.exchange import NUM_EXAMPLES, arrays_of, metrics_of, pack_arrays
 from federation.models import GenerativeModel, build_model
 from federation.models.anatomy import Anatomy
 from federation.models.protocol import Adversarial
+from federation.models.training import learning_rate_factor
 from federation.seeding import torch_stream
 from federation.sharing import load_tensors, named_tensors
 from federation.site import Site
@@ -153,7 +154,10 @@ class ServerTrainedGenerator(Strategy, FederatedStrategy):
         torch.set_num_threads(training.threads)
         stream = torch_stream(configuration.seed, "the server's generator steps", server_round=server_round)
         batch = self.batch_size * len(odds)
-        for _ in range(self.settings.generator_steps or training.local_steps):
+        steps = self.settings.generator_steps or training.local_steps
+        for number in range(steps):
+            done = (server_round - 1 + number / steps) / configuration.rounds
+            model.learning_rate_factor = learning_rate_factor(training, done)
             labels = None
             if model.num_classes:
                 drawn = torch.multinomial(odds, self.batch_size, replacement=True, generator=stream)

@@ -202,7 +202,7 @@ def save_final(folder: Path, drawer: Drawer, configuration: Configuration) -> No
     name = configuration.model.name
     description: dict[str, Any] = {
         "format": FORMAT,
-        "model": configuration.model.model_dump(by_alias=True),
+        "model": configuration.model.model_dump(by_alias=True, exclude={"initial"}),
         name: getattr(configuration, name).model_dump(by_alias=True, include=configuration.family.architecture),
         "classes": list(configuration.class_names) if configuration.model.conditional else [],
     }
@@ -243,7 +243,7 @@ def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> Final
         format, or the weights are not those of the described network.
     """
     folder = _find_folder(Path(path))
-    configuration, classes, mixture = _read_description(folder / DESCRIPTION)
+    configuration, classes, mixture = read_description(folder / DESCRIPTION)
     files = mixture or [{"hospital": "", "file": WEIGHTS, "weights": [1.0]}]
     return FinalGenerator(
         tuple(
@@ -309,7 +309,7 @@ def _find_folder(path: Path) -> Path:
 _COPY_BOTH = f"copy both {DESCRIPTION} and {WEIGHTS} from the final/ of a finished run"
 
 
-def _read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[dict[str, Any]]]:
+def read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[dict[str, Any]]]:
     """Read what the weights are the weights of: the model's settings, the names of its classes, a mixture's parts."""
     description = _read_json(file)
     problems = []
@@ -391,7 +391,9 @@ def _resolve_model(description: dict[str, Any]) -> Configuration:
         raise ConfigurationError("model.name: is missing")
     if name in FAMILIES:
         own = [f"{name}.{kebab(field)}" for field in FAMILIES[name].architecture]
-        required = [*(key for key in fields_by_key() if key.startswith("model.")), *sorted(own)]
+        # What training began with is no part of what draws.
+        model = {key for key in fields_by_key() if key.startswith("model.")} - {"model.initial"}
+        required = [*sorted(model), *sorted(own)]
         missing = [f"{key}: is missing" for key in required if key not in values]
         if missing:
             raise ConfigurationError(missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,28 @@ def build_adam(network: nn.Module, settings: TrainingSettings) -> torch.optim.Ad
     return torch.optim.Adam(
         network.parameters(), lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
     )
+
+
+# What is left of the step size at the end of a decay.
+_LEAST_LEARNING_RATE = 0.05
+
+
+def learning_rate_factor(settings: TrainingSettings, done: float) -> float:
+    """Return what is left of the step size once a share of all rounds is `done`, from 0 to 1.
+
+    Along half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, Eq. 5, without restarts).
+    """
+    if settings.learning_rate_decay == "none":
+        return 1.0
+    return _LEAST_LEARNING_RATE + (1 - _LEAST_LEARNING_RATE) * (1 + math.cos(math.pi * done)) / 2
+
+
+def step_optimizer(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Take a step, each group of parameters with its own step size times a factor."""
+    for group in optimizer.param_groups:
+        group.setdefault("whole_lr", group["lr"])
+        group["lr"] = group["whole_lr"] * factor
+    optimizer.step()
 
 
 @dataclass(frozen=True)

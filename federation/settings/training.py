@@ -18,6 +18,10 @@ class ModelSettings(Section):
     """The family of models, whose own settings stand in the table of its name: ``stylegan2`` or ``vae``."""
     conditional: bool = True
     """Whether the model is told the diagnosis."""
+    initial: str = ""
+    """Weights to continue from: a run's directory, its ``final`` folder, a safetensors file of ours, or ``phantoms``, a
+    small pair trained on phantoms that comes along. Entries whose names and shapes fit are taken, others are named.
+    Empty: random weights."""
     resolution: int = Field(default=32, ge=32, le=512)
     """Side of the images in pixels, a power of two: 32, 64, 128, 256 or 512."""
 
@@ -42,6 +46,9 @@ class TrainingSettings(Section):
     derived; two hospitals at one thread each are faster than one at two."""
     learning_rate: float = Field(default=0.002, gt=0, le=1)
     """Adam's step size, of all networks."""
+    learning_rate_decay: Literal["none", "cosine"] = "none"
+    """``cosine``: over all ``rounds`` the step size falls along half a cosine, to a twentieth: averages of late rounds
+    are of networks that hardly wander any more. A run that is resumed for more rounds falls over all of them."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the gradient's mean."""
     beta2: float = Field(default=0.99, ge=0, lt=1)

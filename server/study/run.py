@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from data_partitions.wording import counted
+from federation.config import with_new_names
 from federation.errors import NotFiniteError, RunDirectoryError
 from federation.models.classifier import Progress
 from federation.models.efficientnet import find_imagenet_weights
@@ -286,6 +288,7 @@ def row_path(folder: Path, row: Row) -> Path:
 
 
 def _differences(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    before = dict(starmap(_by_names_of_today, before.items()))
     for key in sorted(before.keys() | now.keys()):
         if key in before and key in now and before[key] != now[key]:
             yield (
@@ -295,6 +298,13 @@ def _differences(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         # A setting that an earlier version did not have was what it is by default now.
         elif (key in before) != (key in now) and key.startswith("classifiers."):
             yield f"{path}: {key} has come or gone; give another --out, set it back, or remove the file to judge anew"
+
+
+def _by_names_of_today(key: str, value: Any) -> tuple[str, Any]:
+    """Return a key, behind the model that it is of, and its value as both are called now."""
+    head, of, rest = key.rpartition(": ")
+    ((name, found),) = with_new_names({rest: value}).items()
+    return head + of + name, found
 
 
 def _begin(plan: StudyPlan, folder: Path) -> None:

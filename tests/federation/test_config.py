@@ -388,7 +388,7 @@ def test_an_option_of_another_family_is_refused_by_name(name: str, other: str, a
 
 def test_an_option_of_another_family_at_its_default_is_nobodys_concern() -> None:
     """A run's config.toml has every table."""
-    configuration = resolve([parse_assignments(["model.name=vae", "stylegan2.gamma=0.1"])])
+    configuration = resolve([parse_assignments(["model.name=vae", "stylegan2.gamma=2.0"])])
     assert resolve([Layer("config.toml", configuration.to_flat())]) == configuration
 
 

@@ -259,6 +259,7 @@ def test_fewer_rounds_than_a_strategy_can_do_with_are_refused_at_once(tmp_path: 
     """Beside a baseline that sends two thirds, seven rounds are left of ten: none before EFFGAN's fine-tuning."""
     strategies = "[strategies.partial-sync]\n[strategies.effgan]\nstrategy.fine-tune-rounds = 7\n"
     text = PLAN.replace('budget = "images"', 'budget = "bytes"').replace("[strategies.fedgan]\n", strategies)
+    text = text.replace("[base]\n", "[base]\nstylegan2.channel-max = 64\n")
     path = write(tmp_path, text.replace('baseline = "fedgan"', 'baseline = "partial-sync"'))
     with pytest.raises(ConfigurationError, match="none would be left in which hospitals learn from one another"):
         make_cells(load_plan(path), path)

@@ -22,6 +22,7 @@ from federation.models.training import (
     move_averages,
     private_state,
     set_gradients,
+    step_optimizer,
 )
 from federation.settings.training import ModelSettings, TrainingSettings
 
@@ -139,6 +140,7 @@ class StyleGAN2:
         }
         self.num_steps = 0
         self.clock = Clock()
+        self.learning_rate_factor = 1.0
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
         self.class_rows = tuple(
             name for name in ("generator.mapping.class_embedding", "discriminator.class_projection") if num_classes
@@ -239,7 +241,7 @@ class StyleGAN2:
         """Let Adam take a step with the gradients of one network, once a strategy has corrected them."""
         if self.correct_gradients is not None:
             self.correct_gradients(name, self.networks[name])
-        self.optimizers[name].step()
+        step_optimizer(self.optimizers[name], self.learning_rate_factor)
 
     def _follow(self, w: Tensor, images_shown: int) -> None:
         """Move what follows the generator: the mean of w, and the running average."""

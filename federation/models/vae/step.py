@@ -75,6 +75,7 @@ class GaussianVAE:
         self.optimizers = {name: shared.build_adam(self.networks[name], training) for name in ("encoder", "decoder")}
         self.num_steps = 0
         self.clock = shared.Clock()
+        self.learning_rate_factor = 1.0
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
         self.class_rows = tuple(name for name in ("encoder.class_embedding", "decoder.class_embedding") if num_classes)
 
@@ -132,7 +133,7 @@ class GaussianVAE:
         """Let Adam take a step with the gradients of one network, once a strategy has corrected them."""
         if self.correct_gradients is not None:
             self.correct_gradients(name, self.networks[name])
-        self.optimizers[name].step()
+        shared.step_optimizer(self.optimizers[name], self.learning_rate_factor)
 
     def _told(self, labels: Tensor | None) -> Tensor | None:
         """Return the classes that the networks are told."""
