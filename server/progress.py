@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +19,8 @@ from federation.screen import Screen
 if TYPE_CHECKING:
     from server.training_round import RoundState
 
+# Lines of rounds in a run of many.
+_MOST_LINES = 50
 _AFTER_LOSSES = f"{'KID':>8}  {'FID':>7}  {'images':>9}  {'seconds':>7}  {'replies':>7}"
 
 
@@ -162,8 +165,12 @@ class RunProgress(LiveView):
     ) -> None:
         """Print the line of a round; a dash stands for what was not computed in it.
 
-        `replies` are those that were used, and the hospitals that were asked.
+        Of many rounds some fifty have a line, among them the first, the last and those that were judged. `replies` are
+        those that were used, and the hospitals that were asked.
         """
+        is_one_of_some = server_round % math.ceil(self.num_rounds / _MOST_LINES) == 0
+        if not scores and not is_one_of_some and server_round not in (1, self.num_rounds):
+            return
         if not self._header_shown:
             headings = "".join(f"{heading:>7}  " for heading in self.columns.values())
             self.say(f"{'round':>9}  {headings}{_AFTER_LOSSES}")

@@ -98,6 +98,11 @@ def _read(path: Path, configuration: Configuration) -> InitialWeights:
             f"model.initial = {str(path)!r}: holds no weights, neither checkpoints/ nor final/ nor {DESCRIPTION}; give "
             "a run's directory, its final/ folder, or a safetensors file"
         )
+    if path in _SHIPPED.values() and not path.exists():
+        raise DataError(
+            f"{path}: is not in this copy of dermafed, as Flower's app bundles hold no weights; set model.initial to "
+            "the path of that file in an installation, or leave it empty"
+        )
     if not path.exists():
         raise DataError(
             f"model.initial = {str(path)!r}: does not exist; give a run's directory, its final/ folder, a safetensors "

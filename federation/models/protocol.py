@@ -66,7 +66,7 @@ class GenerativeModel(Protocol):
     clock: Clock
     """Whose count of images counts for running averages; set before a round."""
     learning_rate_factor: float
-    """Factor on the step sizes of all optimisers; set before a step."""
+    """Factor on the step sizes of all parts but a critic's; set before a step."""
     correct_gradients: Callable[[str, nn.Module], None] | None
     """Called with a part's name and the part when its gradients are there, before they move it; may change them."""
 

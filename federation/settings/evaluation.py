@@ -21,7 +21,7 @@ FEWEST_SEARCHED = 16
 class EvaluationSettings(Section):
     """How the global generator is judged."""
 
-    every: int = Field(default=4, ge=1)
+    every: int = Field(default=50, ge=1)
     """Rounds from one evaluation to the next; round 0 and the last are always evaluated."""
     images: int = Field(default=1000, ge=16, le=100_000)
     """Most generated, and most real, images in an evaluation."""

@@ -38,7 +38,7 @@ class EarlyStoppingSettings(Section):
 class CheckpointSettings(Section):
     """What is kept for ``--resume``."""
 
-    every: int = Field(default=10, ge=1)
+    every: int = Field(default=50, ge=1)
     """Rounds from one checkpoint to the next."""
     keep: int = Field(default=2, ge=2)
     """Checkpoints kept, at least 2; that of the best KID on validation images is kept beside them."""

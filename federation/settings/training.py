@@ -34,8 +34,8 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """What a hospital does in a round."""
 
-    local_steps: int = Field(default=40, ge=0)
-    """Training steps per round at each hospital."""
+    local_steps: int = Field(default=10, ge=0)
+    """Training steps per round at each hospital. Few: networks that are averaged often drift less apart."""
     local_epochs: float = Field(default=0.0, ge=0, le=1000)
     """Passes over the hospital's own images per round, in place of ``local-steps``. 0: unused."""
     batch_size: int = Field(default=8, ge=2, le=4096)
@@ -46,9 +46,9 @@ class TrainingSettings(Section):
     derived; two hospitals at one thread each are faster than one at two."""
     learning_rate: float = Field(default=0.002, gt=0, le=1)
     """Adam's step size, of all networks."""
-    learning_rate_decay: Literal["none", "cosine"] = "none"
-    """``cosine``: over all ``rounds`` the step size falls along half a cosine, to a twentieth: averages of late rounds
-    are of networks that hardly wander any more. A run that is resumed for more rounds falls over all of them."""
+    learning_rate_decay: Literal["none", "cosine"] = "cosine"
+    """``cosine``: over all ``rounds`` the step size falls along half a cosine, to a twentieth. That of a critic does
+    not, as it must keep up with what it judges. A run that is resumed for more rounds falls over all of them."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the gradient's mean."""
     beta2: float = Field(default=0.99, ge=0, lt=1)

@@ -218,7 +218,7 @@ def test_another_seed_differs(simulate: Simulate, finished: tuple[Path, str], tm
 def test_resume_refuses_another_configuration(simulate: Simulate, finished: tuple[Path, str]) -> None:
     process = simulate("--resume", f"--run-dir={finished[0]}", "--set=stylegan2.gamma=9")
     assert process.returncode == 2
-    assert "stylegan2.gamma: the run was started with 0.1 and cannot go on with 9.0" in process.stderr
+    assert "stylegan2.gamma: the run was started with 2.0 and cannot go on with 9.0" in process.stderr
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_all_problems_are_given_at_once_with_remedy() -> None:
     ) == (
         "modle.resolution (--set): unknown key; the nearest known key is model.resolution",
         "seed = -1 (--set): allowed is a whole number >= 0; the default is 0",
-        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 24",
+        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 400",
         "data.source = 'ham' (--set): allowed is one of phantom, ham10000, isic2019, isic2020, folder, huggingface; "
         "the default is 'phantom'",
         "training.batch-size = 'x' (--set): allowed is a whole number >= 2 and <= 4096; the default is 8",
@@ -162,8 +162,8 @@ IN_VAIN = {
     "participation.fraction=0.9": "of partition.hospitals = 4 that is 4, which is all; lower it, or leave it out",
     "early-stopping.min-images=100": "early-stopping.patience = 0 never ends a run; set early-stopping.patience, or "
     "leave it out",
-    "early-stopping.patience=6": "so many evaluations without a better one are over in round 24 at the earliest "
-    "(evaluation.every = 4), and rounds = 24 is the end anyway; lower one of the two, or leave it out",
+    "early-stopping.patience=8": "so many evaluations without a better one are over in round 400 at the earliest "
+    "(evaluation.every = 50), and rounds = 400 is the end anyway; lower one of the two, or leave it out",
     "report.show-real-images=true": "data.source = phantom has none, and its images are always shown; leave it out",
     "stylegan2.path-length-decay=0.1": "stylegan2.path-length-weight = 0 is no regularisation; leave it out, or set "
     "that to 2.0",
@@ -528,6 +528,7 @@ NOW = [
     "stylegan2.transition-images=500.0", "stylegan2.augmentation.name=ada",
     "stylegan2.augmentation.transforms=bgc,-hue", "stylegan2.augmentation.ada-target=0.5",
     "stylegan2.augmentation.ada-kimg=100.0", "strategy.averaged-state=ada-p", "training.balanced-classes=none",
+    "training.learning-rate-decay=none", "rounds=24", "training.local-steps=40",
 ]  # fmt: skip
 
 

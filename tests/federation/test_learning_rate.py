@@ -25,7 +25,7 @@ def test_the_step_size_falls_along_half_a_cosine_to_a_twentieth() -> None:
 
 @pytest.mark.parametrize("family", ["stylegan2", "vae"])
 def test_hospitals_go_by_the_rounds_of_the_federation(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In round 3 of 4, four steps: from a half to three quarters of the way; every group by its own step size."""
+    """In round 3 of 4, four steps: from a half to three quarters of the way."""
     configuration = resolve(
         [parse_assignments(["data.classes=a,b", "training.learning-rate-decay=cosine", f"model.name={family}"])]
     )
@@ -43,8 +43,10 @@ def test_hospitals_go_by_the_rounds_of_the_federation(family: str, monkeypatch: 
     data = ImageDataset(images, np.array([0, 0, 1, 1]), np.arange(4))
     settings = configuration.training.model_copy(update={"local_steps": 4, "batch_size": 2})
     train_locally(model, data, settings, torch_stream(0, "test"), rounds_done=(2, 4))
+    critic = 1 if family == "stylegan2" else None
     for number in range(4):
         factor = learning_rate_factor(settings, (2 + number / 4) / 4)
-        for groups in sizes[2 * number : 2 * number + 2]:
-            assert min(groups) == pytest.approx(0.002 * factor)
+        for part, (size,) in enumerate(sizes[2 * number : 2 * number + 2]):
+            # What is judged by a critic is what slows down.
+            assert size == pytest.approx(0.002 * (1.0 if part == critic else factor))
     assert sizes[-2][0] < sizes[0][0]

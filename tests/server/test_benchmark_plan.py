@@ -126,7 +126,11 @@ def test_set_replaces_a_value_of_every_cell(tmp_path: Path) -> None:
         ("[strategies.fedadam]\n", "[strategies.fedadam]\ndata.split-seed = 9\n", "must be the same for all"),
         ("[strategies.fedadam]\n", '[strategies.fedadam]\npartition.scheme = "iid"\n', "must be the same for all"),
         ("rounds = 10", "rounds = 10\nseed = 9", "[base] seed: the benchmark sets it"),
-        ("rounds = 10", "rounds = 10\nearly-stopping.patience = 2", "runs would end at different budgets"),
+        (
+            "rounds = 10",
+            "rounds = 10\nevaluation.every = 2\nearly-stopping.patience = 2",
+            "runs would end at different budgets",
+        ),
         (
             "[strategies.fedadam]\n",
             "[strategies.fedadam]\ntraining = { local-steps = 0, local-epochs = 1.0 }\n",

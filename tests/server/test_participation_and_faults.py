@@ -53,6 +53,8 @@ def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configura
                     "stylegan2.latent-size=16",
                     "training.local-steps=2",
                     "training.batch-size=2",
+                    # Runs that are made longer are compared with longer ones.
+                    "training.learning-rate-decay=none",
                     "evaluation.images=20",
                     "evaluation.draws=1",
                     "evaluation.threads=1",

@@ -241,7 +241,8 @@ class StyleGAN2:
         """Let Adam take a step with the gradients of one network, once a strategy has corrected them."""
         if self.correct_gradients is not None:
             self.correct_gradients(name, self.networks[name])
-        step_optimizer(self.optimizers[name], self.learning_rate_factor)
+        # A discriminator that hardly moves any more would let the generator drift.
+        step_optimizer(self.optimizers[name], self.learning_rate_factor if name == "generator" else 1.0)
 
     def _follow(self, w: Tensor, images_shown: int) -> None:
         """Move what follows the generator: the mean of w, and the running average."""
