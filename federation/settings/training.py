@@ -47,7 +47,7 @@ class TrainingSettings(Section):
     learning_rate: float = Field(default=0.002, gt=0, le=1)
     """Adam's step size, of all networks."""
     learning_rate_decay: Literal["none", "cosine"] = "cosine"
-    """``cosine``: over all ``rounds`` the step size falls along half a cosine, to a twentieth. That of a critic does
+    """``cosine``: over all ``rounds`` the step size falls along half a cosine, to a quarter. That of a critic does
     not, as it must keep up with what it judges. A run that is resumed for more rounds falls over all of them."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
     """Adam's decay of the gradient's mean."""

@@ -362,7 +362,7 @@ def test_one_hospital_equals_training_without_a_federation(recipe: list[str], tm
         stream = torch_stream(0, "local training", server_round=server_round, site="all")
         for step in range(3):
             done = (server_round - 1 + step / 3) / 2
-            model.learning_rate_factor = 0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2
+            model.learning_rate_factor = 0.25 + 0.75 * (1 + math.cos(math.pi * done)) / 2
             model.train_step(data.sample_batch(stream, 2), stream)
     from safetensors.torch import load_file
 
