@@ -37,8 +37,8 @@ def build_adam(network: nn.Module, settings: TrainingSettings) -> torch.optim.Ad
     )
 
 
-# What is left of the step size at the end of a decay. With a twentieth, a discriminator that keeps its own learned small
-# sets by heart while the generator hardly moved.
+# What is left of the step size at the end of a decay. With a twentieth, a discriminator that keeps its own learned
+# small sets by heart while the generator hardly moved.
 _LEAST_LEARNING_RATE = 0.25
 
 
