@@ -1241,7 +1241,7 @@ def test_every_setting_with_changes_marked(tmp_path: Path) -> None:
     # The tables of other families of models are noise.
     assert keys == [*(key for key in resolve([]).to_flat() if not key.startswith("vae.")), "future.key"]
     gamma = page.row("settings", "stylegan2.gamma").all("td")
-    assert [cell.text for cell in gamma] == ["0.25", "0.1", "changed"]
+    assert [cell.text for cell in gamma] == ["0.25", "2.0", "changed"]
     assert [cell.text for cell in page.row("settings", "seed").all("td")] == ["0", "0", ""]
     assert [cell.text for cell in page.row("settings", "future.key").all("td")] == [
         "<i>", "unknown to this version", "changed",

@@ -250,12 +250,13 @@ def test_only_hospitals_that_are_asked_in_a_round_are_counted() -> None:
 @pytest.mark.parametrize("away", ["participation.fraction=0.25", "participation.dropout=0.75"])
 def test_a_transition_of_a_hospitals_own_goes_by_the_rounds_that_it_is_in(away: str) -> None:
     """The federation shows 24 x 40 x 8 = 7,680 images at one hospital, and a hospital that is away sees a quarter."""
-    transition = ("stylegan2.transition-start-images=1000.0", "stylegan2.transition-images=1000.0")
+    length = ("rounds=24", "training.local-steps=40")
+    transition = (*length, "stylegan2.transition-start-images=1000.0", "stylegan2.transition-images=1000.0")
     resolved(*transition, away)
     resolved(*transition, "strategy.private=generator.mapping")
     (problem,) = problems_of(*transition, away, "strategy.private=generator.mapping")
     assert "is a hospital's own and needs 2000 images: one that is in 25% of the rounds is shown about 1,920" in problem
-    resolved("stylegan2.transition-images=1000.0", away, "strategy.private=generator.mapping")
+    resolved(*length, "stylegan2.transition-images=1000.0", away, "strategy.private=generator.mapping")
 
 
 def test_the_strategy_that_needs_most_replies_decides() -> None:
