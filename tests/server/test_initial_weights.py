@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from clients.app import app as client_app
 from clients.questions import load_cached_model
+from data_partitions.holdings import find_holdings
 from federation.config import Configuration, parse_assignments
 from federation.engine.grid import simulation_nodes
 from federation.engine.in_process import InProcessGrid
@@ -23,6 +24,7 @@ from federation.errors import DataError
 from federation.models import build_model
 from federation.models.initial import main as export
 from federation.models.initial import read_initial, take
+from federation.settings.data import DataSettings, PartitionSettings
 from federation.sharing import named_tensors
 from server.app import run_federation
 from server.inputs import prepare_inputs
@@ -160,6 +162,16 @@ def test_the_weights_that_come_along_fit_the_default() -> None:
     initial = read_initial(settings)
     assert initial.file.stat().st_size < 5e6
     assert take(initial, model, settings.class_names).notes == ()  # type: ignore[arg-type]
+
+
+def test_the_weights_that_come_along_never_met_a_test_image_of_the_default() -> None:
+    """They were trained on the training part of 20,000 phantoms (docs/learning.md), of which the default's are some."""
+    ours = find_holdings(DataSettings(), PartitionSettings(), 32)
+    theirs = find_holdings(DataSettings(phantom_images=20_000), PartitionSettings(hospitals=1), 32)
+    tested, met = set(ours.index.groups[ours.parts == "test"]), set(theirs.index.groups[theirs.parts == "train"])
+    assert len(tested) > 300
+    assert set(ours.index.groups) <= set(theirs.index.groups)
+    assert not tested & met
 
 
 def test_what_cannot_be_taken_is_refused_by_name(tmp_path: Path, source: Path) -> None:
