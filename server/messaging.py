@@ -130,19 +130,19 @@ def fewest_replies(sites: Sequence[Site], configuration: Configuration) -> tuple
 
 def list_sites(sites: Sequence[Site]) -> str:
     """Name hospitals and their images; of many, the first few."""
-    named = [f"{site.name} ({site.num_images:,} images)" for site in sites[:_MOST_NAMED]]
-    if len(sites) > _MOST_NAMED:
-        rest = sites[_MOST_NAMED:]
-        named.append(f"and {len(rest):,} more ({sum(site.num_images for site in rest):,} images)")
-    return ", ".join(named)
+    return _list_first(sites, lambda some: f"({sum(site.num_images for site in some):,} images)")
 
 
 def list_shares(sites: Sequence[Site]) -> str:
     """Name hospitals and what they show of all that is shown; of many, the first few."""
-    named = [f"{site.name} {site.share / WHOLE:.1%}" for site in sites[:_MOST_NAMED]]
-    if len(sites) > _MOST_NAMED:
-        rest = sites[_MOST_NAMED:]
-        named.append(f"and {len(rest):,} more ({sum(site.share for site in rest) / WHOLE:.1%})")
+    return _list_first(sites, lambda some: f"{sum(site.share for site in some) / WHOLE:.1%}")
+
+
+def _list_first(sites: Sequence[Site], measure: Callable[[Sequence[Site]], str]) -> str:
+    """Name the first few of some hospitals, each with what is measured of it, and the rest together."""
+    named = [f"{site.name} {measure([site])}" for site in sites[:_MOST_NAMED]]
+    if rest := sites[_MOST_NAMED:]:
+        named.append(f"and {len(rest):,} more {measure(rest)}")
     return ", ".join(named)
 
 
