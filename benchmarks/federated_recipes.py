@@ -1,8 +1,9 @@
 """What does a recipe teach a federation? Each is trained for the same number of steps or core-seconds, then judged.
 
 Hospitals take turns in this one process: no Ray and no Flower, the same training steps, shares and averages as in a run
-of ``dermafed simulate``. Judged on validation images (no test image is read): KID by two extractors, precision, recall,
-and what classifiers that saw nothing but generated images say of real ones. One line of json is added for each look::
+of ``dermafed simulate``. Judged on validation images (no test image is read, but with ``--part test``): KID by two
+extractors, precision, recall, and what classifiers that saw nothing but generated images say of real ones. One line of
+json is added for each look::
 
     python -m benchmarks.federated_recipes gamma-1 --root PATH/TO/ham10000 --set stylegan2.gamma=1 --steps 4566
     python -m benchmarks.federated_recipes centralised --root PATH --steps 2283 --set partition.hospitals=1
@@ -33,7 +34,7 @@ from federation.allocation import keep_freed_memory
 from federation.balance import WHOLE, balance_over
 from federation.config import Layer, parse_assignments
 from federation.models import GenerativeModel, build_model
-from federation.models.drawing import drawer_of
+from federation.models.drawing import Looks, drawer_of, looks_of
 from federation.models.final import load_final, save_final
 from federation.models.stylegan2.step import StyleGAN2
 from federation.models.training import learning_rate_factor
@@ -48,7 +49,6 @@ from server.inputs import RunInputs, prepare_inputs
 from strategies.configuration import resolve, with_values
 
 _JUDGED = {
-    "evaluation.part": "validation",
     "evaluation.utility-arms": "synthetic",
     "evaluation.utility-yardsticks": "",
     "evaluation.authenticity": False,
@@ -64,6 +64,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True, help="of each hospital, one after the other")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of the recipe")
     parser.add_argument("--looks", type=int, default=2, help="how often it is judged, the last time with classifiers")
+    parser.add_argument("--classifiers-always", action="store_true", help="train classifiers at every look")
+    parser.add_argument("--part", choices=("validation", "test"), default="validation", help="what it is judged on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifiers", type=int, default=2, help="seeds of classifiers (default 2)")
     parser.add_argument("--outer-momentum", type=float, default=0.0, metavar="M")
@@ -92,7 +94,7 @@ class Federation:
         names, training = inputs.partition.hospitals, self.configuration.training
         counts = inputs.partition.counts
         sites = [
-            Site(name, number, int(sum(held)), tuple(held))
+            Site(name, number, int(sum(held)), tuple(held), number=number)
             for number, (name, held) in enumerate(zip(names, counts, strict=True))
         ]
         over = self.configuration.balanced_over
@@ -103,6 +105,9 @@ class Federation:
             else [site.num_images / sum(other.num_images for other in sites) for site in sites]
         )
         self.models = [self._model() for _ in names]
+        self.looks = looks_of(sites)
+        for site, model in zip(sites, self.models, strict=True):
+            model.site = site.number
         self.datasets = []
         for name in names:
             rows = inputs.partition.rows_of(name)
@@ -196,10 +201,10 @@ class Looker:
         self.extractor, _ = extractor_of(inputs)
         self.second = second_extractor_of(inputs)
 
-    def look(self, model: GenerativeModel, *, with_classifiers: bool) -> dict[str, Any]:
+    def look(self, model: GenerativeModel, looks: Looks | None, *, with_classifiers: bool) -> dict[str, Any]:
         """Return what a model's running average is worth."""
         configuration = self.inputs.configuration
-        save_final(self.final, drawer_of(model), configuration)
+        save_final(self.final, drawer_of(model, looks), configuration)
         settings = with_values(configuration, {"evaluation.utility": with_classifiers})
         judge = Judge(
             dataclasses.replace(self.inputs, configuration=settings),
@@ -209,7 +214,8 @@ class Looker:
             second=self.second,
         )
         supply = GeneratorSupply(load_final(self.final), seed=configuration.seed, threads=1)
-        judged = judge.judge(supply, attacked=nothing_attacked("recipes are compared"), part="validation")
+        attacked = nothing_attacked("recipes are compared")
+        judged = judge.judge(supply, attacked=attacked, part=configuration.evaluation.part)
         scores = judged["test"]
         found = {key: _mean_of(scores[key]) for key in ("kid", "precision", "recall")}
         found["second_kid"] = _mean_of(scores["second"]["kid"])
@@ -238,7 +244,7 @@ def main() -> None:
     source: dict[str, Any] = {"data.source": "ham10000", "data.root": arguments.root} if arguments.root else {}
     configuration = resolve(
         [
-            Layer("judgement", {**_JUDGED, **source, "seed": arguments.seed}),
+            Layer("judgement", {**_JUDGED, **source, "evaluation.part": arguments.part, "seed": arguments.seed}),
             parse_assignments([f"evaluation.utility-seeds={arguments.classifiers}", *arguments.set]),
         ]
     )
@@ -265,10 +271,13 @@ def train(federation: Federation, looker: Looker, arguments: argparse.Namespace)
         if taken < looks[0]:
             continue
         looks.pop(0)
-        found = looker.look(federation.models[0], with_classifiers=not looks)
+        found = looker.look(
+            federation.models[0], federation.looks, with_classifiers=arguments.classifiers_always or not looks
+        )
         line = {
             "name": arguments.name,
             "seed": arguments.seed,
+            "part": arguments.part,
             "steps": arguments.steps,
             "taken": taken,
             "images": taken * len(federation.models) * training.batch_size,

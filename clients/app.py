@@ -24,6 +24,7 @@ from federation.exchange import (
     PREFLIGHT,
     SEND_OWN_GENERATOR,
     SERVER_ROUND,
+    SITE_NUMBER,
     TRAIN,
 )
 from strategies.configuration import resolve
@@ -65,7 +66,7 @@ def _unpack(message: Message) -> Asked:
     if CONFIG not in message.content.config_records:
         raise WireError(f"a question without its settings: the record {CONFIG!r} is missing")
     record: dict[str, Any] = dict(message.content.config_records[CONFIG])
-    for key in (SERVER_ROUND, LAST_ROUND):
+    for key in (SERVER_ROUND, LAST_ROUND, SITE_NUMBER):
         if not isinstance(record.get(key, 0), int):
             raise WireError(f"{key} = {record[key]!r}: is no whole number")
     return Asked(
@@ -74,6 +75,7 @@ def _unpack(message: Message) -> Asked:
         images_shown=record.pop(IMAGES_SHOWN, None),
         checkpoint_rounds=record.pop(CHECKPOINT_ROUNDS, []),
         class_totals=record.pop(CLASS_TOTALS, []),
+        site_number=record.pop(SITE_NUMBER, 0),
         send_own=bool(record.pop(SEND_OWN_GENERATOR, False)),
         configuration=resolve([Layer("server", record, settled=True)]),
         arrays=message.content.array_records.get(ARRAYS),

@@ -51,6 +51,14 @@ ClassOption = Annotated[
         help="The class to draw. May be repeated: the classes in turn. Default: all classes in turn.",
     ),
 ]
+HospitalOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The hospital whose look all images have. Default: each as often as it has images of the class.",
+        show_default=False,
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option(metavar="S", help="Another seed draws other images; the same seed the same bytes.")
 ]
@@ -84,6 +92,7 @@ def generate(
     count: CountOption,
     out: OutOption,
     class_names: ClassOption = None,
+    hospital: HospitalOption = "",
     seed: SeedOption = 0,
     truncation: TruncationOption = 1.0,
     threads: ThreadsOption = 1,
@@ -124,8 +133,12 @@ def generate(
         problems += error.problems
     else:
         problems += [f"--{problem}" for problem in generator.class_problems(names)]
+        if hospital:
+            problems += [f"--{problem}" for problem in generator.hospital_problems(hospital)]
     if problems or generator is None:
         raise InputError(problems)
+    if hospital:
+        generator = generator.of_hospital(hospital)
     batches = generator.batches(count, class_name=names, seed=seed, truncation=truncation, threads=threads)
     written = write_images(batches, out, count=count, labels=names or generator.classes or (UNLABELLED,))
     typer.echo(f"wrote {count:,} images of {generator.resolution} px to {out}")

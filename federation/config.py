@@ -64,7 +64,7 @@ RENAMED_KEYS: dict[str, str] = {
 behind is read with the new names."""
 
 # What earlier versions did where they had no setting for it: for what they left behind.
-_BEFORE = {"training.learning-rate-decay": "none"}
+_BEFORE = {"training.learning-rate-decay": "none", "model.site-embedding": "off"}
 
 # Values that are called otherwise: a default since families of models have their own, and what was a switch.
 _RENAMED_VALUES: dict[tuple[str, str | bool], str] = {
@@ -142,6 +142,13 @@ class Configuration(Section):
         if self.training.balanced_classes == "auto":
             return "federation" if self.model.conditional else "none"
         return self.training.balanced_classes
+
+    @property
+    def num_sites(self) -> int:
+        """Hospitals that the generator is told apart; 0: it is not told them."""
+        hospitals = self.partition.hospitals
+        is_told = self.model.site_embedding != "off" and self.family.knows_sites and hospitals > 1
+        return hospitals if is_told else 0
 
     def asked_hospitals(self) -> int:
         """Return how many hospitals are asked in a round."""

@@ -20,6 +20,8 @@ class Site:
     share: int = 0
     """What it shows of all that a federation balanced over classes shows, in parts of
     :data:`federation.balance.WHOLE`; 0: it weighs by its images."""
+    number: int = 0
+    """Its place among all hospitals, by name: its row where a generator is told hospitals."""
     is_deployed: bool = False
     """Whether it is a real site and not a simulated one."""
 

@@ -43,7 +43,7 @@ from federation.exchange import (
 from federation.interruption import undisturbed
 from federation.machine import count_cores
 from federation.models import GenerativeModel, build_model
-from federation.models.drawing import Drawer, drawer_of, lent_component
+from federation.models.drawing import Drawer, Looks, drawer_of, lent_component, looks_of
 from federation.models.final import save_final
 from federation.run_directory import RunDirectory, read_lines, taken_directory, to_json, write_text, writing
 from federation.sharing import drawing_tensors, load_tensors, named_tensors, own_drawing, shared_tensors, trained_names
@@ -269,6 +269,7 @@ class FederatedRun:
         self.seconds_before = 0.0
         self.sites: list[Site] = []
         self.class_totals: tuple[int, ...] = ()
+        self.looks: Looks | None = None
         self.started_writing = False
         self.finished = False
         self.log_handler: logging.Handler | None = None
@@ -293,8 +294,7 @@ class FederatedRun:
         self.progress.say(f"hospitals: {list_sites(self.sites)}")
         for note in self.initial.notes(self.policy, deployed=any(site.is_deployed for site in self.sites)):
             self.progress.say(note)
-        if configuration.balanced_over == "federation" and len(self.sites) > 1:
-            self._balance_classes()
+        self._agree()
         check_deployment(self.sites, configuration)
         if any(site.is_deployed for site in self.sites):
             for name in names_in_use(configuration.strategy):
@@ -336,8 +336,15 @@ class FederatedRun:
             self.grid.close()  # its cores and memory are the judge's now, and nothing that dies there matters any more
         self._finish()
 
-    def _balance_classes(self) -> None:
-        """Give each hospital its share of what a federation balanced over classes shows."""
+    def _agree(self) -> None:
+        """Settle what hospitals' counts decide: whose look is drawn, and shares where classes are balanced over all."""
+        if self.configuration.num_sites:
+            self.looks = looks_of(self.sites)
+            self.progress.say(
+                "the generator is told hospitals: an image has a hospital's look as often as its class does"
+            )
+        if self.configuration.balanced_over != "federation" or len(self.sites) == 1:
+            return
         balance = balance_over(self.sites)
         self.sites, self.class_totals = list(balance.sites), balance.totals
         self.progress.say(f"classes balanced over the federation: {list_shares(self.sites)}")
@@ -448,7 +455,7 @@ class FederatedRun:
         load_tensors(self.model.networks, self.initial_drawing)
         load_tensors(self.model.networks, state.arrays)
         if not state.own:
-            return drawer_of(self.model)
+            return drawer_of(self.model, self.looks)
         shared = {name: value for name, value in state.arrays.items() if name in self.initial_drawing}
         return Drawer(
             [

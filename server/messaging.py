@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -242,4 +243,4 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
     for before, after in pairwise(sites):
         if before.name == after.name:
             raise ConfigurationError(f"two nodes are called {after.name!r}; give each site a name of its own")
-    return sites
+    return [replace(site, number=number) for number, site in enumerate(sites)]

@@ -25,6 +25,7 @@ from federation.exchange import (
     NUM_EXAMPLES,
     REFUSED,
     RUN_DIRECTORY_FAILED,
+    SITE_NUMBER,
     arrays_of,
     check_reply,
     config_of,
@@ -165,6 +166,7 @@ class TrainingRound:
             if site.node_id in messages:
                 message = messages.pop(site.node_id)
                 config_of(message)[LAST_ROUND] = self.last_rounds.get(site.name, 0)
+                config_of(message)[SITE_NUMBER] = site.number
                 if site.class_counts and self.class_totals:
                     config_of(message)[CLASS_TOTALS] = list(self.class_totals)
                 self._down[site.name] = count_bytes(arrays_of(message))

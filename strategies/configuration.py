@@ -37,7 +37,25 @@ def resolve(layers: Iterable[Layer]) -> Configuration:
     if training.balanced_classes == "auto" and configuration.balanced_over == "federation" and not strategy.balances:
         by_itself = training.model_copy(update={"balanced_classes": "hospital"})
         configuration = configuration.model_copy(update={"training": by_itself})
+    if configuration.num_sites and _why_no_sites(configuration):
+        untold = configuration.model.model_copy(update={"site_embedding": "off"})
+        configuration = configuration.model_copy(update={"model": untold})
     return strategy.adapted(configuration)
+
+
+def _why_no_sites(configuration: Configuration) -> str:
+    """Return why a generator cannot be told hospitals under the strategies in use; empty where it can."""
+    from federation.sharing import SharingPolicy
+    from strategies.catalogue import STRATEGIES
+
+    if any(STRATEGIES[name].adversarial for name in names_in_use(configuration.strategy)):
+        return "the generator is trained at the server, which has no hospital's look"
+    private = set(private_prefixes(configuration))
+    for name in names_in_use(configuration.strategy):
+        private.update(*(STRATEGIES[name].private_in_round(configuration, each) for each in (0, configuration.rounds)))
+    if SharingPolicy(configuration.anatomy, sorted(private)).keeps_drawing():
+        return "hospitals have generators, or parts of it, of their own, each with its own look"
+    return ""
 
 
 def with_values(configuration: Configuration, values: Mapping[str, Scalar]) -> Configuration:
@@ -75,7 +93,10 @@ def reads_class_counts(settings: StrategySettings) -> bool:
 
 def asks_class_counts(configuration: Configuration) -> bool:
     """Return whether each hospital is asked for its number of images of each class: needed, or of use where told."""
-    return configuration.balanced_over == "federation" or reads_class_counts(configuration.strategy)
+    is_of_use = configuration.balanced_over == "federation" or (
+        configuration.num_sites > 0 and configuration.model.conditional
+    )
+    return is_of_use or reads_class_counts(configuration.strategy)
 
 
 def numbers_in_use(configuration: Configuration) -> tuple[str, ...]:
@@ -113,6 +134,8 @@ def strategy_problems(configuration: Configuration) -> Iterator[str]:
     yield from _pace_problems(configuration, anatomy)
     yield from _privacy_problems(configuration, anatomy)
     yield from _idle_problems(configuration, names)
+    if configuration.model.site_embedding == "on" and (why := _why_no_sites(configuration)):
+        yield f"model.site-embedding = on: {why}; leave it at auto, or set it to off"
     asked = configuration.asked_hospitals()
     for name in names:
         strategy = STRATEGIES[name]

@@ -30,7 +30,7 @@ from federation.config import Configuration
 from federation.images import to_floats
 from federation.models import build_model
 from federation.models.anatomy import Anatomy
-from federation.models.drawing import drawer_of
+from federation.models.drawing import drawer_of, looks_at
 from federation.seeding import numpy_stream, torch_stream
 from federation.sharing import SharingPolicy, load_tensors
 from strategies.aggregation import Reply
@@ -85,7 +85,7 @@ class FedCAR(ScoredAverage):
                 name: value for name, value in reply.values().items() if name.split(".")[0] in model.anatomy.drawing
             }
             load_tensors(model.networks, drawing)
-            images = drawer_of(model).generate(
+            images = drawer_of(model, looks_at(self.sites[reply.site].number, model.num_sites)).generate(
                 labels, count, torch_stream(configuration.seed, "FedCAR's latents", server_round=self.server_round)
             )
             found.append(reduced(to_floats(images)).cpu())

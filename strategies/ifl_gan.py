@@ -33,7 +33,7 @@ from federation.config import Configuration
 from federation.images import to_floats
 from federation.models import GenerativeModel
 from federation.models.anatomy import Anatomy
-from federation.models.drawing import drawer_of
+from federation.models.drawing import drawer_of, looks_at
 from federation.settings.strategy import StrategySettings
 from strategies.aggregation import Reply
 from strategies.local_rule import LocalImages, LocalRule
@@ -55,7 +55,8 @@ class IFLGANLocally(LocalRule):
         """See :class:`LocalRule`."""
         count = min(_IMAGES, len(dataset))
         batch = dataset.sample_distinct(stream, count)
-        drawn = drawer_of(model).generate(batch.labels if model.num_classes else None, count, stream)
+        looks = looks_at(model.site, model.num_sites)
+        drawn = drawer_of(model, looks).generate(batch.labels if model.num_classes else None, count, stream)
         return {MMD: maximum_mean_discrepancy(reduced(batch.images), reduced(to_floats(drawn)))}
 
 

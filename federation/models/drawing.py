@@ -16,6 +16,52 @@ from torch import Tensor
 from federation.images import to_uint8
 from federation.models.protocol import DrawingNetwork, GenerativeModel
 from federation.sharing import load_tensors
+from federation.site import Site
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The hospitals that one network is told, and how often each is asked for.
+
+    Where images of class c were trained on at hospital h in the share p(h | c), drawing h by it gives the federation's
+    images: Σ_h p(h | c) G(z, c, h).
+    """
+
+    names: tuple[str, ...]
+    """Of the hospitals, in the order of the embedding's rows."""
+    weights: tuple[tuple[float, ...], ...]
+    """Of each hospital: how often it is asked for, for each class, or, of one entry, for any image. Relative."""
+
+
+def looks_of(sites: Sequence[Site]) -> Looks | None:
+    """Return how often a federation's images have each hospital's look: as often as it has images of the class.
+
+    Parameters
+    ----------
+    sites
+        All hospitals, with their counts as far as they tell them. Of one that does not, as many of each class are
+        assumed as of all images; where none does, its images count.
+
+    Returns
+    -------
+    None where there is no hospital.
+    """
+    told = [site for site in sites if site.class_counts]
+    if not sites:
+        return None
+    totals = np.sum([site.class_counts for site in told], axis=0, dtype=float) if told else np.ones(1)
+    images = sum(site.num_images for site in told) or 1
+    weights = [
+        site.class_counts if site.class_counts else tuple((totals * site.num_images / images).tolist())
+        for site in sites
+    ]
+    return Looks(tuple(site.name for site in sites), tuple(tuple(map(float, each)) for each in weights))
+
+
+def looks_at(number: int, of: int) -> Looks | None:
+    """Return the look of one of so many hospitals alone; None where there are none."""
+    alone = tuple((float(other == number),) for other in range(of))
+    return Looks(tuple(str(other) for other in range(of)), alone) if of else None
 
 
 @dataclass(frozen=True)
@@ -28,6 +74,8 @@ class Component:
     """Returns the network; it may be the same one as another component's, with other weights."""
     weights: tuple[float, ...] = (1.0,)
     """How often it is chosen for each class, or, of one entry, for any image. Relative to the other components."""
+    looks: Looks | None = None
+    """Hospitals that the network is told, where it is the federation's; None: none."""
 
 
 @torch.no_grad()
@@ -61,7 +109,11 @@ def draw(
     latents = network.latents(count, stream)
     labels = None if labels is None else labels.to(latents.device)
     if not components[0].name:  # the federation's own
-        return to_uint8(network(latents, labels, stream, truncation))
+        if (looks := components[0].looks) is None:
+            return to_uint8(network(latents, labels, stream, truncation))
+        weights = torch.tensor(looks.weights, dtype=torch.float64)
+        sites = choose_components(weights, labels, count, stream).to(latents.device)
+        return to_uint8(network(latents, labels, stream, truncation, sites))
     weights = torch.tensor([component.weights for component in components], dtype=torch.float64)
     chosen = choose_components(weights, labels, count, stream).to(latents.device)
     images = torch.empty(count, network.resolution, network.resolution, 3, dtype=torch.uint8, device=latents.device)
@@ -117,9 +169,21 @@ class Drawer:
         return draw(self.components, labels, count, stream, truncation)
 
 
-def drawer_of(model: GenerativeModel) -> Drawer:
-    """Return what draws a running model's images, with the weights that it has when they are drawn."""
-    return Drawer([Component("", lambda: model.drawing)], model.num_classes)
+def drawer_of(model: GenerativeModel, looks: Looks | None = None) -> Drawer:
+    """Return what draws a running model's images, with the weights that it has when they are drawn.
+
+    Parameters
+    ----------
+    model
+        Whose images.
+    looks
+        How often each of the hospitals that it is told is asked for. None: all alike.
+    """
+    if not model.num_sites:
+        looks = None
+    elif looks is None:
+        looks = Looks(tuple(str(number) for number in range(model.num_sites)), ((1.0,),) * model.num_sites)
+    return Drawer([Component("", lambda: model.drawing, looks=looks)], model.num_classes)
 
 
 def lent_component(

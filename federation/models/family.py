@@ -39,3 +39,5 @@ class Family:
     """Of a configuration and the number of classes: what images are drawn with, for weights to be loaded into."""
     problems: Callable[[Configuration], Iterator[str]] = _no_problems
     """Yields a sentence for each combination of settings that makes no sense."""
+    knows_sites: bool = False
+    """Whether what draws can be told at which hospital an image was taken (``model.site-embedding``)."""

@@ -25,14 +25,16 @@ from torch import Tensor, nn
 
 from federation.config import Configuration, Layer, fields_by_key, flatten, resolve, with_new_names
 from federation.errors import ConfigurationError, DataError, InputError
-from federation.models.drawing import Component, Drawer, draw
+from federation.models.drawing import Component, Drawer, Looks, draw, looks_at
 from federation.models.families import FAMILIES
 from federation.models.protocol import DrawingNetwork
 from federation.run_directory import RunDirectory, to_json, write_text, written_atomically
 from federation.seeding import torch_stream
 from federation.settings.section import kebab
 
-FORMAT = 3
+FORMAT = 4
+# Before generators were told hospitals: the same without ``looks``.
+_FORMAT_WITHOUT_LOOKS = 3
 # Before there were families of models: the architecture of StyleGAN2 stood in the model's table.
 _OLD_FORMAT = 2
 WEIGHTS = "generator.safetensors"
@@ -41,6 +43,9 @@ DESCRIPTION = "model.json"
 # Images are drawn so many at a time, fewer where they are larger, so that a chunk's activations fit any machine.
 CHUNK_IMAGES = 32
 CHUNK_PIXELS = 32 * 128 * 128
+# What training began with is no part of what draws; hospitals that are told are named by ``looks``.
+_NOT_OF_WHAT_DRAWS = frozenset({"initial", "site_embedding"})
+_NO_SITES = {"model.site-embedding": "off"}
 # Tensors named in a message before the rest is only counted.
 NAMED_TENSORS = 8
 
@@ -89,6 +94,43 @@ class FinalGenerator:
     def only(self, component: Component) -> FinalGenerator:
         """Return one generator of the mixture alone."""
         return FinalGenerator((Component("", component.use),), self.classes)
+
+    @property
+    def hospitals(self) -> tuple[str, ...]:
+        """Hospitals whose images can be asked for: those that the generator is told, or that have one of their own."""
+        if self.is_mixture:
+            return tuple(component.name for component in self.components)
+        looks = self.components[0].looks
+        return looks.names if looks else ()
+
+    def of_hospital(self, name: str) -> FinalGenerator:
+        """Return what draws images of one hospital's look.
+
+        Raises
+        ------
+        InputError
+            If there is no such hospital.
+        """
+        if name not in self.hospitals:
+            raise InputError(self.hospital_problems(name))
+        number = self.hospitals.index(name)
+        if self.is_mixture:
+            return self.only(self.components[number])
+        alone = Component("", self.components[0].use, looks=looks_at(number, len(self.hospitals)))
+        return FinalGenerator((alone,), self.classes)
+
+    def hospital_problems(self, name: str) -> list[str]:
+        """Return what is wrong with a hospital that is asked for, a sentence."""
+        if name in self.hospitals:
+            return []
+        if not self.hospitals:
+            return [
+                f"hospital {name!r}: this generator is not told hospitals; ask for none, or train it with "
+                "model.site-embedding=on"
+            ]
+        return [
+            f"hospital {name!r}: this generator knows no such hospital; its hospitals are {', '.join(self.hospitals)}"
+        ]
 
     def class_problems(self, names: Sequence[str]) -> list[str]:
         """Return what is wrong with classes that are asked for, a sentence each."""
@@ -202,7 +244,7 @@ def save_final(folder: Path, drawer: Drawer, configuration: Configuration) -> No
     name = configuration.model.name
     description: dict[str, Any] = {
         "format": FORMAT,
-        "model": configuration.model.model_dump(by_alias=True, exclude={"initial"}),
+        "model": configuration.model.model_dump(by_alias=True, exclude=set(_NOT_OF_WHAT_DRAWS)),
         name: getattr(configuration, name).model_dump(by_alias=True, include=configuration.family.architecture),
         "classes": list(configuration.class_names) if configuration.model.conditional else [],
     }
@@ -215,6 +257,11 @@ def save_final(folder: Path, drawer: Drawer, configuration: Configuration) -> No
                 {"hospital": component.name, "file": file, "weights": list(component.weights)}
             )
     else:
+        if looks := drawer.components[0].looks:
+            description["looks"] = [
+                {"hospital": name, "weights": list(weights)}
+                for name, weights in zip(looks.names, looks.weights, strict=True)
+            ]
         _write_weights(folder / WEIGHTS, drawer.components[0].use())
     write_text(folder / DESCRIPTION, to_json(description, indent=2) + "\n")
 
@@ -243,7 +290,7 @@ def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> Final
         format, or the weights are not those of the described network.
     """
     folder = _find_folder(Path(path))
-    configuration, classes, mixture = read_description(folder / DESCRIPTION)
+    configuration, classes, mixture, looks = read_description(folder / DESCRIPTION)
     files = mixture or [{"hospital": "", "file": WEIGHTS, "weights": [1.0]}]
     return FinalGenerator(
         tuple(
@@ -251,6 +298,7 @@ def load_final(path: str | Path, *, device: torch.device | str = "cpu") -> Final
                 entry["hospital"],
                 partial(_itself, _read_network(folder / entry["file"], configuration, len(classes), device)),
                 tuple(entry["weights"]),
+                looks,
             )
             for entry in files
         ),
@@ -309,8 +357,13 @@ def _find_folder(path: Path) -> Path:
 _COPY_BOTH = f"copy both {DESCRIPTION} and {WEIGHTS} from the final/ of a finished run"
 
 
-def read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[dict[str, Any]]]:
-    """Read what the weights are the weights of: the model's settings, the names of its classes, a mixture's parts."""
+def read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[dict[str, Any]], Looks | None]:
+    """Read what the weights are the weights of.
+
+    Returns
+    -------
+    The model's settings, the names of its classes, a mixture's parts, the hospitals that it is told.
+    """
     description = _read_json(file)
     problems = []
     classes = description.get("classes")
@@ -330,8 +383,14 @@ def read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[d
             f"model.conditional = {str(configuration.model.conditional).lower()} and classes = {classes!r}: "
             "a conditional model has classes, and no other has"
         )
-    mixture = description.get("mixture", [])
-    if not _is_mixture(mixture, len(classes) if isinstance(classes, list) else 0):
+    mixture, looks = description.get("mixture", []), description.get("looks", [])
+    num_classes = len(classes) if isinstance(classes, list) else 0
+    if not _has_weights(looks, num_classes, any_class=True) or (mixture and looks):
+        problems.append(
+            "looks: allowed is a list of tables with the name of a hospital and a weight from 0 on for each class, "
+            "and none beside a mixture"
+        )
+    if not _is_mixture(mixture, num_classes):
         problems.append(
             "mixture: allowed is a list of tables with the name of a hospital, a file beside this one, and a weight "
             "from 0 on for each class"
@@ -339,7 +398,10 @@ def read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[d
     if problems:
         raise DataError([f"{file}: {problem}; {_COPY_BOTH}" for problem in problems])
     assert configuration is not None
-    return configuration, tuple(classes or ()), mixture
+    told = Looks(
+        tuple(entry["hospital"] for entry in looks), tuple(tuple(map(float, entry["weights"])) for entry in looks)
+    )
+    return configuration, tuple(classes or ()), mixture, told if looks else None
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -353,26 +415,32 @@ def _read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{file}: is not json ({error}); {_COPY_BOTH}") from None
     found = description.get("format", "unknown") if isinstance(description, dict) else "unknown"
-    if found not in (FORMAT, _OLD_FORMAT):
+    if found not in (FORMAT, _FORMAT_WITHOUT_LOOKS, _OLD_FORMAT):
         raise DataError(
-            f"{file}: the generator is of format {found}, and this version of dermafed reads format {FORMAT} and "
-            f"{_OLD_FORMAT}; train or export it again with this version"
+            f"{file}: the generator is of format {found}, and this version of dermafed reads formats {_OLD_FORMAT} to "
+            f"{FORMAT}; train or export it again with this version"
         )
     return dict(description)
 
 
-def _is_mixture(mixture: object, num_classes: int) -> bool:
+def _is_mixture(mixture: Any, num_classes: int) -> bool:
     """Return whether this is the description of a mixture that names no file elsewhere; it may be empty."""
-    return isinstance(mixture, list) and all(
+    return _has_weights(mixture, num_classes) and all(
+        isinstance(entry.get("file"), str) and Path(entry["file"]).name == entry["file"] for entry in mixture
+    )
+
+
+def _has_weights(entries: Any, num_classes: int, *, any_class: bool = False) -> bool:
+    """Return whether these are hospitals with a weight for each class, or, where that may be, one for any class."""
+    lengths = {max(1, num_classes), *([1] if any_class else [])}
+    return isinstance(entries, list) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("hospital"), str)
         and entry["hospital"]
-        and isinstance(entry.get("file"), str)
-        and Path(entry["file"]).name == entry["file"]
         and isinstance(entry.get("weights"), list)
-        and len(entry["weights"]) == max(1, num_classes)
+        and len(entry["weights"]) in lengths
         and all(isinstance(weight, int | float) and 0 <= weight < float("inf") for weight in entry["weights"])
-        for entry in mixture
+        for entry in entries
     )
 
 
@@ -384,6 +452,10 @@ def _resolve_model(description: dict[str, Any]) -> Configuration:
     if description["format"] == _OLD_FORMAT:
         # What the batches of training had to fit is there no more.
         values = {key: value for key, value in with_new_names(values).items() if key != "stylegan2.minibatch-std"}
+    told = description.get("looks", [])
+    hospitals = len(told) if isinstance(told, list) else 0
+    # A row of the embedding for each.
+    values |= {"model.site-embedding": "on", "partition.hospitals": hospitals} if hospitals else _NO_SITES
     name = str(values.get("model.name", ""))
     if isinstance(description.get(name), dict):
         values |= flatten({name: description[name]})
@@ -391,8 +463,8 @@ def _resolve_model(description: dict[str, Any]) -> Configuration:
         raise ConfigurationError("model.name: is missing")
     if name in FAMILIES:
         own = [f"{name}.{kebab(field)}" for field in FAMILIES[name].architecture]
-        # What training began with is no part of what draws.
-        model = {key for key in fields_by_key() if key.startswith("model.")} - {"model.initial"}
+        model = {key for key in fields_by_key() if key.startswith("model.")}
+        model -= {f"model.{kebab(field)}" for field in _NOT_OF_WHAT_DRAWS}
         required = [*sorted(model), *sorted(own)]
         missing = [f"{key}: is missing" for key in required if key not in values]
         if missing:

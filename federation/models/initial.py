@@ -1,9 +1,9 @@
 """Initial weights from somewhere: training that continues from a run, an exported generator or a file (transfer).
 
 Whatever weights of ours a source holds are taken where an entry's name and shape are those of the new model; what is
-not taken is named. An exported generator is a running average, and begins both the generator and its average. Rows that
-belong to a class are matched by the class's name. A run keeps what it began with as ``initial.safetensors``: it can be
-resumed, and repeated, without the source.
+not taken is named. An exported generator is a running average, and begins both the generator and its average. Rows
+that belong to a class are matched by the class's name; those of hospitals begin at random. A run keeps what it began
+with as ``initial.safetensors``: it can be resumed, and repeated, without the source.
 
 ``python -m federation.models.initial SOURCE OUT.safetensors`` writes one file of a source: its trained parts.
 """
@@ -114,7 +114,7 @@ def _read(path: Path, configuration: Configuration) -> InitialWeights:
 
 
 def _of_final(folder: Path, file: Path | None = None) -> InitialWeights:
-    configuration, classes, mixture = read_description(folder / DESCRIPTION)
+    configuration, classes, mixture, _ = read_description(folder / DESCRIPTION)
     if mixture and file is None:
         names = ", ".join(entry["file"] for entry in mixture)
         raise DataError(
@@ -172,12 +172,13 @@ def take(initial: InitialWeights, model: GenerativeModel, classes: Sequence[str]
         If nothing of it fits, or something is not finite.
     """
     entries, states = named_tensors(model.networks), model.anatomy.of_kind("state", "frozen")
-    rows = {name for row in model.class_rows for name in (row, *model.anatomy.follower_of(row).values())}
+    rows = _with_followers(model.class_rows, model)
+    of_hospitals = _with_followers(model.site_rows, model)
     taken: dict[str, Tensor] = {}
     other_shapes: list[str] = []
     absent: list[str] = []
     for name, like in entries.items():
-        if not like.is_floating_point() or name.split(".")[0] in states:
+        if not like.is_floating_point() or name.split(".")[0] in states or name in of_hospitals:
             continue
         value = _find(name, initial.tensors, model)
         if value is not None and name in rows and initial.classes and value.shape[1:] == like.shape[1:]:
@@ -194,7 +195,15 @@ def take(initial: InitialWeights, model: GenerativeModel, classes: Sequence[str]
             f"{len(absent)} not there; give weights of a model of the same family and sizes (model.*, "
             "stylegan2.channel-base, stylegan2.latent-size)"
         )
-    return Taken(taken, tuple(_notes(initial, classes, rows & taken.keys(), other_shapes, absent)))
+    notes = list(_notes(initial, classes, rows & taken.keys(), other_shapes, absent))
+    if of_hospitals:
+        notes.append("rows of hospitals begin at random: there they may be others")
+    return Taken(taken, tuple(notes))
+
+
+def _with_followers(rows: Sequence[str], model: GenerativeModel) -> set[str]:
+    """Return entries and those of running averages that follow them."""
+    return {name for row in rows for name in (row, *model.anatomy.follower_of(row).values())}
 
 
 def _find(name: str, tensors: Mapping[str, Tensor], model: GenerativeModel) -> Tensor | None:

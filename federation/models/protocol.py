@@ -23,7 +23,14 @@ class DrawingNetwork(Protocol):
     def latents(self, count: int, stream: torch.Generator) -> Tensor:
         """Draw `count` latents where the stream lives, in fp32; (count, …) on the network's device."""
 
-    def __call__(self, latents: Tensor, labels: Tensor | None, stream: torch.Generator, truncation: float) -> Tensor:
+    def __call__(
+        self,
+        latents: Tensor,
+        labels: Tensor | None,
+        stream: torch.Generator,
+        truncation: float,
+        sites: Tensor | None = None,
+    ) -> Tensor:
         """Draw an image for each latent.
 
         Parameters
@@ -36,6 +43,8 @@ class DrawingNetwork(Protocol):
             Of whatever else is drawn by chance.
         truncation
             In [0, 1]: 1 draws from the learned distribution, less gives more typical and less varied images.
+        sites
+            (count,) int64 on the network's device: the hospital whose look each has; None where they are not told.
 
         Returns
         -------
@@ -58,6 +67,10 @@ class GenerativeModel(Protocol):
 
     num_classes: int
     """Classes the model is told; 0 for an unconditional model."""
+    num_sites: int
+    """Hospitals that what draws is told; 0: none."""
+    site: int
+    """Where there are, the row of the hospital that is trained at; set before a round."""
     device: torch.device
     class_rows: tuple[str, ...]
     """Full names of trained entries whose first axis is the class; running averages have the same of their own."""
@@ -67,6 +80,8 @@ class GenerativeModel(Protocol):
     """Whose count of images counts for running averages; set before a round."""
     learning_rate_factor: float
     """Factor on the step sizes of all parts but a critic's; set before a step."""
+    site_rows: tuple[str, ...]
+    """Full names of trained entries whose first axis is the hospital."""
     correct_gradients: Callable[[str, nn.Module], None] | None
     """Called with a part's name and the part when its gradients are there, before they move it; may change them."""
 

@@ -22,6 +22,10 @@ class ModelSettings(Section):
     """Weights to continue from: a run's directory, its ``final`` folder, a safetensors file of ours, or ``phantoms``, a
     small pair trained on phantoms that comes along. Entries whose names and shapes fit are taken, others are named.
     Empty: random weights."""
+    site_embedding: Literal["auto", "on", "off"] = "auto"
+    """Whether the generator is told at which hospital an image was taken: looks of cameras then need not be averaged
+    into one, and an image of any hospital's look can be asked for. ``auto``: where a family can, there are several
+    hospitals, and they train a generator that they share."""
     resolution: int = Field(default=32, ge=32, le=512)
     """Side of the images in pixels, a power of two: 32, 64, 128, 256 or 512."""
 
@@ -29,6 +33,13 @@ class ModelSettings(Section):
         """See :class:`Section`."""
         if not math.log2(self.resolution).is_integer():
             yield f"model.resolution = {self.resolution}: allowed is a power of two: 32, 64, 128, 256 or 512"
+        if self.site_embedding == "on" and not configuration.num_sites:
+            why = (
+                "there is one hospital, and no other to tell it from"
+                if configuration.family.knows_sites
+                else f"a model of the family {self.name} is not told hospitals"
+            )
+            yield f"model.site-embedding = on: {why}; leave it at auto, or set it to off"
 
 
 class TrainingSettings(Section):

@@ -528,7 +528,7 @@ NOW = [
     "stylegan2.transition-images=500.0", "stylegan2.augmentation.name=ada",
     "stylegan2.augmentation.transforms=bgc,-hue", "stylegan2.augmentation.ada-target=0.5",
     "stylegan2.augmentation.ada-kimg=100.0", "strategy.averaged-state=ada-p", "training.balanced-classes=none",
-    "training.learning-rate-decay=none", "rounds=24", "training.local-steps=40",
+    "training.learning-rate-decay=none", "rounds=24", "training.local-steps=40", "model.site-embedding=off",
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from strategies.configuration import resolve
 
 def small(*assignments: str) -> Configuration:
     fixed = ["data.classes=a,b,c", "stylegan2.channel-max=16", "stylegan2.latent-size=16", "training.precision=fp32"]
-    return resolve([parse_assignments([*fixed, *assignments])])
+    return resolve([parse_assignments([*fixed, "model.site-embedding=off", *assignments])])
 
 
 def trained(configuration: Configuration) -> StyleGAN2:
@@ -106,15 +106,15 @@ def test_loading_and_drawing_leave_the_process_as_it_was(tmp_path: Path) -> None
 def test_another_format_is_refused(tmp_path: Path) -> None:
     folder = edit(saved(tmp_path), format=1)
     assert problems(folder) == (
-        f"{folder / 'model.json'}: the generator is of format 1, and this version of dermafed reads format 3 and 2; "
+        f"{folder / 'model.json'}: the generator is of format 1, and this version of dermafed reads formats 2 to 4; "
         "train or export it again with this version",
     )
 
 
-def test_what_format_3_says(tmp_path: Path) -> None:
+def test_what_format_4_says(tmp_path: Path) -> None:
     description = json.loads((saved(tmp_path) / "model.json").read_text())
     assert description == {
-        "format": 3,
+        "format": 4,
         "model": {"name": "stylegan2", "conditional": True, "resolution": 32},
         "stylegan2": {
             "latent-size": 16,
@@ -152,6 +152,12 @@ def test_format_2_is_still_read(tmp_path: Path) -> None:
     read = load_final(folder)
     assert read.classes == ("a", "b", "c")
     assert torch.equal(read.generate(5, seed=3, truncation=0.7), images)
+
+
+def test_format_3_is_still_read(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    images = load_final(folder).generate(5, seed=3)
+    assert torch.equal(load_final(edit(folder, format=3)).generate(5, seed=3), images)
 
 
 def test_what_is_wrong_with_format_2_is_said_with_the_names_of_today(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ CLASSES = 3
 
 def small(*assignments: str) -> Configuration:
     fixed = ["data.classes=a,b,c", "stylegan2.channel-max=8", "stylegan2.latent-size=8", "training.precision=fp32"]
-    return resolve([parse_assignments([*fixed, *assignments])])
+    return resolve([parse_assignments([*fixed, "model.site-embedding=off", *assignments])])
 
 
 def model_of(seed: int, *assignments: str) -> StyleGAN2:

@@ -41,6 +41,7 @@ def small(*assignments: str) -> Configuration:
                     "stylegan2.latent-size=16",
                     "training.batch-size=4",
                     "training.precision=fp32",
+                    "model.site-embedding=off",
                     *assignments,
                 ]
             )

@@ -70,7 +70,15 @@ class Canvas(nn.Module):
     def of(self, labels: Tensor | None, count: int) -> Tensor:
         return self.means.expand(count, -1, -1, -1) if labels is None else self.means[labels]
 
-    def forward(self, latents: Tensor, labels: Tensor | None, stream: torch.Generator, truncation: float) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        labels: Tensor | None,
+        stream: torch.Generator,
+        truncation: float,
+        sites: Tensor | None = None,
+    ) -> Tensor:
+        assert sites is None
         images = self.of(labels, len(latents)) + truncation * 0.1 * latents[:, :, None, None]
         noise = torch.randn(images.shape, generator=stream, device=stream.device, dtype=torch.float32)
         return images + self.grain * noise.to(images)
@@ -85,6 +93,8 @@ class Toy:
         self.anatomy = anatomy
         self.training = training
         self.num_classes = num_classes
+        self.num_sites = self.site = 0
+        self.site_rows: tuple[str, ...] = ()
         self.device = device
         self.canvas = canvas.to(device)
         self.canvas_mean = copy.deepcopy(self.canvas).requires_grad_(False)

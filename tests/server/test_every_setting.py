@@ -308,6 +308,7 @@ TABLE: dict[str, Acts | InARun | Elsewhere | Refused] = {
         "weights of a user's own, or those that come along",
         "tests/server/test_initial_weights.py::test_a_run_goes_on_from_another_and_keeps_what_it_began_with",
     ),
+    "model.site-embedding": Acts("off", built),
     "model.resolution": Acts("64", built),
     "training.local-steps": Acts("3", learned),
     "training.local-epochs": Acts("0.1", learned, ("training.local-steps=10",)),

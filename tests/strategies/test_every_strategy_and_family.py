@@ -25,7 +25,7 @@ from scipy.spatial.distance import jensenshannon
 from federation.errors import ConfigurationError
 from federation.images import to_floats
 from federation.models import build_model
-from federation.models.drawing import drawer_of
+from federation.models.drawing import drawer_of, looks_at
 from federation.seeding import numpy_stream, torch_stream
 from federation.sharing import load_tensors
 from strategies.catalogue import STRATEGIES
@@ -327,7 +327,8 @@ class Replay:
             ours = {name: value for name, value in reply.arrays.items() if name.split(".")[0] == DRAWS[self.family][1]}
             load_tensors(model.networks, ours)
             latents = torch_stream(configuration.seed, "FedCAR's latents", server_round=played.number)
-            drawn.append(reduced(to_floats(drawer_of(model).generate(labels, 32, latents))))
+            looks = looks_at(len(drawn), model.num_sites)
+            drawn.append(reduced(to_floats(drawer_of(model, looks).generate(labels, 32, latents))))
         apart = np.zeros((3, 3))
         for i, j in combinations(range(3), 2):
             apart[i, j] = apart[j, i] = maximum_mean_discrepancy(drawn[i], drawn[j])

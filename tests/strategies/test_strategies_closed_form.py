@@ -680,6 +680,7 @@ class Images:
     """A hospital's images and a model that draws from a list: what IFL-GAN's hospital half looks at."""
 
     num_classes = 0
+    num_sites = site = 0
 
     def __init__(self, real: Tensor, drawn: Tensor) -> None:
         self.real, self.drawn = real, drawn
@@ -1009,7 +1010,7 @@ def moved(arrays: Arrays, bias: float, projection: float = 0.0) -> Arrays:
 
 @pytest.fixture(scope="module")
 def entries() -> Arrays:
-    return tiny_entries("stylegan2.loss=logistic")
+    return tiny_entries("stylegan2.loss=logistic", "model.site-embedding=off")
 
 
 def dp(*assignments: str) -> DPFedAvgGAN:

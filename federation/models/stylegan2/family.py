@@ -198,6 +198,7 @@ def _build(configuration: Configuration, num_classes: int, seed: int, device: to
         configuration.training,
         settings,
         num_classes=num_classes,
+        num_sites=configuration.num_sites,
         seed=seed,
         device=device,
     )
@@ -206,9 +207,14 @@ def _build(configuration: Configuration, num_classes: int, seed: int, device: to
 def _build_drawing(configuration: Configuration, num_classes: int) -> DrawingNetwork:
     from federation.models.stylegan2.step import build_generator
 
-    return build_generator(configuration.model, configuration.own(StyleGAN2Settings), num_classes=num_classes)
+    return build_generator(
+        configuration.model,
+        configuration.own(StyleGAN2Settings),
+        num_classes=num_classes,
+        num_sites=configuration.num_sites,
+    )
 
 
 ARCHITECTURE = frozenset({"latent_size", "mapping_layers", "channel_base", "channel_max", "resampling"})
 
-STYLEGAN2 = Family(StyleGAN2Settings, ARCHITECTURE, anatomy, _build, _build_drawing, problems)
+STYLEGAN2 = Family(StyleGAN2Settings, ARCHITECTURE, anatomy, _build, _build_drawing, problems, knows_sites=True)

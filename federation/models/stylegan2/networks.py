@@ -235,7 +235,9 @@ def normalize_second_moment(x: Tensor) -> Tensor:
 
 
 class MappingNetwork(nn.Module):
-    """From z, and a class where there is one, to w.
+    """From z, and a class and a hospital where they are told, to w.
+
+    Class and hospital each have a row of an embedding; the sum of the two rows is told.
 
     Parameters
     ----------
@@ -243,6 +245,8 @@ class MappingNetwork(nn.Module):
         Dimension of z and w.
     num_classes
         0: unconditional.
+    num_sites
+        Hospitals; 0: they are not told.
     num_layers
         Fully connected layers.
     """
@@ -250,11 +254,12 @@ class MappingNetwork(nn.Module):
     w_mean: Tensor
     label_weight: Tensor
 
-    def __init__(self, *, latent_size: int, num_classes: int, num_layers: int) -> None:
+    def __init__(self, *, latent_size: int, num_classes: int, num_layers: int, num_sites: int = 0) -> None:
         super().__init__()
         self.latent_size = latent_size
         self.class_embedding = nn.Parameter(torch.randn(num_classes, latent_size)) if num_classes else None
-        first = latent_size * (2 if num_classes else 1)
+        self.site_embedding = nn.Parameter(torch.randn(num_sites, latent_size)) if num_sites else None
+        first = latent_size * (2 if num_classes or num_sites else 1)
         self.layers = nn.Sequential(
             *(
                 EqualizedLinear(
@@ -272,7 +277,13 @@ class MappingNetwork(nn.Module):
             # How much of the class is heard: below 1 only early in transitional conditioning.
             self.register_buffer("label_weight", torch.ones(()))
 
-    def forward(self, z: Tensor, labels: Tensor | None, label_weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        label_weights: Tensor | None = None,
+        sites: Tensor | None = None,
+    ) -> Tensor:
         """Map latents to w.
 
         Parameters
@@ -283,16 +294,25 @@ class MappingNetwork(nn.Module):
             (batch,) int64, or None without classes.
         label_weights
             (batch,) in [0, 1]: how much of each label is heard, 0 for a hidden one. None: `label_weight` of each.
+        sites
+            (batch,) int64: rows of hospitals, or None where they are not told.
 
         Returns
         -------
         (batch, latent_size).
         """
         x = normalize_second_moment(z)
+        told: list[Tensor] = []
         if self.class_embedding is not None:
             assert labels is not None, "a conditional generator needs labels"
             heard = self.label_weight if label_weights is None else label_weights[:, None]
-            x = torch.cat([x, normalize_second_moment(self.class_embedding[labels]) * heard], dim=1)
+            told.append(normalize_second_moment(self.class_embedding[labels]) * heard)
+        if self.site_embedding is not None:
+            assert sites is not None, "a generator that is told hospitals needs them"
+            told.append(normalize_second_moment(self.site_embedding[sites]))
+        if told:
+            # Of two, the sum has the variance of one.
+            x = torch.cat([x, told[0] if len(told) == 1 else (told[0] + told[1]) * math.sqrt(0.5)], dim=1)
         return self.layers(x)
 
 
@@ -309,6 +329,8 @@ class Generator(nn.Module):
         Channels at 4, 8, …, resolution.
     num_classes
         0: unconditional.
+    num_sites
+        Hospitals that it is told; 0: none.
     mapping_layers
         Layers of the mapping network.
     resampling
@@ -324,6 +346,7 @@ class Generator(nn.Module):
         num_classes: int,
         mapping_layers: int,
         resampling: str,
+        num_sites: int = 0,
     ) -> None:
         super().__init__()
         assert resolution == 2 ** (len(channels) + 1)
@@ -331,7 +354,9 @@ class Generator(nn.Module):
         self.latent_size = latent_size
         self.num_classes = num_classes
         self.compute_dtype = torch.float32
-        self.mapping = MappingNetwork(latent_size=latent_size, num_classes=num_classes, num_layers=mapping_layers)
+        self.mapping = MappingNetwork(
+            latent_size=latent_size, num_classes=num_classes, num_layers=mapping_layers, num_sites=num_sites
+        )
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         layers = [SynthesisLayer(channels[0], channels[0], latent_size=latent_size, up="none")]
         for before, after in pairwise(channels):
@@ -401,7 +426,12 @@ class Generator(nn.Module):
         return ready, modulations[len(layers) :]
 
     def forward(
-        self, z: Tensor, labels: Tensor | None, noise: torch.Generator | None, truncation: float = 1.0
+        self,
+        z: Tensor,
+        labels: Tensor | None,
+        noise: torch.Generator | None,
+        truncation: float = 1.0,
+        sites: Tensor | None = None,
     ) -> Tensor:
         """Generate images.
 
@@ -415,12 +445,14 @@ class Generator(nn.Module):
             Draws the per-pixel noise; None: no noise.
         truncation
             w is pulled to its mean: 1 leaves it, 0 gives the mean image (StyleGAN, Appendix B).
+        sites
+            (batch,) int64: rows of hospitals, or None for a generator that is not told them.
 
         Returns
         -------
         (batch, 3, resolution, resolution) fp32, about [-1, 1].
         """
-        w = self.mapping(z, labels)
+        w = self.mapping(z, labels, sites=sites)
         if truncation != 1.0:
             w = self.mapping.w_mean.lerp(w, truncation)
         return self.synthesize(self.repeat(w), noise)

@@ -40,13 +40,16 @@ def layer_channels(model: ModelSettings, settings: StyleGAN2Settings) -> list[in
     return [min(settings.channel_base // resolution, settings.channel_max) for resolution in resolutions]
 
 
-def build_generator(model: ModelSettings, settings: StyleGAN2Settings, *, num_classes: int) -> Generator:
+def build_generator(
+    model: ModelSettings, settings: StyleGAN2Settings, *, num_classes: int, num_sites: int = 0
+) -> Generator:
     """Build a generator with weights from the process's random numbers: fork and seed them, or load weights."""
     return Generator(
         resolution=model.resolution,
         latent_size=settings.latent_size,
         channels=layer_channels(model, settings),
         num_classes=num_classes,
+        num_sites=num_sites,
         mapping_layers=settings.mapping_layers,
         resampling=settings.resampling,
     )
@@ -87,6 +90,8 @@ class StyleGAN2:
         Optimiser, running average, precision.
     num_classes
         Classes the networks are told; 0: unconditional.
+    num_sites
+        Hospitals the generator is told; 0: none.
     seed
         Of the initial weights; use ``derive_seed(seed, "initial weights")``.
     device
@@ -103,6 +108,7 @@ class StyleGAN2:
         num_classes: int,
         seed: int,
         device: torch.device,
+        num_sites: int = 0,
     ) -> None:
         self.anatomy = anatomy
         self.training = training
@@ -110,11 +116,13 @@ class StyleGAN2:
         self.augmentation = settings.augmentation
         self.transforms = augmentation_transforms(settings.augmentation.transforms)
         self.num_classes = num_classes
+        self.num_sites = num_sites
+        self.site = 0
         self.device = device
         # The layers draw their weights as they are built; the fork leaves the process's own stream alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.generator = build_generator(model, settings, num_classes=num_classes).to(device)
+            self.generator = build_generator(model, settings, num_classes=num_classes, num_sites=num_sites).to(device)
             self.discriminator = Discriminator(
                 resolution=model.resolution,
                 channels=layer_channels(model, settings),
@@ -142,6 +150,7 @@ class StyleGAN2:
         self.clock = Clock()
         self.learning_rate_factor = 1.0
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
+        self.site_rows: tuple[str, ...] = ("generator.mapping.site_embedding",) if num_sites else ()
         self.class_rows = tuple(
             name for name in ("generator.mapping.class_embedding", "discriminator.class_projection") if num_classes
         )
@@ -169,7 +178,7 @@ class StyleGAN2:
         real_labels, fake_labels = self._labels(batch.labels, stream)
         label_weights = self._label_weights(count, stream)
         z = self.generator.latents(count, stream)
-        w = self.generator.mapping(z, fake_labels, label_weights)
+        w = self._map(z, fake_labels, label_weights)
         fakes = self.generator.synthesize(self._styles(w, fake_labels, label_weights, stream), stream)
 
         # Judge reals and fakes, both augmented.
@@ -268,7 +277,7 @@ class StyleGAN2:
         real_labels, fake_labels = self._labels(batch.labels, stream)
         label_weights = self._label_weights(count, stream)
         with torch.no_grad():
-            w = self.generator.mapping(self.generator.latents(count, stream), fake_labels, label_weights)
+            w = self._map(self.generator.latents(count, stream), fake_labels, label_weights)
             fakes = self.generator.synthesize(self._styles(w, fake_labels, label_weights, stream), stream)
         fake_images = fakes.detach().requires_grad_(with_penalty)
         real_images = batch.images.detach().requires_grad_(with_penalty)
@@ -296,7 +305,7 @@ class StyleGAN2:
         See :class:`federation.models.protocol.Adversarial` for the parameters.
         """
         label_weights = self._label_weights(batch, stream)
-        w = self.generator.mapping(self.generator.latents(batch, stream), labels, label_weights)
+        w = self._map(self.generator.latents(batch, stream), labels, label_weights)
         fakes = self.generator.synthesize(self._styles(w, labels, label_weights, stream), stream)
         loss = losses.logistic_generator_loss(judge(self._augment(fakes, stream), labels))
         set_gradients(self.generator, torch.autograd.grad(loss, list(self.generator.parameters())))
@@ -333,6 +342,12 @@ class StyleGAN2:
         kept = torch.rand(batch, generator=stream, device=stream.device) >= settings.label_dropout
         return kept.to(self.generator.constant) * heard
 
+    def _map(self, z: Tensor, labels: Tensor | None, label_weights: Tensor | None) -> Tensor:
+        """Return w of latents, with the look of the hospital that is trained at."""
+        sites = torch.full((len(z),), self.site, device=z.device) if self.num_sites else None
+        w: Tensor = self.generator.mapping(z, labels, label_weights, sites)
+        return w
+
     def _styles(
         self, w: Tensor, labels: Tensor | None, label_weights: Tensor | None, stream: torch.Generator
     ) -> Tensor:
@@ -348,7 +363,7 @@ class StyleGAN2:
         first = 1 + (crossover * (generator.num_styles - 1)).long()
         is_other = torch.arange(generator.num_styles, device=w.device) >= first[:, None]
         is_other = is_other & (mixed < self.settings.style_mixing)[:, None]
-        return torch.where(is_other[:, :, None], generator.mapping(z, labels, label_weights)[:, None], styles)
+        return torch.where(is_other[:, :, None], self._map(z, labels, label_weights)[:, None], styles)
 
     def _judge(
         self,
@@ -383,7 +398,7 @@ class StyleGAN2:
         count = max(batch // 2, 1)
         labels = None if labels is None else labels[:count]
         label_weights = None if label_weights is None else label_weights[:count]
-        w = generator.mapping(generator.latents(count, stream), labels, label_weights)
+        w = self._map(generator.latents(count, stream), labels, label_weights)
         # A copy for each layer, whose gradients are told apart.
         styles = self._styles(w, labels, label_weights, stream).contiguous()
         images = generator.synthesize(styles, stream)

@@ -279,7 +279,12 @@ class Decoder(nn.Module):
         return self.to_rgb(self.norm(x).to(latents.dtype))
 
     def forward(
-        self, latents: Tensor, labels: Tensor | None, stream: torch.Generator | None = None, truncation: float = 1.0
+        self,
+        latents: Tensor,
+        labels: Tensor | None,
+        stream: torch.Generator | None = None,
+        truncation: float = 1.0,
+        sites: Tensor | None = None,
     ) -> Tensor:
         """Draw images; see :meth:`mean_images`.
 
@@ -294,5 +299,7 @@ class Decoder(nn.Module):
         truncation
             The temperature: the standard deviation of the latents. 1 draws from the prior; 0 gives the mean image of
             the class.
+        sites
+            None: a VAE is not told hospitals.
         """
         return self.mean_images(latents if truncation == 1.0 else latents * truncation, labels)

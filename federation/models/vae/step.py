@@ -55,6 +55,8 @@ class GaussianVAE:
         self.training = training
         self.settings = settings
         self.num_classes = num_classes
+        self.num_sites = self.site = 0
+        self.site_rows: tuple[str, ...] = ()
         self.device = device
         # The layers draw their weights as they are built; the fork leaves the process's own stream alone.
         with torch.random.fork_rng(devices=[]):
