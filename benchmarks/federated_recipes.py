@@ -9,8 +9,8 @@ json is added for each look::
     python -m benchmarks.federated_recipes centralised --root PATH --steps 2283 --set partition.hospitals=1
 
 A name that stands in the file with this seed is not trained again. ``--outer-momentum`` (Nesterov's, on the averaged
-update; DiLoCo, arXiv 2311.08105) and ``--average-moments`` (Adam's second moments) are what only this file has: both
-lost (``docs/learning.md``).
+update; DiLoCo, arXiv 2311.08105), which lost, and ``--average-moments`` (Adam's second moments), which may be worth its
+bytes, are what only this file has (``docs/learning.md``).
 """
 
 from __future__ import annotations

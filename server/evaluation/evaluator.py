@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Images generated at once: enough to keep two cores busy, little memory.
 _BATCH = 100
+# Hospitals whose looks are shown: a page, and not a book.
+_MOST_LOOKS = 12
 _SHEET_COLUMNS = 12
 # Real training images that the yardsticks are made of, at most.
 _MOST_REAL_TRAIN = 4000
@@ -213,6 +215,7 @@ class Evaluator:
         final = load_final(self.directory.final, device=self.device)
         supply = GeneratorSupply(final, seed=self.configuration.seed, threads=settings.threads)
         self._write_projection(supply)
+        self._write_looks(final)
         found = self.judge.judge(
             supply,
             attacked=load_attacked(self.directory, self.configuration, self.device),
@@ -223,6 +226,17 @@ class Evaluator:
         if final.is_mixture:
             found["test"]["own_generators"] = self._judge_own_generators(final)
         return found
+
+    def _write_looks(self, final: FinalGenerator) -> None:
+        """Write ``looks.png``, where the generator is told hospitals: the same latents, a row for each hospital."""
+        hospitals = final.hospitals[:_MOST_LOOKS]
+        if final.is_mixture or not hospitals:
+            return
+        rows = [
+            (name, final.of_hospital(name).generate(_SHEET_COLUMNS, seed=self.configuration.seed).numpy())
+            for name in hospitals
+        ]
+        write_sample_sheet(self.directory.looks, rows, scale=max(1, 64 // self.configuration.model.resolution))
 
     def _judge_own_generators(self, final: FinalGenerator) -> list[dict[str, Any]]:
         """Compare what each hospital's own generator draws with all test images, and with its hospital's."""

@@ -138,6 +138,7 @@ def _content_of_samples(record: RunRecord) -> dict[str, Any]:
     samples = read_samples(record.sheets, rows)
     return {
         "samples": samples,
+        "looks_picture": _embedded(record.looks),
         "sheets_json": htmlsafe_json_dumps(_sheets(record, samples)),
         "most_rounds": MOST_ROUNDS,
         "is_conditional": record.is_conditional,
@@ -279,9 +280,13 @@ def _sheets(record: RunRecord, samples: Samples) -> list[dict[str, Any]]:
 
 def _pairs_picture(record: RunRecord) -> str:
     """Return the picture of the closest pairs, if there is one and it may be seen; it shows real images."""
+    return _embedded(record.closest_pairs) if record.may_show_real_images else ""
+
+
+def _embedded(picture: Path | None) -> str:
+    """Return a png as a link that holds it; empty where there is none."""
     import base64
 
-    if record.closest_pairs is None or not record.may_show_real_images:
+    if picture is None:
         return ""
-    data = base64.b64encode(record.closest_pairs.read_bytes()).decode("ascii")
-    return f"data:image/png;base64,{data}"
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"

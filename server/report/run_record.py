@@ -40,6 +40,7 @@ class RunRecord:
     sheets: dict[int, Path]
     """Sample sheets by round, ascending."""
     closest_pairs: Path | None
+    looks: Path | None
     """The picture of generated images beside training images, where there is one."""
 
     @cached_property
@@ -177,6 +178,7 @@ def read_run(directory: RunDirectory) -> RunRecord:
         summary=_read_json(directory.summary, problems),
         sheets=dict(sorted(_find_sheets(directory.samples))),
         closest_pairs=directory.closest_pairs if directory.closest_pairs.is_file() else None,
+        looks=directory.looks if directory.looks.is_file() else None,
     )
     if problems:
         raise RunDirectoryError(problems)

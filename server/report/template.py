@@ -219,6 +219,13 @@ Some sheets are reduced to keep this file small; the run directory has them in f
 </figure>
 <noscript><p class="note">The last round is shown. To move through the others, allow this page's script.</p></noscript>
 {% endif %}
+{% if looks_picture %}
+<h3>The same lesions at each hospital</h3>
+<figure class="pairs"><div class="table-box" role="region" tabindex="0" aria-label="Looks of hospitals">
+<img src="{{ looks_picture }}" alt="Generated images, a row for each hospital"></div>
+<figcaption>The generator is told the hospital: the same latents and classes in each row, as that hospital's images.
+</figcaption></figure>
+{% endif %}
 {% if samples.unreadable %}
 <p class="note">Could not be read: {{ samples.unreadable|join(", ") }}.</p>
 {% endif %}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -111,6 +112,7 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
         "hospitals",
         "hospitals.jsonl",
         "log.txt",
+        "looks.png",
         "metrics.jsonl",
         "partition.json",
         "partition.png",
@@ -120,6 +122,16 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
         "summary.json",
         "tensorboard",
         "upload",
+    ]
+    with Image.open(run_dir / "looks.png") as looks:
+        assert looks.height > 4 * 64  # a row for each hospital
+    picture = base64.b64encode((run_dir / "looks.png").read_bytes()).decode()
+    assert picture in (run_dir / "report.html").read_text(encoding="utf-8")
+    description = json.loads((run_dir / "final" / "model.json").read_text())
+    held = json.loads((run_dir / "partition.json").read_text())["hospitals"]
+    assert description["looks"] == [
+        {"hospital": name, "weights": [float(held[name]["classes"][label]) for label in description["classes"]]}
+        for name in sorted(held)
     ]
     metrics = read_lines(run_dir / "metrics.jsonl")
     assert [line["round"] for line in metrics] == [0, 1, 2]

@@ -522,7 +522,8 @@ noise-multiplier = 0.0
 delta = 0.001
 """
 NOW = [
-    "stylegan2.latent-size=32", "stylegan2.channel-max=16", "stylegan2.resampling=fir", "stylegan2.minibatch-std=4",
+    "stylegan2.latent-size=32", "stylegan2.channel-base=2048", "stylegan2.channel-max=16",
+    "stylegan2.resampling=fir", "stylegan2.minibatch-std=4",
     "stylegan2.loss=logistic", "stylegan2.gamma=1.5", "stylegan2.penalty-every=8", "stylegan2.style-mixing=0.9",
     "stylegan2.path-length-weight=2.0", "stylegan2.fake-labels=uniform", "stylegan2.label-dropout=0.1",
     "stylegan2.transition-images=500.0", "stylegan2.augmentation.name=ada",

@@ -119,7 +119,7 @@ def test_what_format_4_says(tmp_path: Path) -> None:
         "stylegan2": {
             "latent-size": 16,
             "mapping-layers": 2,
-            "channel-base": 2048,
+            "channel-base": 1024,
             "channel-max": 16,
             "resampling": "bilinear",
         },
@@ -136,7 +136,7 @@ FORMAT_2 = {
         "resolution": 32,
         "latent-size": 16,
         "mapping-layers": 2,
-        "channel-base": 2048,
+        "channel-base": 1024,
         "channel-max": 16,
         "resampling": "bilinear",
         "minibatch-std": 4,

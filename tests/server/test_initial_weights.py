@@ -164,7 +164,7 @@ def test_the_parts_that_train_can_be_kept_in_one_small_file(source: Path, tmp_pa
 
 
 def test_the_weights_that_come_along_fit_the_default() -> None:
-    settings, model = model_of("model.initial=phantoms", "stylegan2.channel-max=32", "stylegan2.latent-size=128")
+    settings, model = model_of("model.initial=phantoms", "stylegan2.channel-max=64", "stylegan2.latent-size=128")
     initial = read_initial(settings)
     assert initial.file.stat().st_size < 5e6
     assert take(initial, model, settings.class_names).notes == (OF_HOSPITALS,)  # type: ignore[arg-type]

@@ -59,10 +59,10 @@ class StyleGAN2Settings(Section):
     """Dimension of z and of w."""
     mapping_layers: int = Field(default=2, ge=1, le=16)
     """Fully connected layers from z to w (2 in StyleGAN2-ADA's settings, 8 in its paper256)."""
-    channel_base: int = Field(default=2048, ge=32, le=65_536)
+    channel_base: int = Field(default=1024, ge=32, le=65_536)
     """A layer at resolution r has min(channel-base / r, channel-max) channels."""
-    channel_max: int = Field(default=32, ge=8, le=1024)
-    """Most channels of a layer. With 64 a step at 32 px takes twice the time, and the same minutes teach less."""
+    channel_max: int = Field(default=64, ge=8, le=1024)
+    """Most channels of a layer."""
     resampling: Literal["bilinear", "fir"] = "bilinear"
     """How layers change resolution. ``fir``: StyleGAN2's filters [1, 3, 3, 1]. ``bilinear``: convolve, then
     enlarge bilinearly; average pairs of pixels, then convolve."""
