@@ -84,7 +84,7 @@ class Configuration(Section):
     """Name of the run, part of its directory's name."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, local training and evaluation."""
-    rounds: int = Field(default=400, ge=1)
+    rounds: int = Field(default=350, ge=1)
     """Rounds of the federation."""
     run_dir: str = ""
     """The run directory. Empty: ``runs/<utc time>-<name>``."""

@@ -163,7 +163,7 @@ IN_VAIN = {
     "early-stopping.min-images=100": "early-stopping.patience = 0 never ends a run; set early-stopping.patience, or "
     "leave it out",
     "early-stopping.patience=8": "so many evaluations without a better one are over in round 400 at the earliest "
-    "(evaluation.every = 50), and rounds = 400 is the end anyway; lower one of the two, or leave it out",
+    "(evaluation.every = 50), and rounds = 350 is the end anyway; lower one of the two, or leave it out",
     "report.show-real-images=true": "data.source = phantom has none, and its images are always shown; leave it out",
     "stylegan2.path-length-decay=0.1": "stylegan2.path-length-weight = 0 is no regularisation; leave it out, or set "
     "that to 2.0",
