@@ -69,7 +69,7 @@ def test_all_problems_are_given_at_once_with_remedy() -> None:
     ) == (
         "modle.resolution (--set): unknown key; the nearest known key is model.resolution",
         "seed = -1 (--set): allowed is a whole number >= 0; the default is 0",
-        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 400",
+        "rounds = 2.5 (--set): allowed is a whole number >= 1; the default is 350",
         "data.source = 'ham' (--set): allowed is one of phantom, ham10000, isic2019, isic2020, folder, huggingface; "
         "the default is 'phantom'",
         "training.batch-size = 'x' (--set): allowed is a whole number >= 2 and <= 4096; the default is 8",
