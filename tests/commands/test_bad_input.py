@@ -45,7 +45,7 @@ def test_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, errors) == (
         2,
         "error: modle.name (--set): unknown key; the nearest known key is model.name\n"
-        "error: rounds = 'zero' (--set): allowed is a whole number >= 1; the default is 400\n",
+        "error: rounds = 'zero' (--set): allowed is a whole number >= 1; the default is 350\n",
     )
 
 
