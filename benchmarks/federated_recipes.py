@@ -105,7 +105,7 @@ class Federation:
             else [site.num_images / sum(other.num_images for other in sites) for site in sites]
         )
         self.models = [self._model() for _ in names]
-        self.looks = looks_of(sites)
+        self.looks = looks_of(sites, conditional=self.configuration.model.conditional)
         for site, model in zip(sites, self.models, strict=True):
             model.site = site.number
         self.datasets = []

@@ -149,7 +149,7 @@ class Bench:
             self.inputs.index.labels,
             self.inputs.rows("train"),
             flips=training.flips,
-            balanced=training.balanced_classes,
+            balanced=configuration.balanced_over != "none",
         )
         shown = 0
         model = build_model(configuration)
@@ -429,7 +429,9 @@ def main() -> None:
         f"data.root={arguments.root}",
         f"model.resolution={arguments.resolution}",
         "training.batch-size=16",
-        "training.balanced-classes=true",
+        "training.balanced-classes=hospital",
+        # Trained in one place, though there are sites.
+        "model.site-embedding=off",
         *arguments.set,
     ]
     bench = Bench.open(resolve([parse_assignments(assignments)]))

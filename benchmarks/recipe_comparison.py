@@ -170,6 +170,8 @@ class Judge:
 def configuration_of(root: str, settings: Sequence[str], seed: int) -> Configuration:
     """Resolve a recipe."""
     common = ["data.source=ham10000", f"data.root={root}", "evaluation.threads=1", "evaluation.extractor=lesion-cnn"]
+    # Trained in one place.
+    common += ["partition.hospitals=1"]
     configuration = resolve([parse_assignments([*common, f"seed={seed}", *settings])])
     classes = load_index(configuration.data, resolution=configuration.model.resolution).classes
     return configuration.with_values({"data.classes": join_names(classes)})
@@ -184,7 +186,11 @@ def run(study: str, recipe: str, seed: int, arguments: argparse.Namespace) -> No
     training = configuration.training
     model = build_model(configuration)
     dataset = ImageDataset(
-        judge.images, judge.index.labels, judge.train, flips=training.flips, balanced=training.balanced_classes
+        judge.images,
+        judge.index.labels,
+        judge.train,
+        flips=training.flips,
+        balanced=configuration.balanced_over != "none",
     )
     steps = arguments.images // arguments.evaluations // training.batch_size
     settings = training.model_copy(update={"local_steps": steps})

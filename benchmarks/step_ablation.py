@@ -214,6 +214,7 @@ def make_variants(arguments: argparse.Namespace) -> list[Variant]:
         f"stylegan2.channel-max={arguments.channel_max}",
         f"stylegan2.latent-size={arguments.latent}",
         f"training.batch-size={arguments.batch}",
+        "model.site-embedding=off",
         *_FIXED,
     ]
 

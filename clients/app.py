@@ -67,7 +67,7 @@ def _unpack(message: Message) -> Asked:
         raise WireError(f"a question without its settings: the record {CONFIG!r} is missing")
     record: dict[str, Any] = dict(message.content.config_records[CONFIG])
     for key in (SERVER_ROUND, LAST_ROUND, SITE_NUMBER):
-        if not isinstance(record.get(key, 0), int):
+        if not isinstance(record.get(key, 0), int) or isinstance(record.get(key), bool):
             raise WireError(f"{key} = {record[key]!r}: is no whole number")
     return Asked(
         server_round=record.pop(SERVER_ROUND, 0),
@@ -75,7 +75,7 @@ def _unpack(message: Message) -> Asked:
         images_shown=record.pop(IMAGES_SHOWN, None),
         checkpoint_rounds=record.pop(CHECKPOINT_ROUNDS, []),
         class_totals=record.pop(CLASS_TOTALS, []),
-        site_number=record.pop(SITE_NUMBER, 0),
+        site_number=record.pop(SITE_NUMBER, None),
         send_own=bool(record.pop(SEND_OWN_GENERATOR, False)),
         configuration=resolve([Layer("server", record, settled=True)]),
         arrays=message.content.array_records.get(ARRAYS),

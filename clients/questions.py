@@ -51,7 +51,7 @@ class Asked:
     """Images that the federation has shown at one hospital before this round; None: as many as this one."""
     class_totals: list[int] = field(default_factory=list)
     """Training images of each class in the whole federation; empty where nobody balances over it."""
-    site_number: int = 0
+    site_number: int | None = None
     """This hospital's place among all: its row where the generator is told hospitals."""
     checkpoint_rounds: list[int] = field(default_factory=list)
     """Rounds that the server can go back to."""
@@ -183,11 +183,13 @@ class _LocalRound:
             hospital.dataset.balance(asked.class_totals)
         # A real site reads no file of a server's; a simulated one begins with what its run began with.
         self.model, self.initial = load_cached_model(configuration, begun=not is_site)
-        if not 0 <= asked.site_number < max(1, configuration.partition.hospitals):
-            raise WireError(
-                f"this hospital's number {asked.site_number}: allowed is 0 to {configuration.partition.hospitals - 1}"
-            )
-        self.model.site = asked.site_number
+        if configuration.num_sites:
+            if asked.site_number is None or not 0 <= asked.site_number < configuration.num_sites:
+                raise WireError(
+                    f"this hospital's number is {asked.site_number}, and the generator is told hospitals: allowed is 0 "
+                    f"to {configuration.num_sites - 1}"
+                )
+            self.model.site = asked.site_number
         self.policy = sharing_policy(configuration, asked.server_round)
         self.rule: LocalRule = build_local_rule(configuration)
         # On a GPU numbers are drawn there: a step then never waits for the processor.

@@ -31,7 +31,7 @@ from federation.allocation import keep_freed_memory
 from federation.balance import balance_over
 from federation.config import Configuration, Layer
 from federation.engine.grid import SimulationGrid
-from federation.errors import ConfigurationError, StorageError
+from federation.errors import ConfigurationError, RunDirectoryError, StorageError
 from federation.exchange import (
     CHECKPOINT_ROUNDS,
     IMAGES_SHOWN,
@@ -339,7 +339,7 @@ class FederatedRun:
     def _agree(self) -> None:
         """Settle what hospitals' counts decide: whose look is drawn, and shares where classes are balanced over all."""
         if self.configuration.num_sites:
-            self.looks = looks_of(self.sites)
+            self.looks = looks_of(self.sites, conditional=self.configuration.model.conditional)
             self.progress.say(
                 "the generator is told hospitals: an image has a hospital's look as often as its class does"
             )
@@ -640,6 +640,7 @@ class FederatedRun:
             self.progress.say(f"{problem}: that checkpoint is left out, and is {aside} now")
         if newest:
             saved = read_state(self.directory.checkpoint(newest), self.state, self.anatomy.evaluations, len(self.sites))
+            self._check_hospitals(saved.state)
             self.state = saved.state
             self.strategy.load_state_dict(self.state.strategy)
             self.seconds_before = saved.seconds
@@ -649,6 +650,21 @@ class FederatedRun:
         for note in self._missing_lines() if newest else ():
             self.progress.say(note)
         self.progress.say(f"resumed after round {self.state.completed_rounds}")
+
+    def _check_hospitals(self, state: RunState) -> None:
+        """Refuse to go on with other hospitals where the generator is told them: rows would be those of others.
+
+        Raises
+        ------
+        RunDirectoryError
+            Naming those that are not there.
+        """
+        gone = sorted(set(state.last_rounds) - {site.name for site in self.sites})
+        if self.configuration.num_sites and gone:
+            raise RunDirectoryError(
+                f"{', '.join(gone)}: took part in this run and {'is' if len(gone) == 1 else 'are'} not there now; the "
+                "generator is told hospitals, by the order of their names: go on with those that the run began with"
+            )
 
     def _missing_lines(self) -> Iterator[str]:
         """Say which rounds before this one the line files lack, as after copying a part of them."""

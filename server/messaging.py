@@ -199,6 +199,24 @@ def wait_for_nodes(grid: Grid, num_hospitals: int, *, resumed: bool = False) -> 
         time.sleep(1.0)
 
 
+def _check_counts(counts: Sequence[int], num_images: int, name: str, configuration: Configuration) -> None:
+    """Refuse counts of classes that cannot be.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the hospital.
+    """
+    if not counts:
+        return
+    expected = len(configuration.class_names)
+    if len(counts) != expected or min(counts) < 0 or sum(counts) != num_images:
+        raise ConfigurationError(
+            f"hospital {name!r} tells {list(counts)} images of each class, and {num_images} in all: allowed is a "
+            f"number from 0 on for each of the {expected} classes, which add up; its data.classes may be others"
+        )
+
+
 def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
     """Ask every node who it is; return the hospitals in the order of their names.
 
@@ -230,6 +248,7 @@ def describe_sites(grid: Grid, configuration: Configuration) -> list[Site]:
             raise HospitalError(f"node {node_id}", str(reply.error.reason))
         record = reply.content.config_records[CONFIG]
         counts: Any = record.get(CLASS_COUNTS, [])
+        _check_counts(counts, int(str(record[NUM_EXAMPLES])), str(record[SITE]), configuration)
         sites.append(
             Site(
                 name=str(record[SITE]),

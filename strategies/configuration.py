@@ -50,6 +50,9 @@ def _why_no_sites(configuration: Configuration) -> str:
 
     if any(STRATEGIES[name].adversarial for name in names_in_use(configuration.strategy)):
         return "the generator is trained at the server, which has no hospital's look"
+    adapted = STRATEGIES[configuration.strategy.name].adapted(configuration)
+    if adapted.partition.hospitals == 1 < configuration.partition.hospitals:
+        return f"under strategy {configuration.strategy.name} all images are in one place"
     private = set(private_prefixes(configuration))
     for name in names_in_use(configuration.strategy):
         private.update(*(STRATEGIES[name].private_in_round(configuration, each) for each in (0, configuration.rounds)))

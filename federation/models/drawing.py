@@ -33,7 +33,7 @@ class Looks:
     """Of each hospital: how often it is asked for, for each class, or, of one entry, for any image. Relative."""
 
 
-def looks_of(sites: Sequence[Site]) -> Looks | None:
+def looks_of(sites: Sequence[Site], *, conditional: bool) -> Looks | None:
     """Return how often a federation's images have each hospital's look: as often as it has images of the class.
 
     Parameters
@@ -41,27 +41,29 @@ def looks_of(sites: Sequence[Site]) -> Looks | None:
     sites
         All hospitals, with their counts as far as they tell them. Of one that does not, as many of each class are
         assumed as of all images; where none does, its images count.
+    conditional
+        Whether the generator is told classes; else images count.
 
     Returns
     -------
-    None where there is no hospital.
+    Shares of each class, or of all images, to three decimals: they go with the generator, and counts are nobody's
+    business. None where there is no hospital.
     """
-    told = [site for site in sites if site.class_counts]
+    told = [site for site in sites if site.class_counts and conditional]
     if not sites:
         return None
     totals = np.sum([site.class_counts for site in told], axis=0, dtype=float) if told else np.ones(1)
     images = sum(site.num_images for site in told) or 1
-    weights = [
-        site.class_counts if site.class_counts else tuple((totals * site.num_images / images).tolist())
-        for site in sites
-    ]
-    return Looks(tuple(site.name for site in sites), tuple(tuple(map(float, each)) for each in weights))
+    held = np.array([site.class_counts if site in told else totals * site.num_images / images for site in sites])
+    of_class = held.sum(axis=0)
+    shares = np.round(held / np.where(of_class > 0, of_class, 1.0), 3)
+    return Looks(tuple(site.name for site in sites), tuple(tuple(each) for each in shares.tolist()))
 
 
-def looks_at(number: int, of: int) -> Looks | None:
+def looks_at(number: int, of: int, names: Sequence[str] = ()) -> Looks | None:
     """Return the look of one of so many hospitals alone; None where there are none."""
     alone = tuple((float(other == number),) for other in range(of))
-    return Looks(tuple(str(other) for other in range(of)), alone) if of else None
+    return Looks(tuple(names) or tuple(str(other) for other in range(of)), alone) if of else None
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,17 @@ def drawer_of(model: GenerativeModel, looks: Looks | None = None) -> Drawer:
     model
         Whose images.
     looks
-        How often each of the hospitals that it is told is asked for. None: all alike.
+        How often each of the hospitals that it is told is asked for; None where it is told none.
+
+    Raises
+    ------
+    ValueError
+        If it is told hospitals, and nobody says which to ask for.
     """
+    if model.num_sites and looks is None:
+        raise ValueError("this generator is told hospitals: say how often each is asked for (looks)")
     if not model.num_sites:
         looks = None
-    elif looks is None:
-        looks = Looks(tuple(str(number) for number in range(model.num_sites)), ((1.0,),) * model.num_sites)
     return Drawer([Component("", lambda: model.drawing, looks=looks)], model.num_classes)
 
 

@@ -116,7 +116,7 @@ class FinalGenerator:
         number = self.hospitals.index(name)
         if self.is_mixture:
             return self.only(self.components[number])
-        alone = Component("", self.components[0].use, looks=looks_at(number, len(self.hospitals)))
+        alone = Component("", self.components[0].use, looks=looks_at(number, len(self.hospitals), self.hospitals))
         return FinalGenerator((alone,), self.classes)
 
     def hospital_problems(self, name: str) -> list[str]:
@@ -125,8 +125,8 @@ class FinalGenerator:
             return []
         if not self.hospitals:
             return [
-                f"hospital {name!r}: this generator is not told hospitals; ask for none, or train it with "
-                "model.site-embedding=on"
+                f"hospital {name!r}: this generator is not told hospitals; ask for none, or train a stylegan2 of "
+                "several hospitals with model.site-embedding=on"
             ]
         return [
             f"hospital {name!r}: this generator knows no such hospital; its hospitals are {', '.join(self.hospitals)}"
@@ -177,8 +177,9 @@ class FinalGenerator:
             At least 0; another seed draws other images.
         truncation
             In [0, 1]. 1 draws from the learned distribution; less, more typical and less varied images. A StyleGAN2's
-            w is pulled towards its mean over all classes (Karras et al. 2019, arXiv 1812.04948, Appendix B), so that
-            strong truncation blurs their difference too; a VAE's z towards 0, the typical image of each class.
+            w is pulled towards its mean over all classes and hospitals (Karras et al. 2019, arXiv 1812.04948, Appendix
+            B), so that strong truncation blurs their difference too; a VAE's z towards 0, the typical image of each
+            class.
         threads
             CPU threads, each with a chunk of its own in memory, so that their number does not change the
             images. Unused on a GPU.
@@ -385,10 +386,10 @@ def read_description(file: Path) -> tuple[Configuration, tuple[str, ...], list[d
         )
     mixture, looks = description.get("mixture", []), description.get("looks", [])
     num_classes = len(classes) if isinstance(classes, list) else 0
-    if not _has_weights(looks, num_classes, any_class=True) or (mixture and looks):
+    if not _is_looks(looks, num_classes) or (mixture and looks):
         problems.append(
-            "looks: allowed is a list of tables with the name of a hospital and a weight from 0 on for each class, "
-            "and none beside a mixture"
+            "looks: allowed is a list of tables with the name of a hospital, each another, and a weight from 0 on for "
+            "each class, or one weight in all tables, and none beside a mixture"
         )
     if not _is_mixture(mixture, num_classes):
         problems.append(
@@ -428,6 +429,14 @@ def _is_mixture(mixture: Any, num_classes: int) -> bool:
     return _has_weights(mixture, num_classes) and all(
         isinstance(entry.get("file"), str) and Path(entry["file"]).name == entry["file"] for entry in mixture
     )
+
+
+def _is_looks(looks: Any, num_classes: int) -> bool:
+    """Return whether these are the looks of hospitals; there may be none."""
+    if not _has_weights(looks, num_classes, any_class=True):
+        return False
+    names = {entry["hospital"] for entry in looks}
+    return len(names) == len(looks) and len({len(entry["weights"]) for entry in looks}) <= 1
 
 
 def _has_weights(entries: Any, num_classes: int, *, any_class: bool = False) -> bool:

@@ -2,7 +2,7 @@
 
 Whatever weights of ours a source holds are taken where an entry's name and shape are those of the new model; what is
 not taken is named. An exported generator is a running average, and begins both the generator and its average. Rows
-that belong to a class are matched by the class's name; those of hospitals begin at random. A run keeps what it began
+that belong to a class are matched by the class's name; rows of hospitals are constants. A run keeps what it began
 with as ``initial.safetensors``: it can be resumed, and repeated, without the source.
 
 ``python -m federation.models.initial SOURCE OUT.safetensors`` writes one file of a source: its trained parts.
@@ -195,10 +195,7 @@ def take(initial: InitialWeights, model: GenerativeModel, classes: Sequence[str]
             f"{len(absent)} not there; give weights of a model of the same family and sizes (model.*, "
             "stylegan2.channel-base, stylegan2.latent-size)"
         )
-    notes = list(_notes(initial, classes, rows & taken.keys(), other_shapes, absent))
-    if of_hospitals:
-        notes.append("rows of hospitals begin at random: there they may be others")
-    return Taken(taken, tuple(notes))
+    return Taken(taken, tuple(_notes(initial, classes, rows & taken.keys(), other_shapes, absent)))
 
 
 def _with_followers(rows: Sequence[str], model: GenerativeModel) -> set[str]:

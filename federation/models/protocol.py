@@ -81,7 +81,7 @@ class GenerativeModel(Protocol):
     learning_rate_factor: float
     """Factor on the step sizes of all parts but a critic's; set before a step."""
     site_rows: tuple[str, ...]
-    """Full names of trained entries whose first axis is the hospital."""
+    """Full names of entries whose first axis is the hospital; nothing moves them."""
     correct_gradients: Callable[[str, nn.Module], None] | None
     """Called with a part's name and the part when its gradients are there, before they move it; may change them."""
 

@@ -39,7 +39,9 @@ class ModelSettings(Section):
                 if configuration.family.knows_sites
                 else f"a model of the family {self.name} is not told hospitals"
             )
-            yield f"model.site-embedding = on: {why}; leave it at auto, or set it to off"
+            switches = ("partition.hospitals", "model.name")
+            why += "; leave it at auto, or set it to off"
+            yield from self.in_vain("model", ("site_embedding",), why, *switches)
 
 
 class TrainingSettings(Section):

@@ -34,6 +34,7 @@ from federation.exchange import (
     SEND_OWN_GENERATOR,
     SERVER_ROUND,
     SITE_FAILED,
+    SITE_NUMBER,
     TRAIN,
     pack_arrays,
 )
@@ -120,7 +121,7 @@ def site_node(images: Path, tmp_path: Path, policy: str | None = None) -> dict[s
 
 
 def train(configuration: Configuration, node: dict[str, object], **more: object) -> Message:
-    everything = {SERVER_ROUND: 1, LAST_ROUND: 0, CHECKPOINT_ROUNDS: [0], SEND_OWN_GENERATOR: True}
+    everything = {SERVER_ROUND: 1, LAST_ROUND: 0, CHECKPOINT_ROUNDS: [0], SEND_OWN_GENERATOR: True, SITE_NUMBER: 0}
     return ask(TRAIN, configuration, node, arrays=True, **(everything | more))
 
 
@@ -264,6 +265,15 @@ def test_a_site_that_tells_no_classes_takes_part_and_is_balanced_by_itself(
     reply = train(configuration, open_to_counts, **{SEND_OWN_GENERATOR: False, CLASS_TOTALS: [9, 400]})
     assert "fewer than the [10, 10] here" in reply.error.reason
     assert not train(configuration, open_to_counts, **{SEND_OWN_GENERATOR: False, CLASS_TOTALS: [10, 400]}).has_error()
+
+
+@pytest.mark.parametrize("number", [-1, 3, "0", True])
+def test_a_number_that_no_hospital_has_is_refused(
+    number: object, images: Path, tmp_path: Path, one_thread: None
+) -> None:
+    reply = train(settings("stylegan2", images, tmp_path), site_node(images, tmp_path), **{SITE_NUMBER: number})
+    assert names_that_left(reply) == set()
+    assert "number" in reply.error.reason
 
 
 @pytest.mark.parametrize("counts", ["", "classes"])
@@ -499,7 +509,7 @@ def test_a_malformed_question_is_refused_by_name(
 
 
 def test_a_round_without_networks_is_refused_by_name(images: Path, tmp_path: Path, one_thread: None) -> None:
-    reply = ask(TRAIN, settings("stylegan2", images, tmp_path), site_node(images, tmp_path))
+    reply = ask(TRAIN, settings("stylegan2", images, tmp_path), site_node(images, tmp_path), **{SITE_NUMBER: 0})
     assert "WireError: a round without networks to train" in reply.error.reason
 
 

@@ -256,6 +256,7 @@ def test_a_final_folder_whose_description_is_of_another_family(
 ) -> None:
     for name in (family, other):
         fixed = ["data.classes=nv,mel,bcc", f"model.name={name}", f"{name}.channel-max=8", f"{name}.latent-size=8"]
+        fixed.append("model.site-embedding=off")
         configuration = resolve([parse_assignments(fixed)])
         save_final(tmp_path / name, drawer_of(build_model(configuration)), configuration)
     final, out = tmp_path / family, tmp_path / "out"

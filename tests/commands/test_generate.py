@@ -22,7 +22,7 @@ from commands.main import _exit_code, cli
 from data_partitions.sources import load_index
 from federation.config import Configuration, parse_assignments
 from federation.models import build_model
-from federation.models.drawing import drawer_of
+from federation.models.drawing import Looks, drawer_of
 from federation.models.final import load_final, save_final
 from federation.models.stylegan2.step import StyleGAN2
 from federation.run_directory import lock_folder
@@ -30,6 +30,7 @@ from federation.settings.data import DataSettings
 from strategies.configuration import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+HOSPITALS = ("north", "south", "east", "west")
 DERMAFED = [sys.executable, "-c", "from commands.main import main; main()"]
 
 
@@ -42,7 +43,8 @@ def saved(folder: Path, *assignments: str) -> Path:
     with torch.no_grad():
         for layer in model.generator_ema.layers:
             layer.noise_strength.fill_(0.3)  # type: ignore[operator, union-attr]
-    save_final(folder, drawer_of(model), configuration)
+    looks = Looks(HOSPITALS, ((1.0,), (2.0,), (1.0,), (0.0,))) if model.num_sites else None
+    save_final(folder, drawer_of(model, looks), configuration)
     return folder
 
 
@@ -155,7 +157,7 @@ def test_all_problems_at_once(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
     (out / "holiday.jpg").touch()
     code = generate(
         run_dir, "--count=0", "--seed=-1", "--truncation=nan", "--threads=0", "--device=tpu", f"--out={out}",
-        "--class=mel", "--class=df", "--class=akiec",
+        "--class=mel", "--class=df", "--class=akiec", "--hospital=rome",
     )  # fmt: skip
     assert code == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -167,9 +169,29 @@ def test_all_problems_at_once(run_dir: Path, tmp_path: Path, capsys: pytest.Capt
         f"error: --out {out}: is not empty; give a new or an empty folder, or remove what it holds",
         "error: --class 'df': this generator knows no such class; its classes are nv, mel, bcc",
         "error: --class 'akiec': this generator knows no such class; its classes are nv, mel, bcc",
+        "error: --hospital 'rome': this generator knows no such hospital; its hospitals are north, south, east, west",
     ]
     assert content(out) == {"holiday.jpg": b""}
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_images_of_one_hospital(run_dir: Path, tmp_path: Path) -> None:
+    assert generate(run_dir, "--count=6", "--class=mel", "--hospital=east", f"--out={tmp_path / 'east'}") == 0
+    assert generate(run_dir, "--count=6", "--class=mel", "--hospital=south", f"--out={tmp_path / 'south'}") == 0
+    east, south = content(tmp_path / "east"), content(tmp_path / "south")
+    assert east.keys() == south.keys()
+    assert east["labels.csv"] == south["labels.csv"]
+    assert all(east[name] != south[name] for name in east if name.endswith(".png"))
+
+
+def test_a_generator_that_is_told_no_hospitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    final = saved(tmp_path / "final", "model.site-embedding=off")
+    assert generate(final, "--count=1", "--hospital=east", f"--out={tmp_path / 'images'}") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --hospital 'east': this generator is not told hospitals; ask for none, or train a stylegan2 of several "
+        "hospitals with model.site-embedding=on",
+    ]
+    assert not (tmp_path / "images").exists()
 
 
 def test_wrong_places(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

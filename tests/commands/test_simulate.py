@@ -130,7 +130,13 @@ def test_what_a_run_leaves(finished: tuple[Path, str]) -> None:
     description = json.loads((run_dir / "final" / "model.json").read_text())
     held = json.loads((run_dir / "partition.json").read_text())["hospitals"]
     assert description["looks"] == [
-        {"hospital": name, "weights": [float(held[name]["classes"][label]) for label in description["classes"]]}
+        {
+            "hospital": name,
+            "weights": [
+                round(held[name]["classes"][label] / sum(each["classes"][label] for each in held.values()), 3)
+                for label in description["classes"]
+            ],
+        }
         for name in sorted(held)
     ]
     metrics = read_lines(run_dir / "metrics.jsonl")

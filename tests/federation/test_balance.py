@@ -112,7 +112,8 @@ def test_totals_that_cannot_be_are_refused(totals: tuple[int, ...]) -> None:
     ],
 )
 def test_over_whom_classes_are_balanced(values: dict[str, object], over: str) -> None:
-    configuration = resolve([Layer("test", values)])  # type: ignore[arg-type]
+    untold: dict[str, object] = {"model.site-embedding": "off"}  # who is told hospitals is asked for counts too
+    configuration = resolve([Layer("test", untold | values)])  # type: ignore[arg-type]
     assert configuration.balanced_over == over
     assert asks_class_counts(configuration) == (over == "federation")
     # What a run has written down is what it was.

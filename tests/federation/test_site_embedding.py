@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from federation.batch import Batch
-from federation.config import Configuration, parse_assignments
+from federation.config import Configuration, Layer, parse_assignments
 from federation.errors import ConfigurationError, DataError, InputError
 from federation.models import build_model
 from federation.models.drawing import Looks, drawer_of, looks_at, looks_of
 from federation.models.final import load_final, save_final
+from federation.models.stylegan2.networks import site_codes
 from federation.models.stylegan2.step import StyleGAN2
 from federation.seeding import torch_stream
 from federation.sharing import named_tensors
@@ -75,7 +76,7 @@ def test_who_is_told_by_default(assignments: tuple[str, ...], expected: int) -> 
 @pytest.mark.parametrize(
     ("assignments", "why"),
     [
-        (("partition.hospitals=1",), "there is one hospital, and no other to tell it from"),
+        (("strategy.name=centralised",), "under strategy centralised all images are in one place"),
         (("strategy.name=alone",), "hospitals have generators, or parts of it, of their own, each with its own look"),
         (
             ("strategy.name=md-gan", "stylegan2.loss=logistic"),
@@ -95,9 +96,21 @@ def test_a_vae_is_not_told() -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve([parse_assignments(assignments)])
     assert caught.value.problems == (
-        "model.site-embedding = on: a model of the family vae is not told hospitals; leave it at auto, or set it to "
+        "model.site-embedding = 'on': a model of the family vae is not told hospitals; leave it at auto, or set it to "
         "off",
     )
+
+
+def test_one_hospital_is_not_told_apart() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        small("model.site-embedding=on", "partition.hospitals=1")
+    assert caught.value.problems == (
+        "model.site-embedding = 'on': there is one hospital, and no other to tell it from; leave it at auto, or set it "
+        "to off",
+    )
+    # A later layer may make it so: a folder of images has one place.
+    layers = [parse_assignments(["model.site-embedding=on"]), Layer("target", {"partition.hospitals": 1})]
+    assert resolve(layers).num_sites == 0
 
 
 def test_hospitals_are_asked_for_counts_of_classes() -> None:
@@ -110,16 +123,36 @@ def test_hospitals_are_asked_for_counts_of_classes() -> None:
 
 
 @pytest.mark.parametrize("assignments", [(), ("model.conditional=false",), ("stylegan2.path-length-weight=2.0",)])
-def test_a_hospital_moves_its_own_row_alone(assignments: tuple[str, ...]) -> None:
-    model = model_of(*assignments)
+def test_rows_of_hospitals_are_constants(assignments: tuple[str, ...]) -> None:
+    """Whatever the seed and the number of hospitals; no step moves one, so that none tells what a hospital has sent."""
+    model = model_of("seed=3", *assignments)
     model.site = 1
-    row = model.generator.mapping.site_embedding
-    assert row is not None
-    before = row.detach().clone()
     for _ in range(2):
         model.train_step(batch_of(), torch_stream(2, "test"))
-    moved = (row.detach() != before).any(dim=1)
-    assert moved.tolist() == [False, True, False]
+    rows = model.generator.mapping.site_embedding
+    others = model_of("partition.hospitals=5").generator.mapping.site_embedding
+    assert rows is not None
+    assert others is not None
+    assert torch.equal(rows, others[:3])
+    assert not {name for name, _ in model.generator.named_parameters() if "site" in name}
+    codes = site_codes(6, 4)
+    torch.testing.assert_close(codes[:4] @ codes[:4].T / 4, torch.eye(4))
+    torch.testing.assert_close(codes.square().mean(dim=1), torch.ones(6))
+
+
+def test_what_the_mapping_network_hears() -> None:
+    """z, and the sum of the class's and the hospital's row, each of mean square 1, at the variance of one."""
+    mapping = model_of().generator.mapping
+    z, labels, sites = torch.randn(4, 8, generator=torch_stream(1, "z")), torch.tensor([0, 1, 1, 0]), torch.tensor([2])
+    assert mapping.class_embedding is not None
+    assert mapping.site_embedding is not None
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return x / x.square().mean(dim=1, keepdim=True).sqrt()
+
+    told = (scaled(mapping.class_embedding[labels]) + scaled(mapping.site_embedding[sites])) / 2**0.5
+    expected = mapping.layers(torch.cat([scaled(z), told], dim=1))
+    torch.testing.assert_close(mapping(z, labels, sites=sites.expand(4)), expected)
 
 
 def test_where_a_step_is_taken_decides_what_is_learned() -> None:
@@ -132,11 +165,12 @@ def test_where_a_step_is_taken_decides_what_is_learned() -> None:
 
 
 def test_the_rest_begins_as_without() -> None:
-    """Whoever is told hospitals begins with a row for each; all else has the shapes of a model that is not."""
+    """Who is told classes and hospitals begins with the very weights of who is told classes."""
     told, untold = model_of(), model_of("model.site-embedding=off")
-    shapes = {name: value.shape for name, value in told.generator.state_dict().items()}
-    assert shapes.pop(ROWS) == (3, 8)
-    assert shapes == {name: value.shape for name, value in untold.generator.state_dict().items()}
+    weights = dict(told.generator.state_dict())
+    assert weights.pop(ROWS).shape == (3, 8)
+    assert weights.keys() == untold.generator.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in untold.generator.state_dict().items())
     assert told.site_rows == ("generator." + ROWS,)
     assert untold.site_rows == ()
 
@@ -146,14 +180,23 @@ def test_the_rest_begins_as_without() -> None:
 
 def test_looks_are_as_frequent_as_images_of_the_class() -> None:
     sites = [Site("x", 0, 10, (9, 1)), Site("y", 1, 30, (0, 30))]
-    assert looks_of(sites) == Looks(("x", "y"), ((9.0, 1.0), (0.0, 30.0)))
+    assert looks_of(sites, conditional=True) == Looks(("x", "y"), ((1.0, 0.032), (0.0, 0.968)))
+    assert looks_of(sites, conditional=False) == Looks(("x", "y"), ((0.25,), (0.75,)))
 
 
 def test_who_tells_no_counts_has_its_share_of_every_class() -> None:
     sites = [Site("x", 0, 10, (9, 1)), Site("y", 1, 20), Site("z", 2, 10, (0, 10))]
-    assert looks_of(sites) == Looks(("x", "y", "z"), ((9.0, 1.0), (9.0, 11.0), (0.0, 10.0)))
-    assert looks_of([Site("x", 0, 10), Site("y", 1, 30)]) == Looks(("x", "y"), ((10.0,), (30.0,)))
-    assert looks_of([]) is None
+    assert looks_of(sites, conditional=True) == Looks(("x", "y", "z"), ((0.5, 0.045), (0.5, 0.5), (0.0, 0.455)))
+    untold = [Site("x", 0, 10), Site("y", 1, 30)]
+    assert looks_of(untold, conditional=True) == Looks(("x", "y"), ((0.25,), (0.75,)))
+    assert looks_of([], conditional=True) is None
+
+
+def test_a_class_that_nobody_has_and_who_is_asked_of_nobody() -> None:
+    sites = [Site("x", 0, 9, (9, 0)), Site("y", 1, 30, (30, 0))]
+    assert looks_of(sites, conditional=True) == Looks(("x", "y"), ((0.231, 0.0), (0.769, 0.0)))
+    with pytest.raises(ValueError, match="say how often each is asked for"):
+        drawer_of(model_of())
 
 
 def test_the_look_that_is_asked_for_is_drawn() -> None:
@@ -225,9 +268,7 @@ def test_a_hospital_that_is_not_known(folder: Path) -> None:
     assert caught.value.problems == (
         "hospital 'east': this generator knows no such hospital; its hospitals are north, south, west",
     )
-    assert generator.of_hospital("west").hospital_problems("west") == [
-        "hospital 'west': this generator knows no such hospital; its hospitals are 0, 1, 2"
-    ]
+    assert generator.of_hospital("west").hospitals == generator.hospitals
 
 
 @pytest.mark.parametrize(
@@ -236,6 +277,8 @@ def test_a_hospital_that_is_not_known(folder: Path) -> None:
         [{"hospital": "north", "weights": [1.0, -1.0]}],
         [{"hospital": "", "weights": [1.0, 1.0]}],
         [{"hospital": "north", "weights": [1.0, 1.0, 1.0]}],
+        [{"hospital": "north", "weights": [1.0]}, {"hospital": "south", "weights": [1.0, 1.0]}],
+        [{"hospital": "north", "weights": [1.0]}, {"hospital": "north", "weights": [1.0]}],
         {"hospital": "north"},
         [1],
     ],
@@ -261,12 +304,9 @@ def test_looks_that_are_not_those_of_the_weights(folder: Path) -> None:
 
 def test_a_federation_learns_whose_look_is_whose() -> None:
     """A dark and a bright hospital, ten steps each and averaged: either look can be asked for."""
-    assignments = (
-        "training.learning-rate=0.01",
-        "training.ema-half-life-images=100",
-        "partition.hospitals=2",
-        "stylegan2.gamma=0.2",
-    )
+    # What rows mean is learned by the mapping network, which is slow where latents are short.
+    assignments = ["stylegan2.latent-size=128", "stylegan2.gamma=0.2", "training.learning-rate=0.01"]
+    assignments += ["training.ema-half-life-images=100", "partition.hospitals=2"]
     models, streams = [model_of(*assignments) for _ in range(2)], [torch_stream(each, "test") for each in range(2)]
     for _ in range(60):
         for number, (model, stream) in enumerate(zip(models, streams, strict=True)):

@@ -65,6 +65,7 @@ def settings(loss: str, resampling: str, assignments: list[str]) -> Configuratio
         f"stylegan2.resampling={resampling}",
         f"training.batch-size={BATCH}",
         "training.precision=fp32",
+        "model.site-embedding=off",
         f"stylegan2.loss={loss}",
     ]
     if loss == "logistic" and assignments and "model.conditional=false" not in assignments:

@@ -76,9 +76,6 @@ def source(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> Path:
     return folder
 
 
-OF_HOSPITALS = "rows of hospitals begin at random: there they may be others"
-
-
 def model_of(*assignments: str) -> tuple[Configuration, object]:
     settings = configuration(Path("unused"), "", f"data.classes={CLASSES}", *assignments)
     return settings, build_model(settings)
@@ -100,7 +97,10 @@ def test_a_run_goes_on_from_another_and_keeps_what_it_began_with(source: Path, t
     assert kept.keys() == {name for name in before if not name.startswith("training.")} - rows
     assert all(torch.equal(value, before[name]) for name, value in kept.items())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert f"initial weights: {len(kept)} of {len(kept) + 2} entries from {copied} (sha256 {digest[:12]})" in screen
+    assert (
+        f"initial weights: {len(kept)} of {len(kept) + len(rows)} entries from {copied} (sha256 {digest[:12]})"
+        in screen
+    )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["initial"]["sha256"] == digest
     # What is averaged and what stays at a hospital both begin with it: no step has moved either.
@@ -123,8 +123,7 @@ def test_an_exported_generator_begins_the_generator_and_its_average(source: Path
     assert torch.equal(taken.tensors["generator.constant"], exported["constant"])
     assert torch.equal(taken.tensors["generator_ema.constant"], exported["constant"])
     assert not any(name.startswith("discriminator.") for name in taken.tensors)
-    note, last = taken.notes
-    assert last == OF_HOSPITALS
+    (note,) = taken.notes
     assert note.startswith("not there, and begin at random: discriminator.")
 
 
@@ -137,7 +136,7 @@ def test_class_rows_go_by_the_names_of_classes(source: Path) -> None:
     rows = taken.tensors["generator.mapping.class_embedding"]
     known = load_file(source / "checkpoints" / "round-0001" / "global.safetensors")["generator.mapping.class_embedding"]
     assert torch.equal(rows, torch.stack([known[5], random[1], known[0]]))
-    assert taken.notes == ("classes that begin at random, as it does not know them: scc", OF_HOSPITALS)
+    assert taken.notes == ("classes that begin at random, as it does not know them: scc",)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -146,8 +145,7 @@ def test_other_shapes_are_named(source: Path) -> None:
     taken = take(read_initial(settings), model, settings.class_names)  # type: ignore[arg-type]
     assert "generator.mapping.layers.0.weight" in taken.tensors
     assert "generator.to_rgb.3.weight" not in taken.tensors
-    note, last = taken.notes
-    assert last == OF_HOSPITALS
+    (note,) = taken.notes
     assert note.startswith("of other shapes there, and begin at random: generator.layers.")
 
 
@@ -160,14 +158,14 @@ def test_the_parts_that_train_can_be_kept_in_one_small_file(source: Path, tmp_pa
     taken = take(initial, model, settings.class_names)  # type: ignore[arg-type]
     average = load_file(source / "final" / "generator.safetensors")["constant"]
     assert torch.equal(taken.tensors["generator.constant"], average.bfloat16().float())
-    assert taken.notes == (OF_HOSPITALS,)
+    assert taken.notes == ()
 
 
 def test_the_weights_that_come_along_fit_the_default() -> None:
     settings, model = model_of("model.initial=phantoms", "stylegan2.channel-max=64", "stylegan2.latent-size=128")
     initial = read_initial(settings)
     assert initial.file.stat().st_size < 5e6
-    assert take(initial, model, settings.class_names).notes == (OF_HOSPITALS,)  # type: ignore[arg-type]
+    assert take(initial, model, settings.class_names).notes == ()  # type: ignore[arg-type]
 
 
 def test_the_weights_that_come_along_never_met_a_test_image_of_the_default() -> None:

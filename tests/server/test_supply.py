@@ -75,7 +75,7 @@ def test_the_whole_pool_may_be_taken_where_nothing_is_compared_between_draws() -
 
 
 def test_a_generator_draws_the_classes_it_is_asked_for_and_the_same_images_again(tmp_path) -> None:
-    settings = ["data.classes=nv,mel", "stylegan2.channel-max=8", "stylegan2.latent-size=8"]
+    settings = ["data.classes=nv,mel", "model.site-embedding=off", "stylegan2.channel-max=8", "stylegan2.latent-size=8"]
     configuration = resolve([parse_assignments(settings)])
     save_final(tmp_path, drawer_of(build_model(configuration)), configuration)
     final = load_final(tmp_path)

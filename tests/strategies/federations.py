@@ -16,6 +16,7 @@ from federation.exchange import (
     CHECKPOINT_ROUNDS,
     LAST_ROUND,
     SEND_OWN_GENERATOR,
+    SITE_NUMBER,
     arrays_of,
     check_reply,
     config_of,
@@ -128,8 +129,10 @@ def play(configuration: Configuration) -> Federation:
         config[CHECKPOINT_ROUNDS], config[SEND_OWN_GENERATOR] = [], wants_own
         messages = list(found.strategy.configure_train(server_round, record, config, grid))
         names = {site.node_id: site.name for site in found.sites}
+        numbers = {site.node_id: site.number for site in found.sites}
         for message in messages:
             config_of(message)[LAST_ROUND] = server_round - 1
+            config_of(message)[SITE_NUMBER] = numbers[message.metadata.dst_node_id]
         sent = {names[m.metadata.dst_node_id]: unpack_arrays(arrays_of(m)) for m in messages}
         replies = sorted(collect_replies(grid, messages), key=lambda reply: names[reply.metadata.src_node_id])
         expected = build_local_rule(configuration).up(shared_tensors(model.networks, policy), model.networks)

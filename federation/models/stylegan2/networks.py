@@ -234,10 +234,25 @@ def normalize_second_moment(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
+def site_codes(num_sites: int, size: int) -> Tensor:
+    """Return a row for each hospital, (num_sites, size), of mean square 1: orthogonal, as far as `size` goes.
+
+    A row depends on its number alone. Behind `size` of them rows are random.
+    """
+    rows: list[Tensor] = []
+    for number in range(num_sites):
+        row = torch.randn(size, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+        if number < size:
+            for other in rows:
+                row = row - (row @ other) / size * other
+        rows.append(row * row.square().mean().rsqrt())
+    return torch.stack(rows).float()
+
+
 class MappingNetwork(nn.Module):
     """From z, and a class and a hospital where they are told, to w.
 
-    Class and hospital each have a row of an embedding; the sum of the two rows is told.
+    A class has a row of an embedding, a hospital a constant row; the sum of the two is told.
 
     Parameters
     ----------
@@ -253,12 +268,15 @@ class MappingNetwork(nn.Module):
 
     w_mean: Tensor
     label_weight: Tensor
+    site_embedding: Tensor | None
 
     def __init__(self, *, latent_size: int, num_classes: int, num_layers: int, num_sites: int = 0) -> None:
         super().__init__()
         self.latent_size = latent_size
         self.class_embedding = nn.Parameter(torch.randn(num_classes, latent_size)) if num_classes else None
-        self.site_embedding = nn.Parameter(torch.randn(num_sites, latent_size)) if num_sites else None
+        # Constants: a row that learned would tell all hospitals what its own has sent, as no other moves it; what rows
+        # mean is learned by the layers behind. One for each number, whatever the seed.
+        self.register_buffer("site_embedding", site_codes(num_sites, latent_size) if num_sites else None)
         first = latent_size * (2 if num_classes or num_sites else 1)
         self.layers = nn.Sequential(
             *(

@@ -28,6 +28,7 @@ from federation.settings.training import ModelSettings, TrainingSettings
 
 # w_mean follows the mean of w over about 200 batches (Karras et al. 2019, Appendix B).
 W_MEAN_DECAY = 0.995
+SITE_EMBEDDING = "generator.mapping.site_embedding"
 # Name of the entries beside the networks that may cross the wire.
 TRAINING_STATE = "training"
 
@@ -150,7 +151,7 @@ class StyleGAN2:
         self.clock = Clock()
         self.learning_rate_factor = 1.0
         self.correct_gradients: Callable[[str, nn.Module], None] | None = None
-        self.site_rows: tuple[str, ...] = ("generator.mapping.site_embedding",) if num_sites else ()
+        self.site_rows: tuple[str, ...] = (SITE_EMBEDDING,) if num_sites else ()
         self.class_rows = tuple(
             name for name in ("generator.mapping.class_embedding", "discriminator.class_projection") if num_classes
         )
