@@ -10,7 +10,7 @@ Every file is written whole or not at all, so that a reader never sees half of o
     hospitals.jsonl   a line per hospital per round
     extractor/        the network whose features were compared, where it was trained for this run
     samples/          round-0003.png, …
-    looks.png         the same lesions as each hospital would show them, where the generator is told hospitals
+    looks.png         the same lesions as each hospital (of many, the first 64), where the generator is told them
     checkpoints/      round-0010/, …: what --resume needs
     hospitals/        what the simulated hospitals keep for themselves
     upload/           what one hospital sent in the last round, for the test of what it gives away (simulation only)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Images generated at once: enough to keep two cores busy, little memory.
 _BATCH = 100
-# Hospitals whose looks are shown: a page, and not a book.
-_MOST_LOOKS = 12
+# Hospitals whose looks are shown, by name: of more the picture would be too tall to look at.
+_MOST_LOOKS = 64
 _SHEET_COLUMNS = 12
 # Real training images that the yardsticks are made of, at most.
 _MOST_REAL_TRAIN = 4000
