@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from pathlib import Path
@@ -11,61 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
+from smallest_run import configuration, run
 
-from clients.app import app as client_app
-from clients.questions import load_cached_model
 from data_partitions.holdings import find_holdings
-from federation.config import Configuration, parse_assignments
-from federation.engine.grid import simulation_nodes
-from federation.engine.in_process import InProcessGrid
+from federation.config import Configuration
 from federation.errors import DataError
 from federation.models import build_model
 from federation.models.initial import main as export
 from federation.models.initial import read_initial, take
 from federation.settings.data import DataSettings, PartitionSettings
 from federation.sharing import named_tensors
-from server.app import run_federation
-from server.inputs import prepare_inputs
-from strategies.configuration import resolve
 
 CLASSES = "akiec,bcc,bkl,df,mel,nv,vasc"
-
-
-def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
-    return resolve(
-        [
-            parse_assignments(
-                [
-                    f"run-dir={run_dir}",
-                    f"data.cache-dir={cache_dir}",
-                    "data.phantom-images=400",
-                    "partition.min-images=1",
-                    "rounds=1",
-                    "stylegan2.channel-max=8",
-                    "stylegan2.latent-size=16",
-                    "training.local-steps=1",
-                    "training.batch-size=2",
-                    "training.precision=fp32",
-                    "evaluation.images=20",
-                    "evaluation.draws=1",
-                    "evaluation.threads=1",
-                    "evaluation.utility=false",
-                    "evaluation.authenticity=false",
-                    *assignments,
-                ]
-            )
-        ]
-    )
-
-
-def run(settings: Configuration) -> str:
-    load_cached_model.cache_clear()
-    printed = io.StringIO()
-    grid = InProcessGrid(client_app, simulation_nodes(settings.partition.hospitals))
-    run_federation(grid, prepare_inputs(settings), Console(file=printed, width=300))
-    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from smallest_run import configuration, run
 
 import clients.questions
-from clients.app import app as client_app
 from clients.local_training import LocalResult, train_locally
-from clients.questions import load_cached_model
-from federation.config import Configuration, parse_assignments
-from federation.engine.grid import simulation_nodes
-from federation.engine.in_process import InProcessGrid
+from federation.config import parse_assignments
 from federation.errors import ConfigurationError, RunDirectoryError
 from federation.models.final import load_final
-from server.app import run_federation
 from server.inputs import prepare_inputs
 from server.messaging import _check_counts
 from strategies.configuration import resolve
-
-
-def configuration(run_dir: Path, cache_dir: str, *assignments: str) -> Configuration:
-    return resolve(
-        [
-            parse_assignments(
-                [
-                    f"run-dir={run_dir}",
-                    f"data.cache-dir={cache_dir}",
-                    "data.phantom-images=400",
-                    "partition.min-images=1",
-                    "rounds=1",
-                    "stylegan2.channel-max=8",
-                    "stylegan2.latent-size=16",
-                    "training.local-steps=1",
-                    "training.batch-size=2",
-                    "training.precision=fp32",
-                    "evaluation.images=20",
-                    "evaluation.draws=1",
-                    "evaluation.threads=1",
-                    "evaluation.utility=false",
-                    "evaluation.authenticity=false",
-                    *assignments,
-                ]
-            )
-        ]
-    )
-
-
-def run(settings: Configuration) -> str:
-    load_cached_model.cache_clear()
-    printed = io.StringIO()
-    grid = InProcessGrid(client_app, simulation_nodes(settings.partition.hospitals))
-    run_federation(grid, prepare_inputs(settings), Console(file=printed, width=300))
-    return printed.getvalue()
 
 
 @pytest.mark.usefixtures("without_pictures")
