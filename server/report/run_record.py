@@ -40,8 +40,9 @@ class RunRecord:
     sheets: dict[int, Path]
     """Sample sheets by round, ascending."""
     closest_pairs: Path | None
-    looks: Path | None
     """The picture of generated images beside training images, where there is one."""
+    looks: Path | None
+    """The picture of the same generated lesions at each hospital, where there is one."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
